@@ -1,0 +1,41 @@
+# make run     the main job on the embedded sample: figures/, build/report/index.html and a table
+# make test    every test
+# make lab     JupyterLab on the notebooks
+# make notebooks   execute the notebooks and rewrite the .ipynb files
+# make run PRESET=treebank DATA=../shared/data   the same on a real corpus
+
+PYTHON ?= python3
+VENV   ?= .venv
+PRESET ?= sample
+DATA   ?= ../shared/data
+READY  := $(VENV)/.ready
+BIN    := $(abspath $(VENV))/bin
+
+export NBKIT_CACHE ?= $(abspath cache)
+export NBKIT_DATA  ?= $(abspath $(DATA))
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.PHONY: run test lab notebooks clean
+
+run: $(READY)
+	$(BIN)/python tools/run.py --preset $(PRESET)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(READY)
+	$(BIN)/python tools/build_notebooks.py
+
+# Versions come from constraints.txt, torch among them: the newest one would bring gigabytes of GPU packages.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nbkit needs Python >= 3.11, $(PYTHON) is `$(PYTHON) --version`. Say which to take: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made with $(PYTHON). On Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable '.[notebooks,test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build cache

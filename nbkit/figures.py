@@ -1,0 +1,208 @@
+"""Figures: one style; every plot takes ``ax`` and returns it; every saved file says what made it.
+
+    with style(): ...                       the kit's look, for any matplotlib code
+    agreement(controls_by_kind, ax=ax)      within and across corpora, beside the floors
+    fate(scores_by_corpus, unit, ax=ax)     the scores of a unit's tags in every corpus
+    shift(tags, ax=ax)                      score on the texts that chose a tag against held-out texts
+    layers(tags, ax=ax)                     tagged units by layer
+    precision_recall(table, ax=ax)          precision@k and recall@k with intervals
+    save(fig, name, sources)                NAME.svg, NAME.png and NAME.json (the manifest)
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; no meaning hangs on colour alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nbkit import provenance
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#7F7F7F",
+)
+
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, RED]),
+    "legend.frameon": False,
+    "svg.hashsalt": "nbkit",  # the same figure gives the same bytes
+}
+
+FLOORS = {"random directions": ("D", ORANGE), "random weights": ("s", PINK), "permuted rows": ("x", GREY)}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The kit's look within the block."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save(
+    fig: Figure, name: str, sources: Mapping[str, Any], *, folder: str | Path = "figures"
+) -> Path:
+    """Write NAME.svg, NAME.png and NAME.json into ``folder``; the path of the SVG.
+
+    ``sources`` says what the figure was made from: fingerprints of subject and corpora, seeds,
+    settings. A figure without sources is a ``ValueError``.
+    """
+    if not sources:
+        raise ValueError(f"figure {name!r} has no sources: say which subject, corpora and seed made it")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.svg"
+    with matplotlib.rc_context(STYLE):
+        fig.savefig(path, metadata={"Date": None, "Title": name})
+        fig.savefig(path.with_suffix(".png"), metadata={"Software": "nbkit"})
+    path.with_suffix(".json").write_text(
+        json.dumps(provenance.manifest(figure=name, **sources), indent=1, default=str) + "\n"
+    )
+    return path
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    return plt.subplots(figsize=size)[1] if ax is None else ax
+
+
+def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
+    """How often a unit's first tag stays first: on held-out texts of its corpus, and elsewhere.
+
+    ``controls_by_kind`` maps a name for the units to ``Report.controls``. Bars join within and across;
+    whiskers are 95 % intervals; the floors' agreement across is drawn smaller.
+    """
+    ax = _axes(ax, (8, 0.9 + 0.75 * len(controls_by_kind)))
+    seen = set()
+    for y, (kind, controls) in enumerate(reversed(controls_by_kind.items())):
+        lines = controls.set_index("kind")
+        within, across = lines.loc["units", "within"], lines.loc["units", "across"]
+        ax.plot([across.value, within.value], [y, y], color=RED, lw=5, alpha=0.25, zorder=1)
+        for point, color, marker, name in (
+            (within, BLUE, "o", "same corpus, held-out texts"),
+            (across, RED, "o", "other corpora"),
+        ):
+            label = None if name in seen else name
+            seen.add(name)
+            spread = [[point.value - point.low], [point.high - point.value]]
+            ax.errorbar(point.value, y, xerr=spread, fmt=marker, ms=9, color=color, label=label)
+            ax.annotate(
+                f"{point.value:.2f}", (point.value, y), (0, 8), textcoords="offset points", ha="center"
+            )
+        for floor, (marker, color) in FLOORS.items():
+            if floor in lines.index:
+                label = None if floor in seen else f"{floor} (floor)"
+                seen.add(floor)
+                x = lines.loc[floor, "across"].value
+                ax.plot(x, y - 0.22, marker, ms=5, color=color, label=label, alpha=0.9, ls="none")
+    ax.set_yticks(range(len(controls_by_kind)), list(reversed(controls_by_kind)))
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(controls_by_kind) - 0.4))
+    ax.set_xlabel("share of tags that are still the unit's first tag")
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.28 / max(1, len(controls_by_kind) / 3)), ncol=3)
+    return ax
+
+
+def fate(
+    scores_by_corpus: Mapping[str, pd.DataFrame], unit: str, ax: Axes | None = None, top: int = 2
+) -> Axes:
+    """The scores of a unit's best descriptors in every corpus; the best of each corpus is framed."""
+    table = fate_table(scores_by_corpus, unit, top)
+    ax = _axes(ax, (1.6 + 1.2 * table.shape[1], 0.9 + 0.4 * len(table)))
+    bound = max(0.3, float(table.abs().to_numpy().max()))
+    ax.imshow(table, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+    for x, corpus in enumerate(table):
+        for y, value in enumerate(table[corpus]):
+            dark = abs(value) > 0.65 * bound
+            ax.text(x, y, f"{value:.2f}", ha="center", va="center", color="w" if dark else "k")
+        best = int(table[corpus].to_numpy().argmax())
+        ax.add_patch(plt.Rectangle((x - 0.47, best - 0.45), 0.94, 0.9, fill=False, lw=2))
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(unit)
+    return ax
+
+
+def fate_table(
+    scores_by_corpus: Mapping[str, pd.DataFrame], unit: str, top: int = 2
+) -> pd.DataFrame:
+    """Scores [descriptor, corpus] of one unit, for the ``top`` descriptors of each corpus."""
+    table = pd.DataFrame({corpus: scores[unit] for corpus, scores in scores_by_corpus.items()})
+    table = table.dropna()  # a descriptor that one corpus has no labels for cannot be compared
+    best = dict.fromkeys(name for c in table for name in table[c].nlargest(top).index)
+    return table.loc[list(best)]
+
+
+def shift(tags: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Score on the texts that chose the tag against the score on held-out texts: shrinkage."""
+    ax = _axes(ax, (4.2, 4))
+    first = tags[tags["rank"] == 1]
+    strong = first["q"] <= 0.05
+    for mask, color, name in ((~strong, GREY, "q > .05"), (strong, BLUE, "q ≤ .05")):
+        part = first[mask]
+        ax.plot(part["score"], part["validation_score"], ".", ms=3, color=color, alpha=0.4, label=name)
+    top = float(first["score"].max())
+    ax.plot([0, top], [0, top], color="k", lw=0.8)
+    ax.set(xlabel="score on calibration texts", ylabel="score on held-out texts")
+    ax.legend(markerscale=4)
+    return ax
+
+
+def layers(tags: pd.DataFrame, min_score: float = 0.3, ax: Axes | None = None) -> Axes:
+    """How many units of each layer have a first tag of at least ``min_score`` on held-out texts."""
+    ax = _axes(ax, (5, 3))
+    first = tags[(tags["rank"] == 1) & (tags["validation_score"] >= min_score)]
+    layer = first["unit"].str.extract(r"layer\.(\d+)\.")[0].astype(int)
+    n = 1 + tags["unit"].str.extract(r"layer\.(\d+)\.")[0].astype(int).max()
+    counts = np.bincount(layer, minlength=n)
+    ax.bar(range(n), counts, color=BLUE)
+    ax.set_xticks(range(n))
+    ax.set(xlabel="layer", ylabel=f"units with a tag ≥ {min_score:g}")
+    return ax
+
+
+def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Precision@k and recall@k with intervals.
+
+    ``table`` has columns method, k, precision and recall (``evaluation.Estimate``).
+    """
+    ax = _axes(ax, (5.5, 3.4))
+    for color, (method, part) in zip((BLUE, RED, GREEN, ORANGE), table.groupby("method", sort=False), strict=False):
+        for column, line in (("precision", "-"), ("recall", "--")):
+            values = [estimate.value for estimate in part[column]]
+            low = [estimate.value - estimate.low for estimate in part[column]]
+            high = [estimate.high - estimate.value for estimate in part[column]]
+            ax.errorbar(
+                part["k"], values, yerr=[low, high], fmt="o" + line, color=color, capsize=3,
+                label=f"{method}, {column}@k",
+            )
+    ax.set(xlabel="k", ylim=(0, 1.02), xticks=sorted(table["k"].unique()))
+    ax.grid(axis="y", alpha=0.3)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax

@@ -1,0 +1,297 @@
+"""Illusions: does a tag survive another corpus?
+
+After Bolukbasi et al. 2021 (arXiv 2104.07143, read second hand): what a unit's top texts have in common
+in one corpus is often not what they have in common in the next. A description is a claim about a model
+*and* a corpus.
+
+    compare(activations_by_corpus, labels_by_corpus) -> Report
+    Report.agreement    one line for each kind of unit: agreement within and across corpora, the gap
+    Report.controls     the same lines for the floors, beside the units
+    Report.units        every tag chosen, with its fate on each other corpus
+    Report.geometry     overlap of the top-10 activation ranges of two corpora (the paper's figure: 38 %)
+    Report.taxonomy     how many tags survive in how many corpora
+    Report.summary()    a dict of the headline numbers
+
+The test (ours). In each corpus the texts are cut into two halves. A unit's tag is its best descriptor on
+the first half. *Within*: is it the best on the second half too, and how much of its score is left?
+*Across*: the same on the second halves of the other corpora. Within measures sampling noise and is the
+ceiling; the illusion gap is what across loses beyond it. Only descriptors that every corpus knows take
+part, since nothing can be said of a tag that the other corpus has no word for.
+
+The floors. *Random directions* in the space of the units (the illusion holds for them too);
+*permuted rows*, labels shuffled within each corpus, where only luck is left; *random weights*, the
+same architecture untrained: a floor and not a null, since it still carries which words are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations as ordered_pairs
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from nbkit import matching
+from nbkit.evaluation import Estimate, bootstrap
+
+if TYPE_CHECKING:
+    from nbkit.activations import Activations
+
+FEWEST = 100  # units (or directions) judged at least, the best ones, when fewer reach the minimum
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``compare`` found; the module says what each frame holds."""
+
+    units: pd.DataFrame
+    agreement: pd.DataFrame
+    controls: pd.DataFrame
+    geometry: pd.DataFrame
+    taxonomy: pd.DataFrame
+    settings: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """Tags, agreement within and across with intervals, gap, and the floors' agreement across."""
+        line = self.agreement.iloc[0]
+        floors = self.controls.set_index("kind")["across"].drop("units")
+        return {
+            "tags": int(line["tags"]),
+            "within": line["within"],
+            "across": line["across"],
+            "gap": line["gap"],
+            "kept_within": line["kept_within"],
+            "kept_across": line["kept_across"],
+            "floors": floors.to_dict(),
+        }
+
+
+def compare(
+    activations_by_corpus: Mapping[str, Activations],
+    labels_by_corpus: Mapping[str, pd.DataFrame],
+    *,
+    method: str = "pearson",
+    min_score: float = 0.3,
+    min_positives: float = 10,
+    splits: int = 3,
+    directions: int = 1000,
+    random_weights: Mapping[str, Activations] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Test every tag on the other half of its corpus and on the other corpora.
+
+    activations_by_corpus  stores with the same units, one for each corpus
+    labels_by_corpus       label matrices [text, descriptor] for the same corpora
+    method, min_score      scorer, and the score from which a unit has a tag
+    min_positives          a descriptor takes part if its labels sum to this in each half of each corpus
+    splits                 random cuts into halves; every figure is over all of them
+    directions             random directions in the floor
+    random_weights         stores of ``subject.randomized(seed)``, for that floor
+
+    Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
+    that do not match, or no descriptor in common.
+    """
+    labels = _check(activations_by_corpus, labels_by_corpus)
+    shared = shared_descriptors(labels, 2 * min_positives)
+    matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
+    values = {name: a.values for name, a in activations_by_corpus.items()}
+    units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
+    generator = np.random.default_rng(seed)
+    permuted = {name: generator.permutation(matrix) for name, matrix in matrices.items()}
+    kinds = {
+        "units": (values, matrices),
+        "random directions": (_directions(values, directions, seed), matrices),
+        "permuted rows": (values, permuted),
+    }
+    if random_weights is not None:
+        _check(random_weights, labels_by_corpus)
+        kinds["random weights"] = ({n: random_weights[n].values for n in values}, matrices)
+    fates = {}
+    for kind, (x, y) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
+        seeds = range(seed, seed + splits)
+        parts = [_fates(x, y, method, min_score, s) for s in seeds]
+        fates[kind] = pd.concat(parts, ignore_index=True)
+    lines = [_agreement(kind, fate, min_score, seed) for kind, fate in fates.items()]
+    controls = pd.DataFrame(lines)
+    table = fates["units"].assign(
+        unit=lambda f: units[f["unit"]], descriptor=lambda f: np.asarray(shared)[f["descriptor"]]
+    )
+    settings = {
+        "method": method,
+        "min_score": min_score,
+        "min_positives": min_positives,
+        "splits": splits,
+        "directions": directions,
+        "seed": seed,
+        "descriptors": shared,
+    }
+    return Report(
+        units=table,
+        agreement=controls.iloc[:1],
+        controls=controls,
+        geometry=range_overlap(activations_by_corpus),
+        taxonomy=_taxonomy(table, min_score, len(values) - 1),
+        settings=settings,
+    )
+
+
+def shared_descriptors(labels: Mapping[str, pd.DataFrame], min_positives: float) -> list[str]:
+    """Descriptors with at least ``min_positives`` positive and negative texts in every corpus."""
+    enough = []
+    for frame in labels.values():
+        total = frame.sum()
+        enough.append(set(total.index[(total >= min_positives) & (total <= len(frame) - min_positives)]))
+    shared = set.intersection(*enough)
+    if not shared:
+        raise ValueError(
+            f"the corpora {', '.join(labels)} share no descriptor with {min_positives:g} positive and"
+            " negative texts in each: label them with one vocabulary, or lower min_positives"
+        )
+    first = next(iter(labels.values()))
+    return [name for name in first.columns if name in shared]
+
+
+def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10) -> pd.DataFrame:
+    """Do the ranges of a unit's top ``k`` activations in two corpora overlap?
+
+    A frame with corpus, other and overlap, the share of units whose ranges [k-th, highest] intersect
+    (Bolukbasi et al. 2021 report .38 over all neuron/corpus pairs).
+    """
+    ranges = {}
+    for name, stored in activations_by_corpus.items():
+        values = np.asarray(stored.values, dtype=np.float32)
+        k_th = min(k, len(values))
+        ranges[name] = (np.partition(values, -k_th, axis=0)[-k_th], values.max(0))
+    lines = []
+    for one, two in ordered_pairs(ranges, 2):
+        (low1, high1), (low2, high2) = ranges[one], ranges[two]
+        lines.append((one, two, float(((low1 <= high2) & (low2 <= high1)).mean())))
+    return pd.DataFrame(lines, columns=["corpus", "other", "overlap"])
+
+
+# ---------------------------------------------------------------------------------- inside
+
+
+def _check(
+    activations_by_corpus: Mapping[str, Activations], labels_by_corpus: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """Labels in the order of the activations' rows, or a clear error."""
+    if len(activations_by_corpus) < 2:
+        raise ValueError(f"{len(activations_by_corpus)} corpus: a comparison needs two or more")
+    missing = set(activations_by_corpus) - set(labels_by_corpus)
+    if missing:
+        raise ValueError(f"no labels for the corpus {sorted(missing)[0]!r}")
+    first_name, first = next(iter(activations_by_corpus.items()))
+    for name, stored in activations_by_corpus.items():
+        if stored.units["unit"].tolist() != first.units["unit"].tolist():
+            raise ValueError(f"{name!r} and {first_name!r} hold different units: capture the same sites")
+    return {
+        name: matching.align(stored, labels_by_corpus[name])
+        for name, stored in activations_by_corpus.items()
+    }
+
+
+def _directions(values: Mapping[str, np.ndarray], n: int, seed: int) -> dict[str, np.ndarray]:
+    """Projections of every corpus on the same random unit vectors of the units' space."""
+    width = next(iter(values.values())).shape[1]
+    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
+    drawn /= np.linalg.norm(drawn, axis=0)
+    return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values.items()}
+
+
+def _fates(values: Mapping, labels: Mapping, method: str, min_score: float, seed: int) -> pd.DataFrame:
+    """Every tag chosen on the first half of a corpus, with its fate, for one random cut.
+
+    Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum),
+    within_same, within_score, and for each corpus same:NAME and score:NAME (NaN in its own).
+    """
+    scorer = matching._scorer(method)
+    chosen, looked_up = {}, {}
+    for name, x in values.items():
+        first, second = matching.halves(len(x), 0.5, seed)
+        chosen[name] = matching._score_blocks(x[first], labels[name][first], scorer)
+        looked_up[name] = matching._score_blocks(x[second], labels[name][second], scorer)
+    parts = []
+    for name, scores in chosen.items():
+        best = scores.argmax(0)
+        top = scores[best, np.arange(len(best))]
+        kept = _kept(top, min_score)
+        frame = pd.DataFrame(
+            {
+                "split": seed,
+                "corpus": name,
+                "unit": kept,
+                "descriptor": best[kept],
+                "score": top[kept],
+                "above": top[kept] > min_score,
+            }
+        )
+        for other, scores_there in looked_up.items():
+            prefix = ("within_same", "within_score") if other == name else ("same:", "score:")
+            suffix = "" if other == name else other
+            frame[prefix[0] + suffix] = (scores_there[:, kept].argmax(0) == best[kept]).astype(float)
+            frame[prefix[1] + suffix] = scores_there[best[kept], kept]
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _kept(top: np.ndarray, min_score: float) -> np.ndarray:
+    """Units that reach the minimum; the ``FEWEST`` best when fewer do."""
+    above = np.flatnonzero(top > min_score)
+    if len(above) >= FEWEST:
+        return above
+    return np.sort(np.argsort(-top, kind="stable")[:FEWEST])
+
+
+def _agreement(kind: str, fates: pd.DataFrame, min_score: float, seed: int) -> dict[str, Any]:
+    """One line of the table. Intervals: bootstrap over units (all their tags together)."""
+    judged = fates[fates["above"]]
+    tags = len(judged) / fates["split"].nunique()
+    if tags < 2:  # nothing reached the minimum: the floor is that of the best ones
+        judged = fates
+    across = judged.filter(like="same:").mean(axis=1)
+    kept_across = judged.filter(like="score:").mean(axis=1) / judged["score"]
+    table = pd.DataFrame(
+        {
+            "within": judged["within_same"],
+            "across": across,
+            "gap": judged["within_same"] - across,
+            "kept_within": judged["within_score"] / judged["score"],
+            "kept_across": kept_across,
+        }
+    )
+    by_unit = table.groupby(judged["unit"])
+    found: dict[str, Any] = {"kind": kind, "tags": round(tags)}
+    found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
+    sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
+    for column in table:
+        found[column] = _ratio_bootstrap(sums[column].to_numpy(), sizes, seed)
+    return found
+
+
+def _ratio_bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -> Estimate:
+    """Mean over tags, resampling units: a unit's tags in several corpora are not independent."""
+    if len(sums) < 2:
+        return bootstrap(sums / sizes, seed=seed)
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(sums), (n, len(sums)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), len(sums))
+
+
+def _taxonomy(units: pd.DataFrame, min_score: float, others: int) -> pd.DataFrame:
+    """In how many of the other corpora does a tag keep half of the minimum score and its first place?
+
+    ``survives`` counts them; ``share`` is over all tags above the minimum.
+    """
+    judged = units[units["above"]]
+    same = judged.filter(like="same:").to_numpy() == 1
+    strong = judged.filter(like="score:").to_numpy() >= min_score / 2
+    counts = np.bincount((same & strong).sum(1), minlength=others + 1)
+    share = counts / max(1, counts.sum())
+    return pd.DataFrame({"survives": np.arange(others + 1), "tags": counts, "share": share})

@@ -1,0 +1,685 @@
+"""texts: spans are exact, sub-corpora partition, losses are counted, bad input says how to mend it."""
+
+import json
+import logging
+import re
+import socket
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pandas as pd
+import pytest
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nbkit import texts
+
+# Any text that UTF-8 can hold on one line.
+LINE = st.text(
+    st.characters(codec="utf-8", exclude_characters="\n\r\0", exclude_categories=["Cs"]),
+    max_size=40,
+)
+FORM = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Zs", "Zl", "Zp", "Cc"]),
+    min_size=1,
+    max_size=6,
+).filter(lambda form: not any(c.isspace() for c in form) and form != "_")
+
+QUIET = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def word(word_id, form, upos="X", head=0, deprel="dep", misc="_", feats="_", lemma=None, xpos="_"):
+    columns = [word_id, form, lemma or form, upos, xpos, feats, head, deprel, "_", misc]
+    return "\t".join(map(str, columns))
+
+
+def sentence(*lines, text=None, **comments):
+    head = [f"# {key} = {value}" for key, value in comments.items()]
+    head += [f"# text = {text}"] if text is not None else []
+    return "\n".join([*head, *lines]) + "\n\n"
+
+
+def corpus_of(tmp_path, *lines):
+    return texts.load(write(tmp_path / "corpus.txt", "\n".join(lines)))
+
+
+@pytest.fixture
+def hundred(tmp_path):
+    return corpus_of(tmp_path, *(f"text number {i}" for i in range(100)))
+
+
+def assert_spans_exact(corpus):
+    by_id = corpus.frame.set_index("text_id")["text"]
+    for w in corpus.words.itertuples():
+        found = by_id[w.text_id][w.start : w.end]
+        assert getattr(w, "mwt", False) or found == w.form, (by_id[w.text_id], w)
+
+
+# ------------------------------------------------------------------------------------ words, spans
+
+
+def test_words_of_a_plain_text():
+    found = [w.form for w in texts.words_of("Don't go—it's a well-known trap!")]
+    assert found == ["Don't", "go", "—", "it's", "a", "well-known", "trap", "!"]
+
+
+@QUIET
+@given(LINE)
+def test_words_of_any_text_are_its_own_slices_and_cover_all_but_white_space(text):
+    words = texts.words_of(text)
+    assert all(text[w.start : w.end] == w.form for w in words)
+    assert all(a.end <= b.start for a, b in zip(words, words[1:], strict=False))
+    covered = "".join(w.form for w in words)
+    assert covered == re.sub(r"\s", "", text)
+
+
+@QUIET
+@given(st.lists(LINE, min_size=1, max_size=5))
+def test_tokenize_gives_exact_spans_and_ids_from_one(tmp_path, lines):
+    kept = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    path = write(tmp_path / "any.jsonl", "\n".join(json.dumps({"text": x}) for x in lines))
+    if not kept:
+        with pytest.raises(ValueError, match="no text left"):
+            texts.load(path)
+        return
+    corpus = texts.load(path).tokenize()
+    assert corpus.frame["text"].tolist() == kept
+    assert_spans_exact(corpus)
+    for _, own in corpus.words.groupby("text_id"):
+        assert own["word_id"].tolist() == list(range(1, len(own) + 1))
+
+
+@QUIET
+@given(st.lists(st.tuples(FORM, st.booleans()), min_size=1, max_size=8), st.booleans())
+def test_conllu_words_are_aligned_with_and_without_a_text_comment(tmp_path, tokens, with_text):
+    text = "".join(form + " " * space for form, space in tokens).strip()
+    lines = [
+        word(i, form, misc="_" if space else "SpaceAfter=No")
+        for i, (form, space) in enumerate(tokens, start=1)
+    ]
+    content = sentence(*lines, text=text if with_text else None)
+    corpus = texts.load(write(tmp_path / "any.conllu", content))
+    assert corpus.frame["text"].tolist() == [text]
+    assert corpus.words["form"].tolist() == [form for form, _ in tokens]
+    assert_spans_exact(corpus)
+
+
+def test_multi_word_token_gives_its_span_to_its_words(tmp_path):
+    content = sentence(
+        word(1, "Il"),
+        word("2-3", "au", misc="SpaceAfter=No"),
+        word(2, "à"),
+        word(3, "le"),
+        word(4, "."),
+    )
+    corpus = texts.load(write(tmp_path / "fr.conllu", content))
+    assert corpus.frame["text"].tolist() == ["Il au."]
+    assert corpus.words["form"].tolist() == ["Il", "à", "le", "."]
+    assert corpus.words[["start", "end"]].to_numpy().tolist() == [[0, 2], [3, 5], [3, 5], [5, 6]]
+    assert corpus.words["mwt"].tolist() == [False, True, True, False]
+    assert_spans_exact(corpus)
+
+
+def test_empty_nodes_are_skipped_and_counted(tmp_path):
+    content = sentence(word(1, "a"), word("1.1", "ghost"), word(2, "b"), text="a b")
+    corpus = texts.load(write(tmp_path / "x.conllu", content))
+    assert corpus.words["form"].tolist() == ["a", "b"]
+    assert corpus.losses == {"empty_node": 1}
+
+
+def test_conllu_columns_heads_and_missing_values(tmp_path):
+    content = sentence(
+        word(1, "They", "PRON", 2, "nsubj", feats="Person=3", lemma="they", xpos="PRP"),
+        word(2, "left", "VERB", 0, "root", lemma="leave"),
+        word(3, "_", "PUNCT", "_", "_", lemma="_"),
+        text="They left _",
+    )
+    words = texts.load(write(tmp_path / "x.conllu", content)).words
+    assert list(words) == ["text_id", "word_id", "form", "start", "end", *texts.ANNOTATION]
+    assert words["head"].tolist() == [2, 0, -1]  # the head is a word_id, 0 the root
+    assert words["lemma"].tolist() == ["they", "leave", "_"]
+    assert words["feats"].tolist() == ["Person=3", "", ""]
+    assert words["deprel"].tolist() == ["nsubj", "root", ""]
+
+
+def test_conllu_comments_become_columns_and_documents_are_carried_forward(tmp_path):
+    content = (
+        "# newdoc id = d1\n# newpar id = p1\n"
+        + sentence(word(1, "a"), sent_id="s1", text="a", genre="note")
+        + sentence(word(1, "b"), sent_id="s2", text="b", text_en="B")
+        + "# newdoc id = d2\n# a remark = with too many = signs is kept; this one is not\n"
+        + sentence(word(1, "c"), sent_id="s3", text="c")
+    )
+    frame = texts.load(write(tmp_path / "x.conllu", content)).frame
+    assert frame["doc_id"].tolist() == ["d1", "d1", "d2"]
+    assert frame["par_id"].fillna("-").tolist() == ["p1", "p1", "-"]
+    assert frame["sent_id"].tolist() == ["s1", "s2", "s3"]
+    assert frame["genre"].fillna("-").tolist() == ["note", "-", "-"]
+    assert frame["text_en"].fillna("-").tolist() == ["-", "B", "-"]
+
+
+def test_genre_is_read_off_the_sentence_ids_of_ewt_only(tmp_path):
+    two = sentence(word(1, "a"), sent_id="email-1-1", text="a")
+    two += sentence(word(1, "b"), sent_id="weblog-x-1", text="b")
+    ewt = texts.load(write(tmp_path / "a.conllu", two))
+    assert ewt.frame["genre"].tolist() == ["email", "weblog"]
+    other = texts.load(write(tmp_path / "b.conllu", two.replace("email", "n01")))
+    assert "genre" not in other.frame
+
+
+def test_damaged_sentences_are_dropped_and_counted_one_by_one(tmp_path, caplog):
+    content = (
+        sentence(word(1, "fine"), text="fine")
+        + sentence(word(1, "lost"), text="found")  # words that are not in the text
+        + sentence(word(1, "half"), text="half said")  # text that no word covers
+        + sentence("1\tonly\tfour\tcolumns")
+        + sentence(word(1, "a"), word(3, "b"))  # a gap in the ids
+        + sentence(word(1, "a", head=7))  # a head outside the sentence
+        + sentence(word("1-2", "au"), word(1, "à"))  # a range without its last word
+    ).encode() + b"1\tbad\xff\tbad\tX\t_\t_\t0\troot\t_\t_\n\n"
+    with caplog.at_level(logging.WARNING, "nbkit.texts"):
+        corpus = texts.load(write(tmp_path / "x.conllu", content))
+    assert corpus.frame["text"].tolist() == ["fine"]
+    assert corpus.losses == {"misaligned": 2, "malformed": 4, "undecodable": 1}
+    [record] = caplog.records
+    assert "first misaligned: x.conllu line 4" in record.getMessage()
+
+
+def test_crlf_and_a_byte_order_mark_are_not_text(tmp_path):
+    content = sentence(word(1, "a"), text="a").replace("\n", "\r\n")
+    corpus = texts.load(write(tmp_path / "x.conllu", b"\xef\xbb\xbf" + content.encode()))
+    assert corpus.frame["text"].tolist() == ["a"]
+    lines = texts.load(write(tmp_path / "x.txt", b"\xef\xbb\xbfone\r\ntwo\r\n"))
+    assert lines.frame["text"].tolist() == ["one", "two"]
+
+
+# -------------------------------------------------------------------------------- the other formats
+
+ROWS = [("a fine day", 3, "x"), ('she said "no", twice', 5, "y")]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_tables_keep_their_other_columns_as_labels(tmp_path, suffix):
+    frame = pd.DataFrame(ROWS, columns=["text", "stars", "shop"])
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif suffix == ".tsv":
+        write(path, "text\tstars\tshop\n" + "".join("\t".join(map(str, r)) + "\n" for r in ROWS))
+    elif suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    corpus = texts.load(path)
+    assert list(corpus.frame) == ["text_id", "text", "stars", "shop"]
+    assert corpus.frame["text"].tolist() == [row[0] for row in ROWS]
+    assert corpus.frame["stars"].tolist() == [3, 5]
+    assert corpus.words is None and corpus.losses == {} and corpus.name == "table"
+
+
+def test_an_opening_quote_in_a_tsv_does_not_swallow_the_lines_after_it(tmp_path):
+    path = write(tmp_path / "x.tsv", 'text\tn\n"Well\t1\nhe said\t2\n')
+    assert texts.load(path).frame["text"].tolist() == ['"Well', "he said"]
+
+
+def test_the_text_column_is_named_or_the_only_one_of_strings(tmp_path):
+    path = write(tmp_path / "a.csv", "body,stars\nhello,1\n")
+    assert texts.load(path).frame["text"].tolist() == ["hello"]
+    two = write(tmp_path / "b.csv", "text,body,text_id\nt,b,7\n")
+    frame = texts.load(two, text="body").frame
+    assert list(frame) == ["text_id", "text", "source_text", "source_text_id"]
+    assert frame.iloc[0].tolist() == [0, "b", "t", 7]
+
+
+def test_unknown_or_ambiguous_text_column(tmp_path):
+    path = write(tmp_path / "a.csv", "title,review_body\nt,b\n")
+    with pytest.raises(ValueError, match=r"2 columns of strings.*text=.*'title', 'review_body'"):
+        texts.load(path)
+    with pytest.raises(ValueError, match=r"no column 'review_bdy' \(did you mean 'review_body'"):
+        texts.load(path, text="review_bdy")
+    # a numeric "text" is not taken for one: every row would be empty
+    numbers = write(tmp_path / "b.jsonl", '{"text": 1}\n')
+    with pytest.raises(ValueError, match="no text left after cleaning: 1 empty"):
+        texts.load(numbers)
+
+
+# ------------------------------------------------------------------------------------------- losses
+
+
+def test_empty_duplicate_and_non_utf8_lines_are_counted_and_logged_once(tmp_path, caplog):
+    path = write(tmp_path / "x.txt", b"one\n\n  \ntwo\none\ncaf\xe9\none \nthree\n")
+    with caplog.at_level(logging.WARNING, "nbkit.texts"):
+        corpus = texts.load(path)
+    assert corpus.frame["text"].tolist() == ["one", "two", "three"]
+    assert corpus.frame["text_id"].tolist() == [0, 1, 2]
+    assert corpus.losses == {"undecodable": 1, "empty": 2, "duplicate": 2}
+    assert "1 undecodable, 2 empty, 2 duplicate" in repr(corpus)
+    [record] = caplog.records
+    assert "kept 3 texts" in record.getMessage()
+    assert "first undecodable: x.txt line 6" in record.getMessage()
+
+
+def test_only_the_bad_rows_of_a_table_are_dropped(tmp_path):
+    csv = write(tmp_path / "x.csv", b'text,n\n"two\nlines",1\ncaf\xe9,2\nshort\n\nlast,3\n')
+    corpus = texts.load(csv)
+    assert corpus.frame["text"].tolist() == ["two\nlines", "last"]
+    assert corpus.losses == {"undecodable": 1, "malformed": 1, "empty": 1}
+    jsonl = write(
+        tmp_path / "x.jsonl",
+        b'{"text": "ok"}\n\n{"text": "\xff"}\nnot json\n[1]\n{"text": "\\ud800"}\n{"text": null}\n',
+    )
+    corpus = texts.load(jsonl)
+    assert corpus.frame["text"].tolist() == ["ok"]
+    assert corpus.losses == {"empty": 2, "undecodable": 1, "malformed": 3}
+
+
+@pytest.mark.parametrize("suffix", list(texts.READERS))
+def test_a_corpus_with_nothing_in_it_is_refused_by_name(tmp_path, suffix):
+    path = tmp_path / f"none{suffix}"
+    if suffix == ".parquet":
+        pd.DataFrame({"text": []}).to_parquet(path)
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"none\{suffix}.* has no text left.*no line"):
+        texts.load(path)
+
+
+def test_a_corpus_that_loses_everything_says_what_and_the_mend(tmp_path):
+    path = write(tmp_path / "latin.txt", "café\nnoël\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.txt.*2 undecodable; save it as UTF-8"):
+        texts.load(path)
+    assert not list(tmp_path.glob("*cache*"))
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+def test_missing_file_names_its_neighbour(tmp_path):
+    write(tmp_path / "reviews.txt", "x")
+    with pytest.raises(FileNotFoundError, match=r"review.txt'? \(did you mean 'reviews.txt'\?\)"):
+        texts.load(tmp_path / "review.txt")
+    with pytest.raises(FileNotFoundError, match="nowhere/at/all.txt"):
+        texts.load("nowhere/at/all.txt")
+
+
+@pytest.mark.parametrize("source", ["reviews", "sample:review", "samples:reviews"])
+def test_unknown_source_offers_the_nearest(source):
+    with pytest.raises(ValueError, match=rf"unknown s.*'{source}'.*did you mean 'sample:reviews'"):
+        texts.load(source)
+
+
+def test_unknown_suffix_parquet_that_is_none_and_folder_without_treebank(tmp_path):
+    with pytest.raises(ValueError, match=r"\.txt, \.csv.*not '\.docx'"):
+        texts.load(write(tmp_path / "a.docx", "x"))
+    with pytest.raises(ValueError, match="not a readable parquet"):
+        texts.load(write(tmp_path / "a.parquet", "x"))
+    with pytest.raises(ValueError, match="folder without .conllu"):
+        texts.load(tmp_path)
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path):
+    path = write(tmp_path / "a.txt", "x")
+    with pytest.raises(ValueError, match="split='dev'.*one file"):
+        texts.load(path, split="dev")
+    with pytest.raises(ValueError, match="revision='abc' is for 'hf:' sources"):
+        texts.load(path, revision="abc")
+    with pytest.raises(ValueError, match="limit=0"):
+        texts.load(path, limit=0)
+    with pytest.raises(ValueError, match="split='dev'.*has no splits"):
+        texts.load("sample:reviews", split="dev")
+
+
+def test_methods_refuse_what_they_cannot_do(hundred):
+    with pytest.raises(ValueError, match="cannot sample 101 of the 100 texts of 'corpus'"):
+        hundred.sample(101, seed=0)
+    with pytest.raises(ValueError, match="cannot sample 0"):
+        hundred.sample(0)
+    with pytest.raises(ValueError, match=r"fraction=1\.0"):
+        hundred.split(1.0)
+    with pytest.raises(ValueError, match=r"no column 'txt' \(did you mean 'text'\?\)"):
+        hundred.where(txt="x")
+    with pytest.raises(ValueError, match=r"no text of 'corpus' has text='x'; values there: .*r 0"):
+        hundred.where(text="x")
+    with pytest.raises(ValueError, match="only one text"):
+        hundred.sample(1).split(0.5)
+    with pytest.raises(ValueError, match="no annotation.*'surface'"):
+        hundred.descriptors("annotation")
+    with pytest.raises(ValueError, match="no written descriptors"):
+        hundred.descriptors("written")
+    with pytest.raises(ValueError, match="descriptors from 'gold'"):
+        hundred.descriptors("gold")
+
+
+# --------------------------------------------------------------------------- sub-corpora, fingerprint
+
+
+@pytest.fixture(scope="module")
+def treebank(tmp_path_factory):
+    """Sixty sentences of one to four words in nine documents."""
+    parts = []
+    for i in range(60):
+        forms = [f"w{i}"] + ["x"] * (i % 4)
+        lines = [word(j, form) for j, form in enumerate(forms, start=1)]
+        parts.append(f"# newdoc id = d{i // 7}\n" if i % 7 == 0 else "")
+        parts.append(sentence(*lines, text=" ".join(forms), kind="even" if i % 2 == 0 else "odd"))
+    return texts.load(write(tmp_path_factory.mktemp("t") / "tiny.conllu", "".join(parts)))
+
+
+def assert_part_of(part, whole):
+    """Same rows as in the parent, in its order, with exactly their words."""
+    ids = part.frame["text_id"].tolist()
+    assert ids == sorted(set(ids))
+    parent = whole.frame.set_index("text_id").loc[ids].reset_index()
+    pd.testing.assert_frame_equal(part.frame, parent)
+    words = whole.words[whole.words["text_id"].isin(ids)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part.words, words)
+    assert_spans_exact(part)
+
+
+@QUIET
+@given(n=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
+def test_sample_is_a_part_of_the_corpus_fixed_by_its_seed(treebank, n, seed):
+    part = treebank.sample(n, seed)
+    assert len(part) == n
+    assert_part_of(part, treebank)
+    assert part.fingerprint == treebank.sample(n, seed).fingerprint
+
+
+@QUIET
+@given(fraction=st.floats(0.001, 0.999), seed=st.integers(0, 99), grouped=st.booleans())
+def test_split_is_a_partition_and_keeps_groups_together(treebank, fraction, seed, grouped):
+    parts = treebank.split(fraction, seed, by="doc_id" if grouped else None)
+    ids = [part.frame["text_id"].tolist() for part in parts]
+    assert sorted(ids[0] + ids[1]) == list(range(60))
+    assert min(map(len, parts)) > 0
+    for part in parts:
+        assert_part_of(part, treebank)
+    if grouped:
+        first, second = (set(part.frame["doc_id"]) for part in parts)
+        assert not first & second
+    else:
+        assert len(parts[0]) == min(max(round(fraction * 60), 1), 59) or (fraction * 60) % 1 == 0.5
+
+
+def test_split_takes_texts_without_a_group_one_by_one(tmp_path):
+    path = write(tmp_path / "x.csv", "text,doc\na,1\nb,1\nc,\nd,\n")
+    first, second = texts.load(path).split(0.5, seed=1, by="doc")
+    assert sorted([*first.frame["text_id"], *second.frame["text_id"]]) == [0, 1, 2, 3]
+    assert {0, 1} <= set(first.frame["text_id"]) or {0, 1} <= set(second.frame["text_id"])
+
+
+def test_where_parts_make_the_whole(treebank):
+    odd, even = treebank.where(kind="odd"), treebank.where(kind=["even"])
+    assert odd.name == "tiny[kind=odd]"
+    assert len(odd) + len(even) == len(treebank)
+    assert not set(odd.frame["text_id"]) & set(even.frame["text_id"])
+    assert_part_of(odd, treebank)
+    both = treebank.where(kind="odd", doc_id=["d0", "d1"])
+    assert both.frame["text_id"].tolist() == [1, 3, 5, 7, 9, 11, 13]
+    many = treebank.where(text_id=[5, 1, 3, 9])
+    assert many.frame["text_id"].tolist() == [1, 3, 5, 9] and many.name == "tiny[text_id=4 values]"
+
+
+def test_an_id_from_a_sub_corpus_finds_the_same_text_in_its_parent(treebank):
+    part = treebank.split(0.4, seed=3)[1].where(kind="odd").sample(5, seed=1)
+    parent = treebank.frame.set_index("text_id")["text"]
+    assert parent[part.frame["text_id"]].tolist() == part.frame["text"].tolist()
+
+
+def test_limit_takes_a_seeded_sample_and_numbers_it_anew(tmp_path, treebank, caplog):
+    path = write(tmp_path / "x.txt", "\n".join(f"line {i}" for i in range(50)))
+    few = texts.load(path, limit=10, seed=4)
+    assert few.frame["text_id"].tolist() == list(range(10))
+    assert few.frame["text"].tolist() == texts.load(path).sample(10, 4).frame["text"].tolist()
+    assert few.frame["text"].tolist() != [f"line {i}" for i in range(10)]
+    with caplog.at_level(logging.INFO, "nbkit.texts"):
+        assert len(texts.load(path, limit=99)) == 50
+    assert "limit=99, all 50 texts" in caplog.text
+    lines = "".join(sentence(word(1, f"w{i}"), text=f"w{i}") for i in range(9))
+    words = texts.load(write(tmp_path / "x.conllu", lines), limit=4)
+    assert words.words["text_id"].tolist() == [0, 1, 2, 3]
+    assert_spans_exact(words)
+
+
+@QUIET
+@given(lines=st.lists(LINE, min_size=1, max_size=4), data=st.data())
+def test_fingerprint_changes_with_any_character_and_with_order(lines, data):
+    def fingerprint(values, name="a"):
+        frame = pd.DataFrame({"text_id": np.arange(len(values)), "text": values})
+        return texts.Texts(name, frame).fingerprint
+
+    before = fingerprint(lines)
+    assert before == fingerprint(list(lines), name="b")
+    i = data.draw(st.integers(0, len(lines) - 1))
+    at = data.draw(st.integers(0, len(lines[i])))
+    changed = [*lines[:i], lines[i][:at] + "¤" + lines[i][at:], *lines[i + 1 :]]
+    assert fingerprint(changed) != before
+    if lines != lines[::-1]:
+        assert fingerprint(lines[::-1]) != before
+    # moving the border between two texts leaves the concatenation as it is
+    assert fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
+
+
+def test_fingerprint_depends_on_ids_and_spans_but_not_on_labels(treebank):
+    frame, words = treebank.frame, treebank.words
+
+    def fingerprint(frame=frame, words=words):
+        return texts.Texts("t", frame, words).fingerprint
+
+    assert fingerprint() == treebank.fingerprint
+    assert fingerprint(frame=frame.assign(kind="new")) == treebank.fingerprint
+    assert fingerprint(words=words.assign(upos="NEW")) == treebank.fingerprint
+    others = [
+        fingerprint(words=None),
+        fingerprint(words=words.assign(end=words["end"] + 1)),
+        fingerprint(frame=frame.assign(text_id=frame["text_id"] + 1)),
+    ]
+    assert len({*others, treebank.fingerprint}) == 4
+
+
+def test_repr_is_short_and_has_no_address(treebank):
+    assert repr(treebank) == f"Texts(tiny, 60 texts, {len(treebank.words)} words)"
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+def test_a_folder_of_treebank_files_by_split(tmp_path, caplog):
+    for i, split in enumerate(["dev", "test", "train"]):
+        content = sentence(word(1, split), text=split) + sentence(word(1, "same"), text="same")
+        write(tmp_path / f"xx_yy-ud-{split}.conllu", content if i else content + content)
+    dev = texts.load(tmp_path, split="dev")
+    assert dev.name == f"{tmp_path.name}:dev"
+    assert dev.frame["text"].tolist() == ["dev", "same"] and dev.losses == {"duplicate": 2}
+    whole = texts.load(tmp_path)
+    assert whole.frame["split"].tolist() == ["train", "train", "dev", "test"]
+    assert whole.losses == {"duplicate": 4}
+    assert whole.words["text_id"].tolist() == [0, 1, 2, 3]
+    assert_spans_exact(whole)
+    with pytest.raises(ValueError, match=r"no split 'valid'; it has \['dev', 'test', 'train'\]"):
+        texts.load(tmp_path, split="valid")
+
+
+# --------------------------------------------------------------------------------------- descriptors
+
+
+def test_written_descriptors_are_columns_of_zeros_and_ones(tmp_path):
+    rows = [("a", ["x", "y"]), ("b", ["y"]), ("c", [])]
+    lines = [json.dumps({"text": t, "descriptors": d}) for t, d in rows]
+    corpus = texts.load(write(tmp_path / "x.jsonl", "\n".join(lines)))
+    written = corpus.descriptors("written")
+    assert list(written) == ["y", "x"] and written.index.name == "text_id"
+    assert written.to_numpy().tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert list(corpus.where(text_id=1).descriptors("written")) == ["y"]
+
+
+def test_auto_reads_the_annotation_where_there_is_one(tmp_path, hundred):
+    content = sentence(word(1, "Go", "VERB", feats="Mood=Imp", deprel="root"), text="Go")
+    annotated = texts.load(write(tmp_path / "x.conllu", content))
+    assert annotated.descriptors()["imperative"].tolist() == [1.0]
+    assert "imperative" not in annotated.descriptors("surface")
+    surface = hundred.descriptors()
+    assert surface["number"].eq(1).all() and surface.index.tolist() == list(range(100))
+    assert_frame = surface.loc[hundred.sample(7, 1).frame["text_id"]]
+    pd.testing.assert_frame_equal(hundred.sample(7, 1).descriptors(), assert_frame)
+
+
+@pytest.mark.parametrize("name", ["reviews", "questions", "encyclopedia", "fiction"])
+def test_samples_load_without_loss(name):
+    corpus = texts.load(f"sample:{name}")
+    assert corpus.name == name and corpus.losses == {} and len(corpus) >= 400
+    assert list(corpus.frame) == ["text_id", "text", "descriptors"]
+    assert corpus.descriptors("written").sum(axis=1).between(2, 5).all()
+
+
+def test_sample_treebank_loads_without_loss():
+    corpus = texts.load("sample:treebank")
+    assert corpus.losses == {} and len(corpus) >= 200
+    assert {"sent_id", "genre"} <= set(corpus.frame)
+    assert_spans_exact(corpus)
+    assert "question" in corpus.descriptors()
+
+
+# ------------------------------------------------------------------------------------------- the hub
+
+
+class Hub:
+    """A hub with some datasets, each at one commit; what the loader was asked for is recorded."""
+
+    def __init__(self, monkeypatch, rows, **commits):
+        self.rows, self.commits, self.asked = rows, commits, []
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", self.dataset_info)
+        monkeypatch.setattr(datasets, "load_dataset", self.load_dataset)
+
+    def dataset_info(self, name, revision=None):
+        key = name.replace("/", "__")
+        if key not in self.commits:
+            raise _without_response(RepositoryNotFoundError)
+        if revision not in (None, "main", self.commits[key]):
+            raise _without_response(RevisionNotFoundError)
+        return huggingface_hub.hf_api.DatasetInfo(id=name, sha=self.commits[key], tags=[])
+
+    def load_dataset(self, name, config=None, *, split, revision, streaming):
+        assert streaming
+        self.asked.append((name, config, split, revision))
+        return datasets.Dataset.from_list(self.rows).to_iterable_dataset()
+
+
+def _without_response(error):
+    """The hub's errors want the HTTP response; the kind of error is all that matters here."""
+    made = error.__new__(error)
+    Exception.__init__(made, "404")
+    return made
+
+
+ROWS_OF_HUB = [{"text": t, "label": i} for i, t in enumerate(["a", "", "b", "a", "c", "d"])]
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("hf:glue/qqp", ("glue", "qqp", "train", "c0ffee")),  # no dataset has the whole name
+        ("hf:glue", ("glue", None, "train", "c0ffee")),
+        ("hf:own/data", ("own/data", None, "train", "beef")),  # the whole name wins
+        ("hf:own/data/cfg", ("own/data", "cfg", "train", "beef")),  # three parts end in a config
+    ],
+)
+def test_name_and_config_of_the_hub(monkeypatch, source, expected):
+    hub = Hub(monkeypatch, ROWS_OF_HUB, glue="c0ffee", own__data="beef", own="dead")
+    corpus = texts.load(source)
+    assert hub.asked == [expected]
+    assert corpus.source["revision"] == expected[3] and corpus.name == source
+    assert corpus.frame["text"].tolist() == ["a", "b", "c", "d"]
+    assert corpus.frame["label"].tolist() == [0, 2, 4, 5]
+    assert corpus.losses == {"empty": 1, "duplicate": 1}
+
+
+def test_hub_limit_counts_the_texts_that_are_kept(monkeypatch):
+    hub = Hub(monkeypatch, ROWS_OF_HUB, glue="c0ffee")
+    corpus = texts.load("hf:glue", limit=3, split="test", revision="main")
+    assert corpus.frame["text"].tolist() == ["a", "b", "c"]
+    assert hub.asked == [("glue", None, "test", "c0ffee")]  # a branch is pinned to its commit
+
+
+def test_hub_shuffle_is_seeded_and_only_on_request(monkeypatch):
+    Hub(monkeypatch, [{"text": f"t{i}"} for i in range(40)], glue="c0ffee")
+    first = [texts.load("hf:glue", limit=9, shuffle=40, seed=s).frame["text"].tolist()
+             for s in (0, 0, 1)]
+    assert first[0] == first[1] != first[2]
+    assert texts.load("hf:glue", limit=2).frame["text"].tolist() == ["t0", "t1"]
+
+
+def test_unknown_dataset_and_revision(monkeypatch):
+    Hub(monkeypatch, ROWS_OF_HUB, glue="c0ffee")
+    with pytest.raises(FileNotFoundError, match=r"no dataset own/nil or own \(config nil\)"):
+        texts.load("hf:own/nil")
+    with pytest.raises(ValueError, match="no revision 'v9': give a commit"):
+        texts.load("hf:glue", revision="v9")
+
+
+def test_a_stream_that_breaks_off_is_a_clear_error(monkeypatch):
+    hub = Hub(monkeypatch, ROWS_OF_HUB, glue="c0ffee")
+
+    def broken(*_, **__):
+        yield {"text": "a"}
+        raise ConnectionError("cable pulled")
+
+    monkeypatch.setattr(hub, "load_dataset", broken)
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    with pytest.raises(ConnectionError, match="'hf:glue' could not be reached .*cable pulled"):
+        texts.load("hf:glue")
+
+
+@pytest.mark.parametrize("revision", [None, "c0ffee"])
+def test_no_network_is_said_at_once_with_the_mend(monkeypatch, revision):
+    def refuse(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(OSError, match=r"'hf:nowhere/data' could not be reached.*save the dataset"):
+        texts.load("hf:nowhere/data", revision=revision)
+
+
+def test_a_local_folder_is_read_by_the_real_loader(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"question": f"why {i}?", "n": i} for i in range(5)]
+    write(folder / "train.jsonl", "\n".join(json.dumps(r) for r in rows))
+    corpus = texts.load(f"hf:{folder}", limit=3)
+    assert corpus.frame["text"].tolist() == ["why 0?", "why 1?", "why 2?"]
+    assert corpus.frame["n"].tolist() == [0, 1, 2] and corpus.source["revision"] is None
+    with pytest.raises(ValueError, match="split 'nope'"):
+        texts.load(f"hf:{folder}", split="nope")
+
+
+# ---------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.needs_data
+def test_every_word_of_ewt_is_where_its_span_says(shared_data):
+    corpus = texts.load(shared_data / "ud_en_ewt", split="dev")
+    assert len(corpus) + corpus.losses["duplicate"] == 2001
+    assert set(corpus.frame["genre"]) == set(texts.EWT_GENRES)
+    by_id = corpus.frame.set_index("text_id")["text"]
+    w = corpus.words[~corpus.words["mwt"]]
+    cut = [by_id[i][a:b] for i, a, b in zip(w["text_id"], w["start"], w["end"], strict=True)]
+    assert cut == w["form"].tolist()
+    # heads are word ids of the same text: one root each, every other head exists
+    assert corpus.words["head"].eq(0).groupby(corpus.words["text_id"]).sum().eq(1).all()
+
+
+@pytest.mark.needs_data
+@pytest.mark.parametrize("language", ["en", "de", "fr", "es"])
+def test_four_languages_are_aligned_without_loss(shared_data, language):
+    corpus = texts.load(shared_data / "ud_pud" / f"{language}.conllu")
+    assert len(corpus) == 1000 and set(corpus.losses) <= {"empty_node"}
+    assert "genre" not in corpus.frame and "parallel_id" in corpus.frame
