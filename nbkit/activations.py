@@ -63,7 +63,17 @@ POOLS = ("max", "mean", "cls", "first", "last")
 DTYPES = {"float16": np.float16, "float32": np.float32}
 
 #: What the key is made of: the manifest's fields that change the numbers.
-IDENTITY = ("schema", "subject", "texts", "sites", "rows", "pool", "dtype", "compute_dtype", "max_length")
+IDENTITY = (
+    "schema",
+    "subject",
+    "texts",
+    "sites",
+    "rows",
+    "pool",
+    "dtype",
+    "compute_dtype",
+    "max_length",
+)
 
 BLOCK_BYTES = 128 * 2**20  # values of one block: what is recomputed at most after a kill
 BATCH_TOKENS = 2048  # tokens in one forward pass, padding included
@@ -132,9 +142,7 @@ class Activations:
             values, rows = values[keep], rows.iloc[keep].reset_index(drop=True)
         if not values.size:
             raise ValueError(f"nothing is left of {self!r} for units={units!r}, text_ids={text_ids!r}")
-        return Activations(
-            values, rows, self.units.iloc[columns].reset_index(drop=True), self.manifest
-        )
+        return Activations(values, rows, self.units.iloc[columns].reset_index(drop=True), self.manifest)
 
 
 def capture(
@@ -233,7 +241,7 @@ def _identity(
         "rows": rows,
         "pool": "token" if rows == "token" else pool,
         "dtype": dtype,
-        "compute_dtype": str(subject.dtype).removeprefix("torch."),
+        "compute_dtype": subject.dtype,
         "max_length": subject.max_length,
     }
 
@@ -246,6 +254,7 @@ class _Plan:
     """What to run and where its rows go, known before the first forward pass."""
 
     ids: list[np.ndarray]  # token ids of every text, special tokens included
+    types: list[np.ndarray] | None  # token type ids where the tokenizer makes them (XLNet's matter)
     members: list[tuple[np.ndarray, np.ndarray]]  # per text: token positions, tokens in each row
     first_row: np.ndarray  # [text + 1] row at which each text begins
     rows: pd.DataFrame
@@ -255,7 +264,7 @@ class _Plan:
 
 
 def _plan(subject: Subject, texts: Texts, identity: dict[str, Any]) -> _Plan:
-    ids, offsets, special, truncated = _tokenize(subject, texts.frame["text"].tolist())
+    ids, types, offsets, special, truncated = _tokenize(subject, texts.frame["text"].tolist())
     text_ids = texts.frame["text_id"].to_numpy()
     if identity["rows"] == "word":
         members, rows, losses = _word_rows(texts, text_ids, offsets, special)
@@ -270,12 +279,11 @@ def _plan(subject: Subject, texts: Texts, identity: dict[str, Any]) -> _Plan:
     losses = {"truncated_texts": truncated, **losses}
     if any(losses.values()):
         log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in losses.items() if n))
-    return _Plan(ids, members, first_row, rows, units, losses, blocks)
+    return _Plan(ids, types, members, first_row, rows, units, losses, blocks)
 
 
-def _tokenize(subject: Subject, texts: list[str]) -> tuple[list, list, list, int]:
-    """Ids, character offsets and special-token masks of every text, and how many were cut."""
-    # the tokenizer warns of texts beyond the model's length; they are cut and counted here
+def _tokenize(subject: Subject, texts: list[str]) -> tuple[list, list | None, list, list, int]:
+    """Ids, type ids, character offsets and special-token masks of every text; how many were cut."""
     encoded = subject.tokenizer(
         texts,
         truncation=subject.max_length is not None,
@@ -289,9 +297,12 @@ def _tokenize(subject: Subject, texts: list[str]) -> tuple[list, list, list, int
     _, first = np.unique(np.asarray(sample), return_index=True)  # the first piece of every text
     pieces = np.bincount(np.asarray(sample), minlength=len(texts))
     ids = [np.asarray(encoded["input_ids"][i], dtype=np.int64) for i in first]
+    types = None
+    if "token_type_ids" in encoded:
+        types = [np.asarray(encoded["token_type_ids"][i], dtype=np.int64) for i in first]
     offsets = [np.asarray(encoded["offset_mapping"][i], dtype=np.int64) for i in first]
     special = [np.asarray(encoded["special_tokens_mask"][i], dtype=bool) for i in first]
-    return ids, offsets, special, int((pieces > 1).sum())
+    return ids, types, offsets, special, int((pieces > 1).sum())
 
 
 def _text_rows(
@@ -357,9 +368,7 @@ def _units(subject: Subject, sites: list[str]) -> pd.DataFrame:
     for line in subject.sites.set_index("site").loc[sites].reset_index().itertuples():
         index = np.arange(line.width)
         names = [f"{line.site}.{i}" for i in index]
-        parts.append(
-            pd.DataFrame({"unit": names, "site": line.site, "layer": line.layer, "index": index})
-        )
+        parts.append(pd.DataFrame({"unit": names, "site": line.site, "layer": line.layer, "index": index}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -409,21 +418,26 @@ def _batches(lengths: list[int], start: int) -> Iterator[list[int]]:
 @torch.inference_mode()
 def _run_batch(subject: Subject, plan: _Plan, batch: list[int], identity: dict) -> torch.Tensor:
     """Pooled activations ``[row, unit]`` of a few texts, rows in the order of ``batch``."""
-    longest = max(len(plan.ids[t]) for t in batch)
-    pad = subject.tokenizer.pad_token_id or 0  # masked: the id does not matter
-    ids = np.full((len(batch), longest), pad, dtype=np.int64)
-    mask = np.zeros((len(batch), longest), dtype=np.int64)
-    for i, t in enumerate(batch):
-        ids[i, : len(plan.ids[t])] = plan.ids[t]
-        mask[i, : len(plan.ids[t])] = 1
+    pad = subject.tokenizer.pad_token_id or 0  # masked: which id it is does not matter
     inputs = {
-        "input_ids": torch.from_numpy(ids).to(subject.device),
-        "attention_mask": torch.from_numpy(mask).to(subject.device),
+        "input_ids": _padded([plan.ids[t] for t in batch], pad),
+        "attention_mask": _padded([np.ones_like(plan.ids[t]) for t in batch], 0),
     }
+    if plan.types is not None:
+        inputs["token_type_ids"] = _padded([plan.types[t] for t in batch], 0)
+    inputs = {name: tensor.to(subject.device) for name, tensor in inputs.items()}
     found = subject.run(inputs, identity["sites"])
     members = [plan.members[t] for t in batch]
     pooled = [pool_tokens(found[site], members, identity["pool"]) for site in identity["sites"]]
     return torch.cat(pooled, dim=1)
+
+
+def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
+    """[text, token] with ``fill`` behind the shorter rows."""
+    table = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return torch.from_numpy(table)
 
 
 def pool_tokens(
@@ -452,9 +466,7 @@ def pool_tokens(
             pooled[first:last] = span.amax(1) if pool == "max" else span.mean(1)
         return pooled
     gathered = flat[torch.from_numpy(index).to(flat.device)]
-    return torch.segment_reduce(
-        gathered, pool, lengths=torch.from_numpy(lengths).to(flat.device), axis=0
-    )
+    return torch.segment_reduce(gathered, pool, lengths=torch.from_numpy(lengths).to(flat.device), axis=0)
 
 
 def _runs(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

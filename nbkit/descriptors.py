@@ -230,7 +230,10 @@ def _said(texts: Texts, descriptors: Descriptors, proposals: pd.DataFrame) -> pd
     named = proposals.assign(name=proposals["descriptor"].map(descriptors.mapping())).dropna()
     matrix = pd.DataFrame(0.0, index=_index(texts), columns=descriptors.names)
     named = named[named["text_id"].isin(matrix.index)]
-    rows, columns = matrix.index.get_indexer(named["text_id"]), matrix.columns.get_indexer(named["name"])
+    rows, columns = (
+        matrix.index.get_indexer(named["text_id"]),
+        matrix.columns.get_indexer(named["name"]),
+    )
     values = matrix.to_numpy().copy()
     values[rows, columns] = 1.0
     return pd.DataFrame(values, index=matrix.index, columns=matrix.columns)

@@ -55,9 +55,7 @@ def validated(scores: pd.DataFrame, minimum: float = 0.3) -> pd.DataFrame:
     return gold.sort_values("unit", kind="stable", ignore_index=True)
 
 
-def bootstrap(
-    values: np.ndarray, *, n: int = 1000, level: float = 0.95, seed: int = 0
-) -> Estimate:
+def bootstrap(values: np.ndarray, *, n: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
     """Mean of ``values`` with the percentile interval over ``n`` resamples.
 
     The values are resampled one by one: give one value for each independent thing (unit, text). No

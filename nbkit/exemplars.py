@@ -52,9 +52,7 @@ def top(
     return frame
 
 
-def spread(
-    activations: Activations, texts: Texts, unit: str | int, k: int = 10
-) -> pd.DataFrame:
+def spread(activations: Activations, texts: Texts, unit: str | int, k: int = 10) -> pd.DataFrame:
     """``k`` texts at even ranks from the highest to the lowest activation. Columns as in ``top``."""
     best = _strongest_row(activations, unit, 1)
     _check_k(k, len(best), activations)
@@ -93,9 +91,7 @@ def _check_k(k: int, n: int, activations: Activations) -> None:
         raise ValueError(f"k={k} exemplars were asked for; {activations!r} has {n} texts")
 
 
-def _describe(
-    chosen: pd.DataFrame, activations: Activations, texts: Texts, unit: str | int
-) -> pd.DataFrame:
+def _describe(chosen: pd.DataFrame, activations: Activations, texts: Texts, unit: str | int) -> pd.DataFrame:
     rows = chosen["row"].to_numpy()
     text_ids = chosen["text_id"].to_numpy()
     known = texts.frame.set_index("text_id")["text"]
@@ -106,9 +102,7 @@ def _describe(
             "rank": np.arange(1, len(rows) + 1),
             "text_id": text_ids,
             "text": known.loc[text_ids].to_numpy(),
-            "activation": np.asarray(
-                activations.values[rows, activations.column(unit)], dtype=np.float32
-            ),
+            "activation": np.asarray(activations.values[rows, activations.column(unit)], dtype=np.float32),
         }
     )
     for name in ("form", "token"):

@@ -54,7 +54,11 @@ STYLE = {
     "svg.hashsalt": "nbkit",  # the same figure gives the same bytes
 }
 
-FLOORS = {"random directions": ("D", ORANGE), "random weights": ("s", PINK), "permuted rows": ("x", GREY)}
+FLOORS = {
+    "random directions": ("D", ORANGE),
+    "random weights": ("s", PINK),
+    "permuted rows": ("x", GREY),
+}
 
 
 @contextmanager
@@ -64,9 +68,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(
-    fig: Figure, name: str, sources: Mapping[str, Any], *, folder: str | Path = "figures"
-) -> Path:
+def save(fig: Figure, name: str, sources: Mapping[str, Any], *, folder: str | Path = "figures") -> Path:
     """Write NAME.svg, NAME.png and NAME.json into ``folder``; the path of the SVG.
 
     ``sources`` says what the figure was made from: fingerprints of subject and corpora, seeds,
@@ -98,7 +100,7 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
     """
     ax = _axes(ax, (8, 0.9 + 0.75 * len(controls_by_kind)))
     seen = set()
-    for y, (kind, controls) in enumerate(reversed(controls_by_kind.items())):
+    for y, controls in enumerate(reversed(controls_by_kind.values())):
         lines = controls.set_index("kind")
         within, across = lines.loc["units", "within"], lines.loc["units", "across"]
         ax.plot([across.value, within.value], [y, y], color=RED, lw=5, alpha=0.25, zorder=1)
@@ -111,7 +113,11 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
             spread = [[point.value - point.low], [point.high - point.value]]
             ax.errorbar(point.value, y, xerr=spread, fmt=marker, ms=9, color=color, label=label)
             ax.annotate(
-                f"{point.value:.2f}", (point.value, y), (0, 8), textcoords="offset points", ha="center"
+                f"{point.value:.2f}",
+                (point.value, y),
+                (0, 8),
+                textcoords="offset points",
+                ha="center",
             )
         for floor, (marker, color) in FLOORS.items():
             if floor in lines.index:
@@ -149,9 +155,7 @@ def fate(
     return ax
 
 
-def fate_table(
-    scores_by_corpus: Mapping[str, pd.DataFrame], unit: str, top: int = 2
-) -> pd.DataFrame:
+def fate_table(scores_by_corpus: Mapping[str, pd.DataFrame], unit: str, top: int = 2) -> pd.DataFrame:
     """Scores [descriptor, corpus] of one unit, for the ``top`` descriptors of each corpus."""
     table = pd.DataFrame({corpus: scores[unit] for corpus, scores in scores_by_corpus.items()})
     table = table.dropna()  # a descriptor that one corpus has no labels for cannot be compared
@@ -193,13 +197,20 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ``table`` has columns method, k, precision and recall (``evaluation.Estimate``).
     """
     ax = _axes(ax, (5.5, 3.4))
-    for color, (method, part) in zip((BLUE, RED, GREEN, ORANGE), table.groupby("method", sort=False), strict=False):
+    for color, (method, part) in zip(
+        (BLUE, RED, GREEN, ORANGE), table.groupby("method", sort=False), strict=False
+    ):
         for column, line in (("precision", "-"), ("recall", "--")):
             values = [estimate.value for estimate in part[column]]
             low = [estimate.value - estimate.low for estimate in part[column]]
             high = [estimate.high - estimate.value for estimate in part[column]]
             ax.errorbar(
-                part["k"], values, yerr=[low, high], fmt="o" + line, color=color, capsize=3,
+                part["k"],
+                values,
+                yerr=[low, high],
+                fmt="o" + line,
+                color=color,
+                capsize=3,
                 label=f"{method}, {column}@k",
             )
     ax.set(xlabel="k", ylim=(0, 1.02), xticks=sorted(table["k"].unique()))

@@ -190,8 +190,7 @@ def _check(
         if stored.units["unit"].tolist() != first.units["unit"].tolist():
             raise ValueError(f"{name!r} and {first_name!r} hold different units: capture the same sites")
     return {
-        name: matching.align(stored, labels_by_corpus[name])
-        for name, stored in activations_by_corpus.items()
+        name: matching.align(stored, labels_by_corpus[name]) for name, stored in activations_by_corpus.items()
     }
 
 

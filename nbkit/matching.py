@@ -9,6 +9,7 @@ A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(d
 
     pearson     mean of z(a) z(c). The default: it passes both of NeuronEval's sanity tests
                 (Oikarinen, Yan, Weng, ICML 2025)
+    auroc       how well the activation tells texts with the descriptor from texts without
     frequency   the rule of Mondal et al. 2024 as far as it is known: a unit gets what its exemplars
                 have in common, P(descriptor | exemplar). It rewards frequent descriptors
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, rankdata
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
@@ -48,12 +49,28 @@ def frequency(values: np.ndarray, labels: np.ndarray, *, exemplars: int = 20) ->
     return labels[best].mean(0).T
 
 
-SCORERS: dict[str, Callable[..., np.ndarray]] = {"pearson": pearson, "frequency": frequency}
+def auroc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """P(a text with the descriptor is above one without), ties half: Mann-Whitney U / (n+ n-).
+
+    Labels are cut at .5. Does not depend on how frequent a descriptor is, which makes it fit to
+    compare corpora. A descriptor that every row has, or none, gets .5.
+    """
+    ranks = rankdata(values, axis=0)  # [row, unit], average ranks
+    positive = (labels > 0.5).astype(ranks.dtype)
+    n = positive.sum(0)[:, None]
+    u = positive.T @ ranks - n * (n + 1) / 2
+    pairs = n * (len(values) - n)
+    return np.divide(u, pairs, out=np.full(u.shape, 0.5), where=pairs > 0)
 
 
-def score(
-    values: Activations | np.ndarray, labels: pd.DataFrame, method: str = "pearson"
-) -> pd.DataFrame:
+SCORERS: dict[str, Callable[..., np.ndarray]] = {
+    "pearson": pearson,
+    "auroc": auroc,
+    "frequency": frequency,
+}
+
+
+def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = "pearson") -> pd.DataFrame:
     """Scores ``[descriptor, unit]`` of every descriptor for every unit.
 
     ``values`` is a store of text rows or an array ``[row, unit]``; ``labels`` has one row for each of
@@ -175,10 +192,7 @@ def _tag_block(values, labels, first, second, orders, scorer, top) -> tuple[np.n
 def _score_blocks(values: np.ndarray, labels: np.ndarray, scorer: Callable) -> np.ndarray:
     starts = range(0, values.shape[1], UNITS_AT_ONCE)
     return np.concatenate(
-        [
-            scorer(np.asarray(values[:, i : i + UNITS_AT_ONCE], dtype=np.float32), labels)
-            for i in starts
-        ],
+        [scorer(np.asarray(values[:, i : i + UNITS_AT_ONCE], dtype=np.float32), labels) for i in starts],
         axis=1,
     )
 

@@ -80,9 +80,7 @@ ARCHITECTURES = {
     "electra": Architecture("encoder.layer", "attention.output.dense", "output.dense"),
     "mpnet": Architecture("encoder.layer", "attention.attn.o", "output.dense"),
     "distilbert": Architecture("transformer.layer", "attention.out_lin", "ffn.lin2"),
-    "albert": Architecture(
-        "encoder.albert_layer_groups", "attention.dense", "ffn_output", shared=True
-    ),
+    "albert": Architecture("encoder.albert_layer_groups", "attention.dense", "ffn_output", shared=True),
     "xlnet": Architecture("layer", "rel_attn", "ff.layer_2", positions=None, xlnet=True),
     "gpt2": Architecture("h", "attn.c_proj", "mlp.c_proj", positions="wpe"),
 }
@@ -187,9 +185,7 @@ class Subject:
         return [site for site in groups["all"] if site in chosen]
 
     @contextlib.contextmanager
-    def record(
-        self, sites: str | Iterable[str], *, stop: bool = False
-    ) -> Iterator[dict[str, torch.Tensor]]:
+    def record(self, sites: str | Iterable[str], *, stop: bool = False) -> Iterator[dict[str, torch.Tensor]]:
         """Inside `with`, every `subject.model(**batch)` refills the dict that is yielded.
 
         The tensors, [batch, token, width], are the model's own, not copies: read them, reduce
@@ -231,9 +227,7 @@ class Subject:
                 tap(stack, _part(block, architecture.attention), put)
             yield recorded
 
-    def run(
-        self, batch: Mapping[str, torch.Tensor], sites: str | Iterable[str]
-    ) -> dict[str, torch.Tensor]:
+    def run(self, batch: Mapping[str, torch.Tensor], sites: str | Iterable[str]) -> dict[str, torch.Tensor]:
         """One forward pass over a tokenized batch, up to the last site asked for.
 
         `batch` is what the tokenizer returns with `return_tensors="pt"`; entries the model does
@@ -361,8 +355,7 @@ def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
         raise ValueError(f"revision {revision!r}: {name!r} is a local folder; leave it out")
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
-            f"{folder / 'config.json'} is missing: {name!r} is not a folder written by "
-            "save_pretrained"
+            f"{folder / 'config.json'} is missing: {name!r} is not a folder written by save_pretrained"
         )
     return folder, None
 
@@ -374,9 +367,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         if not any(Path(folder).glob("model*.safetensors")):
             patterns = [*patterns[:-1], "pytorch_model*.bin"]
-            folder = huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=patterns
-            )
+            folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (OSError, ValueError) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise FileNotFoundError(
@@ -409,7 +400,7 @@ def _weights(folder: Path, config, dtype: torch.dtype) -> torch.nn.Module:
                 config=config,
                 dtype=dtype,
                 use_safetensors=safe,
-                weights_only=True,  # the default, but security is worth a line
+                weights_only=True,  # transformers 5 does so whatever one says; others might not
                 trust_remote_code=False,
                 output_loading_info=True,
             )
@@ -440,8 +431,7 @@ def _tokenizer(folder: Path, model: torch.nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
-            f"cannot read the tokenizer in {folder} ({_why(error)}); save it there with "
-            "save_pretrained"
+            f"cannot read the tokenizer in {folder} ({_why(error)}); save it there with save_pretrained"
         ) from error
     rows = model.get_input_embeddings().num_embeddings
     words = len(tokenizer)
@@ -530,7 +520,8 @@ def _first(output: torch.Tensor | tuple) -> torch.Tensor:
 
 
 def _why(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+    """The first sentence of an error of another library."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
 
 
 def _hook(stack: contextlib.ExitStack, module: torch.nn.Module, before=None, after=None) -> None:

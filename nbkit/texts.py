@@ -99,6 +99,15 @@ class Texts:
     losses: dict[str, int] = field(default_factory=dict)  # what reading dropped, by reason
     source: dict = field(default_factory=dict)  # what `load` was asked for, revision resolved
 
+    @classmethod
+    def from_list(cls, texts: Iterable[str], name: str = "texts") -> Texts:
+        """A corpus of the strings given, as they are; none at all is a `ValueError`."""
+        frame = pd.DataFrame({"text": list(texts)}, dtype="str")
+        if frame.empty:
+            raise ValueError(f"{name!r} would have no text")
+        frame.insert(0, "text_id", np.arange(len(frame)))
+        return cls(name, frame)
+
     def __len__(self) -> int:
         return len(self.frame)
 
@@ -136,15 +145,12 @@ class Texts:
         """`n` texts drawn without replacement, in corpus order."""
         if not 1 <= n <= len(self):
             raise ValueError(
-                f"cannot sample {n:,} of the {len(self):,} texts of {self.name!r}: "
-                f"ask for 1 to {len(self):,}"
+                f"cannot sample {n:,} of the {len(self):,} texts of {self.name!r}: ask for 1 to {len(self):,}"
             )
         rng = np.random.default_rng(seed)
         return self._take(rng.choice(len(self), size=n, replace=False))
 
-    def split(
-        self, fraction: float, seed: int = 0, *, by: str | None = None
-    ) -> tuple[Texts, Texts]:
+    def split(self, fraction: float, seed: int = 0, *, by: str | None = None) -> tuple[Texts, Texts]:
         """Two parts at random, the first with `fraction` of the texts; order and ids are kept.
 
         `by` names a column whose equal values stay on one side (`by="doc_id"`); the first part is
@@ -206,9 +212,7 @@ class Texts:
                 f"descriptors from {source!r}: choose 'auto', 'annotation', 'surface' or 'written'"
             )
         if not self.annotated:
-            raise ValueError(
-                f"{self.name!r} has no annotation: load a .conllu source, or ask for 'surface'"
-            )
+            raise ValueError(f"{self.name!r} has no annotation: load a .conllu source, or ask for 'surface'")
         return grammar.from_annotation(self.words, self.frame)
 
     # what the methods above are made of
@@ -251,8 +255,7 @@ class Texts:
                 f"'descriptors' (lists of strings), as in 'sample:reviews'"
             )
         lists = [
-            list(x) if isinstance(x, (list, tuple, np.ndarray)) else []
-            for x in self.frame["descriptors"]
+            list(x) if isinstance(x, (list, tuple, np.ndarray)) else [] for x in self.frame["descriptors"]
         ]
         counts = Counter(d for ds in lists for d in set(ds))
         names = sorted(counts, key=lambda d: (-counts[d], d))  # most frequent first
@@ -306,9 +309,10 @@ def load(
               strings. A column called `text` that is not the text becomes `source_text`.
     shuffle   `hf:` only: size of the buffer through which the stream is shuffled (by `seed`) first.
 
-    Cleaning: outer white space is cut (not in CoNLL-U); dropped and counted are `empty` texts
-    (also missing or not a string), exact `duplicate`s of an earlier text, lines that are not UTF-8 (`undecodable`) or not what the
-    format asks (`malformed`), and sentences whose words are not in their text (`misaligned`).
+    Cleaning: outer white space is cut (not in CoNLL-U); dropped and counted are `empty` texts (also
+    missing or not a string), exact `duplicate`s of an earlier text, lines that are not UTF-8
+    (`undecodable`) or not what the format asks (`malformed`), and sentences whose words are not in
+    their text (`misaligned`).
     Counted, nothing dropped: `empty_node` (the 8.1 of enhanced CoNLL-U, skipped).
     """
     if limit is not None and limit < 1:
@@ -407,8 +411,7 @@ def _text_column(rows: pd.DataFrame, text: str | None, spec: str) -> str:
     if text is not None:
         if text not in columns:
             raise ValueError(
-                f"{spec!r} has no column {text!r}{_nearest(text, columns)}; "
-                f"its columns are {columns}"
+                f"{spec!r} has no column {text!r}{_nearest(text, columns)}; its columns are {columns}"
             )
         return text
     if "text" in columns:
@@ -483,9 +486,7 @@ def _read_path(spec: str, split: str | None) -> Raw:
     if not path.exists():
         _refuse_missing(spec, path)
     if path.suffix.lower() not in READERS:
-        raise ValueError(
-            f"{spec!r}: files that can be read end in {', '.join(READERS)}, not {path.suffix!r}"
-        )
+        raise ValueError(f"{spec!r}: files that can be read end in {', '.join(READERS)}, not {path.suffix!r}")
     if split is not None:
         raise ValueError(
             f"split={split!r}: {spec!r} is one file; splits are those of a folder of .conllu files"
@@ -649,9 +650,7 @@ def _json_object(line: str) -> dict | None:
     except json.JSONDecodeError:
         return None
     # "\ud800" is legal JSON and no character: such a text could not be written or hashed
-    bad = not isinstance(row, dict) or any(
-        isinstance(v, str) and _undecodable(v) for v in row.values()
-    )
+    bad = not isinstance(row, dict) or any(isinstance(v, str) and _undecodable(v) for v in row.values())
     return None if bad else row
 
 
@@ -737,9 +736,7 @@ def _sentence(text: str | None, lines: list[str], lost: _Losses, number: int):
     fields = [f for f in fields if "." not in f[0]]
     tokens = _surface_tokens(fields)
     if text is None:
-        text = "".join(
-            f[1] + ("" if "SpaceAfter=No" in f[9].split("|") else " ") for f, _ in tokens
-        ).strip()
+        text = "".join(f[1] + ("" if "SpaceAfter=No" in f[9].split("|") else " ") for f, _ in tokens).strip()
     spans = _aligned(text, tokens)
     syntactic = [f for f in fields if "-" not in f[0]]
     return text, _word_rows(syntactic, spans)
@@ -796,7 +793,7 @@ def _with_genre(frame: pd.DataFrame) -> pd.DataFrame:
     """Add EWT's genre, which is the first part of its sentence ids, unless a comment gives it."""
     if "genre" in frame or "sent_id" not in frame:
         return frame
-    genre = frame["sent_id"].str.partition("-")[0].astype("str")
+    genre = frame["sent_id"].str.replace(r"-.*", "", regex=True)
     return frame.assign(genre=genre) if genre.isin(EWT_GENRES).all() else frame
 
 
@@ -871,8 +868,7 @@ def _commit(name: str, revision: str | None, spec: str) -> str | None:
         raise FileNotFoundError(name) from error
     except RevisionNotFoundError as error:
         raise ValueError(
-            f"{spec!r} has no revision {revision!r}: give a commit, branch or tag, "
-            f"or None for the newest"
+            f"{spec!r} has no revision {revision!r}: give a commit, branch or tag, or None for the newest"
         ) from error
     except Exception as error:
         if _unreachable(error):

@@ -115,9 +115,7 @@ def tokenizer_like(kind: str) -> PreTrainedTokenizerFast:
 
 def save_tiny(folder: Path, kind: str, **changes) -> Path:
     torch.manual_seed(0)
-    options = dict(
-        vocab_size=19, pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.4
-    )
+    options = dict(vocab_size=19, pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.4)
     model = AutoModel.from_config(AutoConfig.for_model(kind, **options | CONFIGS[kind] | changes))
     with torch.no_grad():
         for weight in model.parameters():  # biases and layer norms start as 0 and 1: move them
@@ -296,14 +294,21 @@ def test_padding_does_not_change_the_numbers(subject):
 
 
 def test_albert_with_groups_and_inner_layers(tmp_path):
-    folder = save_tiny(
-        tmp_path, "albert", num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2
-    )
+    folder = save_tiny(tmp_path, "albert", num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2)
     subject = models.load(str(folder))
     batch = tokenized(subject)
     expected = subject.model(**batch, output_hidden_states=True).hidden_states
     found = subject.run(batch, ["embeddings", "hidden"])
     assert len(found) == len(expected) == 9
+
+    entered = []
+    for block in subject.model.modules():
+        if hasattr(block, "albert_layers"):
+            for inner in block.albert_layers:
+                inner.register_forward_pre_hook(lambda module, args: entered.append(module))
+    subject.model(**batch)
+    assert len(set(entered)) == 4
+    assert entered == models._blocks(subject.model, models.ARCHITECTURES["albert"])
     for one, other in zip(found.values(), expected, strict=True):
         assert torch.equal(one, other)
 
@@ -313,9 +318,7 @@ def test_chunked_feed_forward_is_one_site(folders, tmp_path):
     edit_json(folder / "config.json", chunk_size_feed_forward=2)
     chunked, whole = models.load(folder), models.load(folders["bert"])  # a Path will do
     batch = tokenized(whole)  # 13 tokens: not even a multiple of the chunk
-    assert torch.equal(
-        chunked.run(batch, "ffn")["layer.1.ffn"], whole.run(batch, "ffn")["layer.1.ffn"]
-    )
+    assert torch.equal(chunked.run(batch, "ffn")["layer.1.ffn"], whole.run(batch, "ffn")["layer.1.ffn"])
     assert chunked.fingerprint == whole.fingerprint
 
 
@@ -344,6 +347,15 @@ def test_record_refills_and_cleans_up(subject):
     assert hooks_of(subject.model) == before
     with torch.inference_mode():
         assert torch.equal(subject.model(**long).last_hidden_state, out)
+
+
+def test_nothing_stale_after_a_failed_pass(bert):
+    with bert.record("all") as seen:
+        bert.model(**tokenized(bert))
+        assert len(seen) == 13
+        with pytest.raises((IndexError, RuntimeError)):
+            bert.model(input_ids=torch.tensor([[10**6]]))
+        assert seen == {}
 
 
 def test_record_cleans_up_after_an_error(subject):
@@ -489,9 +501,7 @@ def test_fingerprint_sees_tokenizer_config_and_attention(bert, folders, tmp_path
     plain = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(plain.replace('"dogs"', '"hogs"'))
     changed = models.load(str(folder))
-    assert changed.tokenizer.convert_tokens_to_ids("hogs") == bert.tokenizer.convert_tokens_to_ids(
-        "dogs"
-    )
+    assert changed.tokenizer.convert_tokens_to_ids("hogs") == bert.tokenizer.convert_tokens_to_ids("dogs")
     assert changed.fingerprint != bert.fingerprint
 
     (folder / "tokenizer.json").write_text(plain)
@@ -546,9 +556,7 @@ def test_subject_is_frozen_for_reading(subject):
 def test_half_precision_runs(folders, dtype):
     subject = models.load(str(folders["bert"]), dtype=dtype, device="cpu")
     found = subject.run(tokenized(subject), "layer.2.hidden")["layer.2.hidden"]
-    exact = models.load(str(folders["bert"]), device="cpu").run(
-        tokenized(subject), "layer.2.hidden"
-    )
+    exact = models.load(str(folders["bert"]), device="cpu").run(tokenized(subject), "layer.2.hidden")
     assert found.dtype == getattr(torch, dtype)
     torch.testing.assert_close(found.float(), exact["layer.2.hidden"], rtol=0.1, atol=0.1)
 

@@ -1,0 +1,242 @@
+"""Widgets: the same views with controls, and static without a kernel.
+
+    browser = neuron_browser(subject, corpora, activations, labels)
+    browser                      in a notebook: choose a descriptor, then a unit
+    browser.view(unit)           the HTML of one unit
+    browser.to_html(units)       a page that needs no kernel, no server and no network
+
+A unit's view has one column a corpus: its strongest texts with the tokens shaded by activation, a
+histogram of its activations, and above them the fate of its tags: the score of each corpus's best
+descriptors in every corpus. A tag whose number is high in one column only is the illusion.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+
+from nbkit import exemplars, matching
+from nbkit.figures import fate_table
+
+if TYPE_CHECKING:
+    from nbkit.activations import Activations
+    from nbkit.models import Subject
+    from nbkit.texts import Texts
+
+CSS = """
+.nbkit{font:15px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;padding:.6em}
+.nbkit h3{margin:.2em 0 .5em;font-size:1.15em}
+.nbkit table.fate{border-collapse:collapse;margin:0 0 1em}
+.nbkit table.fate th,.nbkit table.fate td{padding:.2em .7em;text-align:right;border:1px solid #ddd}
+.nbkit table.fate th:first-child{text-align:left}
+.nbkit td.best{outline:2px solid #1a1a1a;outline-offset:-2px;font-weight:700}
+.nbkit .corpora{display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1fr));gap:1.2em}
+.nbkit .corpus h4{margin:0;font-size:1em;border-bottom:2px solid #0072B2}
+.nbkit ol{padding-left:2.7em;margin:.3em 0}
+.nbkit li{margin:.35em 0;font-size:.93em}
+.nbkit li::marker{color:#666;font-size:.85em}
+.nbkit mark{background:none;border-radius:2px;color:inherit}
+.nbkit mark.peak{outline:1.5px solid #b03a00}
+.nbkit svg{display:block;width:100%;height:34px}
+.nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
+"""
+
+
+def neuron_browser(
+    subject: Subject,
+    corpora: Mapping[str, Texts],
+    activations: Mapping[str, Activations],
+    labels: Mapping[str, pd.DataFrame],
+    *,
+    method: str = "pearson",
+    k: int = 6,
+) -> NeuronBrowser:
+    """Browse the units of ``activations`` (text rows, the same units in every corpus).
+
+    corpora, activations, labels   by the same corpus names; labels are [text, descriptor]
+    method                         scorer of the fates
+    k                              exemplars a corpus
+    """
+    return NeuronBrowser(subject, corpora, activations, labels, method=method, k=k)
+
+
+class NeuronBrowser:
+    """See ``neuron_browser``. ``scores`` holds [descriptor, unit] for every corpus."""
+
+    def __init__(self, subject, corpora, activations, labels, *, method: str, k: int) -> None:
+        self.subject, self.corpora, self.activations, self.k = subject, corpora, activations, k
+        self.scores = {
+            name: matching.score(stored, labels[name], method) for name, stored in activations.items()
+        }
+        known = [set(scores.index) for scores in self.scores.values()]
+        first = next(iter(self.scores.values()))
+        self.descriptors = [name for name in first.index if name in set.intersection(*known)]
+        self.units = first.columns.to_numpy()
+        self._views: dict[str, str] = {}
+
+    def best_units(self, descriptor: str, n: int = 50) -> list[str]:
+        """Units whose score for ``descriptor`` is highest in any one corpus."""
+        table = pd.DataFrame({c: s.loc[descriptor] for c, s in self.scores.items()})
+        return table.max(axis=1).nlargest(n).index.tolist()
+
+    def view(self, unit: str) -> str:
+        """The HTML of one unit: fate of its tags, then exemplars and histogram in every corpus."""
+        if unit not in self._views:
+            self._views[unit] = self._render(unit)
+        return self._views[unit]
+
+    def to_html(self, units: Sequence[str] | None = None, title: str = "Neuron browser") -> str:
+        """A page with a list of ``units`` (default: the best unit of every descriptor)."""
+        if units is None:
+            units = list(dict.fromkeys(self.best_units(name, 1)[0] for name in self.descriptors))
+        options = "".join(
+            f'<option value="u{i}">{html.escape(self._title(unit))}</option>' for i, unit in enumerate(units)
+        )
+        views = "".join(
+            f'<section id="u{i}"{"" if i == 0 else " hidden"}>{self.view(unit)}</section>'
+            for i, unit in enumerate(units)
+        )
+        return PAGE.format(title=html.escape(title), css=CSS, options=options, views=views)
+
+    def widget(self) -> ipywidgets.Widget:
+        """Controls and view: a descriptor, its units, or a unit by name."""
+        descriptor = ipywidgets.Dropdown(options=self.descriptors, description="descriptor")
+        unit = ipywidgets.Select(description="unit", rows=8)
+        name = ipywidgets.Text(description="or by name", placeholder="layer.3.ffn.512")
+        page = ipywidgets.HTML()
+
+        def list_units(*_: object) -> None:
+            unit.options = [(self._title(u), u) for u in self.best_units(descriptor.value)]
+            unit.value = unit.options[0][1]
+
+        def show(*_: object) -> None:
+            if unit.value:
+                page.value = f"<style>{CSS}</style>{self.view(unit.value)}"
+
+        def show_named(*_: object) -> None:
+            if name.value in self.units:
+                page.value = f"<style>{CSS}</style>{self.view(name.value)}"
+            elif name.value:
+                text = html.escape(f"no unit {name.value}; names look like {self.units[0]}")
+                page.value = f"<p>{text}</p>"
+
+        descriptor.observe(list_units, names="value")
+        unit.observe(show, names="value")
+        name.observe(show_named, names="value")
+        list_units()
+        show()
+        left = ipywidgets.VBox([descriptor, unit, name])
+        return ipywidgets.VBox([left, page])
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
+        """The live widget, with a static view beside it for readers without a kernel."""
+        bundle = self.widget()._repr_mimebundle_(**kwargs)
+        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+        first = self.best_units(self.descriptors[0], 1)[0]
+        return {**bundle, "text/html": f"<style>{CSS}</style>{self.view(first)}"}
+
+    def __repr__(self) -> str:
+        return f"NeuronBrowser({len(self.units):,} units, {', '.join(self.corpora)})"
+
+    # ------------------------------------------------------------------------------ rendering
+
+    def _title(self, unit: str) -> str:
+        """The unit with its best tag and the corpus where it is best."""
+        table = fate_table(self.scores, unit, 1)
+        descriptor, corpus = table.stack().idxmax()
+        return f"{unit} · {descriptor} {table.loc[descriptor, corpus]:.2f} in {corpus}"
+
+    def _render(self, unit: str) -> str:
+        table = fate_table(self.scores, unit, 2)
+        corpora = "".join(self._corpus(name, unit) for name in self.corpora)
+        return (
+            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(table)}'
+            '<p class="note">score of each tag in each corpus; framed: the best there</p>'
+            f'<div class="corpora">{corpora}</div></div>'
+        )
+
+    def _corpus(self, name: str, unit: str) -> str:
+        stored, texts = self.activations[name], self.corpora[name]
+        best = exemplars.top(stored, texts, unit, self.k)
+        shaded = exemplars.shade(self.subject, texts.where(text_id=best["text_id"].tolist()), unit)
+        bound = max(float(tokens["activation"].max()) for tokens in shaded.values())
+        items = "".join(
+            f'<li value="{i}">{shade_html(text, shaded[text_id], bound)}</li>'
+            for i, (text_id, text) in enumerate(zip(best["text_id"], best["text"], strict=True), 1)
+        )
+        histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32))
+        low, high = best["activation"].iloc[-1], best["activation"].iloc[0]
+        return (
+            f'<div class="corpus"><h4>{html.escape(name)}</h4>{histogram}'
+            f'<div class="note">top {self.k}: {high:.2f} to {low:.2f}</div><ol>{items}</ol></div>'
+        )
+
+
+def shade_html(text: str, tokens: pd.DataFrame, bound: float) -> str:
+    """``text`` with every token shaded by activation / ``bound``; the peak is framed.
+
+    ``tokens`` has start, end, activation (``exemplars.shade``). Negative activations stay white.
+    """
+    parts, at = [], 0
+    peak = tokens["activation"].idxmax()
+    for i, (start, end, value) in enumerate(
+        zip(tokens["start"], tokens["end"], tokens["activation"], strict=True)
+    ):
+        parts.append(html.escape(text[at:start]))
+        weight = min(1.0, max(0.0, value / bound)) if bound > 0 else 0.0
+        frame = ' class="peak"' if i == peak else ""
+        parts.append(
+            f'<mark{frame} style="background:rgba(230,159,0,{weight:.2f})" title="{value:.2f}">'
+            f"{html.escape(text[start:end])}</mark>"
+        )
+        at = end
+    return "".join(parts) + html.escape(text[at:])
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>body{{margin:1em auto;max-width:80em;padding:0 1em;font-family:system-ui,sans-serif}}
+select{{font-size:1em;max-width:100%;padding:.3em}}{css}</style>
+<h1>{title}</h1><p><label>Unit <select id="unit">{options}</select></label></p>
+{views}
+<script>
+document.getElementById("unit").addEventListener("change", function () {{
+  var chosen = this.value;
+  document.querySelectorAll("section").forEach(function (s) {{ s.hidden = s.id !== chosen; }});
+}});
+</script></html>
+"""
+
+
+def _fate_html(table: pd.DataFrame) -> str:
+    head = "".join(f"<th>{html.escape(str(corpus))}</th>" for corpus in table)
+    best = table.idxmax()
+    lines = []
+    for descriptor, line in table.iterrows():
+        cells = "".join(
+            f"<td{' class=best' if best[corpus] == descriptor else ''}"
+            f' style="background:rgba(0,114,178,{min(1, max(0, value)) * 0.55:.2f})">{value:.2f}</td>'
+            for corpus, value in line.items()
+        )
+        lines.append(f"<tr><th>{html.escape(str(descriptor))}</th>{cells}</tr>")
+    return f'<table class="fate"><tr><th>tag</th>{head}</tr>{"".join(lines)}</table>'
+
+
+def _histogram_svg(values: np.ndarray, bins: int = 40) -> str:
+    """Counts of activations over their range, square-root height so that tails show."""
+    counts, edges = np.histogram(values, bins=bins)
+    heights = np.sqrt(counts / counts.max()) * 30
+    bars = "".join(
+        f'<rect x="{4 * i}" y="{32 - h:.1f}" width="3.4" height="{h:.1f}" fill="#56B4E9"/>'
+        for i, h in enumerate(heights)
+    )
+    title = f"activations from {edges[0]:.2f} to {edges[-1]:.2f}"
+    return (
+        f'<svg viewBox="0 0 {4 * bins} 34" preserveAspectRatio="none" role="img">'
+        f"<title>{title}</title>{bars}</svg>"
+    )

@@ -1,0 +1,89 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Check the setup: this machine is ready
+#
+# **Do** load the model and the texts, run both once, and see that the second run costs nothing.
+# **Learn** what a *subject*, a *corpus*, a *site* and a *unit* are.
+# **Need** half a minute, 10 MB of disk, no network.
+
+# %%
+from nbkit import activations, presets, provenance, texts
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %% [markdown]
+# ## The subject
+#
+# The *subject* is the model under study. The embedded one is all-MiniLM-L6-v2: a BERT of six layers,
+# fine-tuned from MiniLM to embed sentences. It came with the installation; its weights are checked
+# against the hash of the original, so everybody in the room studies the same network.
+
+# %%
+preset = presets.load(PRESET)
+subject = preset.subject()
+subject
+
+# %% [markdown]
+# A *site* is a place in the model where we listen. Every site is a row of *units* ("neurons"):
+# the FFN sites hold 1,536 units a layer, the hidden states 384.
+
+# %%
+subject.sites.groupby("kind", sort=False)["width"].agg(["count", "sum"])
+
+# %% [markdown]
+# ## The corpora
+#
+# A *corpus* is a list of texts, here single sentences. The four of the sample were written for this
+# kit, each in a register of its own.
+
+# %%
+corpora = preset.corpora(seed=SEED)
+for corpus in corpora.values():
+    print(corpus, "·", corpus.frame["text"].iloc[0])
+
+# %% [markdown]
+# ## One pass, then none
+#
+# `capture` runs the model over a corpus and keeps the activations in a store. Asked again with the
+# same arguments, it opens the store instead.
+
+# %%
+small = next(iter(corpora.values())).sample(100, seed=SEED)
+with provenance.stopwatch() as first:
+    stored = activations.capture(subject, small, sites="layer.5.hidden", pool="mean")
+with provenance.stopwatch() as second:
+    again = activations.capture(subject, small, sites="layer.5.hidden", pool="mean")
+stored
+
+# %%
+assert (stored.values == again.values).all(), "the store gave other numbers: delete the cache folder"
+print("The second call found the store:", second.seconds < 1)
+
+# %% [markdown]
+# ## An error that says what to do
+#
+# Mistakes in a notebook should cost seconds. Every message of the kit names the thing, the value, and
+# the mend.
+
+# %%
+try:
+    texts.load("sample:revews")
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ## What we learned
+#
+# The model and the texts are here and nothing needs the network. Next: `01_capture_activations`.
+
+# %%
+provenance.show()

@@ -1,0 +1,156 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Capture activations: one number for every unit and text
+#
+# **Do** catch the activations of a feed-forward layer by hand, then let the kit do it for every layer
+# of four corpora, and look at the texts that drive one unit.
+# **Learn** what pooling leaves out, why padding must not be in it, and what a store is.
+# **Need** about a minute, 80 MB of disk, no network.
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+
+from nbkit import activations, exemplars, figures, presets, provenance
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %%
+preset = presets.load(PRESET)
+subject, corpora = preset.subject(), preset.corpora(seed=SEED)
+pd.set_option("display.max_colwidth", 100)
+
+# %% [markdown]
+# ## By hand
+#
+# A feed-forward layer multiplies by a matrix, bends the result (GELU), and multiplies by a second
+# matrix. What lies between the two is its *units*. A hook on the second matrix sees them pass.
+
+# %%
+seen = {}
+second_matrix = subject.model.encoder.layer[3].output.dense
+hook = second_matrix.register_forward_pre_hook(lambda _, inputs: seen.update(ffn=inputs[0]))
+sentence = "Nobody told me that the train would not stop here."
+batch = subject.tokenizer([sentence, "Yes."], padding=True, return_tensors="pt")
+with torch.inference_mode():
+    subject.model(**batch)
+hook.remove()
+seen["ffn"].shape  # text, token, unit
+
+# %% [markdown]
+# To give a *text* one number for each unit, we pool over its tokens. The maximum asks "does it fire
+# anywhere?". Two kinds of positions must stay out: the padding of the short text, and the special
+# tokens, which every text has.
+
+# %%
+own = batch["attention_mask"].bool() & (batch["input_ids"] != subject.tokenizer.cls_token_id)
+own &= batch["input_ids"] != subject.tokenizer.sep_token_id
+by_hand = seen["ffn"].masked_fill(~own[..., None], -torch.inf).amax(1)
+by_hand.shape  # text, unit
+
+# %% [markdown]
+# ## With the kit
+#
+# `capture` does the same for all layers in one forward pass, in batches of texts of like length.
+
+# %%
+stored = {
+    name: activations.capture(subject, corpus, sites="ffn", pool="max") for name, corpus in corpora.items()
+}
+for store in stored.values():
+    print(store)
+
+# %% [markdown]
+# Do the two agree? The kit's values were stored in half precision, so we allow three decimals.
+
+# %%
+from nbkit.texts import Texts
+
+toy = Texts.from_list([sentence, "Yes."], name="toy")
+captured = activations.capture(subject, toy, sites="layer.3.ffn", cache=False, progress=False)
+assert np.allclose(captured.values, by_hand, atol=2e-3), "the kit and the hand disagree"
+print(f"largest difference: {np.abs(captured.values - by_hand.numpy()).max():.4f}")
+
+# %% [markdown]
+# ## The store
+#
+# `values` is an array [row, unit] on disk, mapped into memory when it is read. `rows` says which text
+# a row is, `units` which unit a column is, and the manifest how all of it was made. What was lost on the
+# way is counted.
+
+# %%
+name, store = next(iter(stored.items()))
+store.units.iloc[[0, 1536, -1]]
+
+# %%
+{key: store.manifest[key] for key in ("sites", "pool", "dtype", "n_rows", "n_units", "losses")}
+
+# %% [markdown]
+# ## What drives a unit?
+#
+# The *exemplars* of a unit are the texts with its highest activations. We take the unit whose
+# activation varies most, and ask where in each text it peaks.
+
+# %%
+spread = np.asarray(store.values, dtype=np.float32).std(0)
+unit = store.units["unit"].iloc[int(spread.argmax())]
+exemplars.top(store, corpora[name], unit, k=6, subject=subject)[["activation", "peak", "text"]]
+
+# %% [markdown]
+# The top alone misleads: ten texts of hundreds. `spread` shows the whole range.
+
+# %%
+exemplars.spread(store, corpora[name], unit, k=5)[["activation", "text"]]
+
+# %% [markdown]
+# The figure shows the distribution of this unit's activation in every corpus. Look at the right tails:
+# they are what the exemplars are drawn from.
+
+# %%
+with figures.style():
+    fig, axes = plt.subplots(len(stored), 1, figsize=(6, 1 + 0.9 * len(stored)), sharex=True)
+    for ax, (corpus, held) in zip(axes, stored.items(), strict=True):
+        ax.hist(np.asarray(held.values[:, held.column(unit)], dtype=float), bins=60)
+        ax.set_ylabel(corpus, rotation=0, ha="right", va="center")
+        ax.set_yticks([])
+    axes[-1].set_xlabel(f"activation of {unit} (maximum over tokens)")
+    plt.show()
+
+# %% [markdown]
+# A unit's scale and its tail depend on the corpus. Whatever we say of it from one corpus has to be
+# asked again in another; that is notebook 04.
+#
+# ## Exercises
+#
+# 1. Take `pool="mean"` for the same unit. Which exemplars stay? Why do long texts leave the top?
+# 2. Repeat the hand computation for layer 0. Where is the difference to the kit largest?
+# 3. Look at `sign=-1`. What is the lowest activation that GELU can give?
+#
+# ## What we learned
+#
+# A text becomes one number a unit, by pooling over its own tokens. Padding and special tokens are no
+# part of it. A store with the same key is opened, not computed. Next: `02_discover_descriptors`.
+
+# %%
+sources = {
+    "subject": subject.fingerprint,
+    "corpora": {corpus: held.manifest["texts"] for corpus, held in stored.items()},
+    "unit": unit,
+    "seed": SEED,
+}
+figures.save(fig, "01_unit_by_corpus", sources, folder=preset.figures)
+preset.record(units=len(store.units), texts=sum(map(len, stored.values())), preset=preset["title"])
+
+# %%
+provenance.show()

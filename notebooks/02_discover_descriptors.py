@@ -1,0 +1,158 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Discover descriptors: what is in these texts?
+#
+# **Do** let generators say what is in each text, merge what means the same, and put a label on every
+# text.
+# **Learn** why every text needs labels, not only the exemplars of a unit.
+# **Need** about a minute, 5 MB of disk, no network and no key.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from nbkit import descriptors, presets, provenance
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %%
+preset = presets.load(PRESET)
+corpora = preset.corpora(seed=SEED)
+pd.set_option("display.max_colwidth", 100)
+
+# %% [markdown]
+# ## What a generator is asked
+#
+# Mondal et al. (2024) give a language model a task, one worked example drawn from the corpus, and the
+# text. The prompt is a small object that you can print and change.
+
+# %%
+prompt = descriptors.Prompt()
+prompt.messages("The zip broke on day two.", ("Lovely soup!", ["food", "praise"]))
+
+# %% [markdown]
+# ## Asking
+#
+# Two generators need no language model. `recorded:sample` replays the descriptors that were *written*
+# for the sample by its authors: it shows what a careful reader would say, not what a model said.
+# `keyphrase` takes phrases out of the text itself. Their answers are united.
+
+# %%
+proposals = {}
+for name, corpus in corpora.items():
+    asked = corpus if len(corpus) <= 500 else corpus.sample(300, seed=SEED)
+    proposals[name] = descriptors.propose(asked, preset["generators"], prompt=prompt, seed=SEED)
+name, proposed = next(iter(proposals.items()))
+proposed.groupby("generator")["descriptor"].agg(["size", "nunique"])
+
+# %% [markdown]
+# Every request is accounted for: what failed, or could not be read, is counted and absent.
+
+# %%
+proposed.attrs["losses"]
+
+# %% [markdown]
+# ## Merging
+#
+# "cat", "cats" and "the cat" are one descriptor. Proposals with close embeddings form a community; its
+# most frequent member speaks for it. By hand on four phrases first:
+
+# %%
+from nbkit.models import sentence_encoder
+
+phrases = ["cats", "cat", "train journey", "weather"]
+vectors = sentence_encoder().encode(phrases, normalize_embeddings=True)
+pd.DataFrame(vectors @ vectors.T, index=phrases, columns=phrases).round(2)
+
+# %% [markdown]
+# Only *cat* and *cats* are closer than the threshold of .75. `merge` must agree:
+
+# %%
+toy = pd.DataFrame({"text_id": range(4), "generator": "hand", "descriptor": phrases})
+print(descriptors.merge(toy, min_texts=1).frame["members"].tolist())
+
+# %% [markdown]
+# Now the corpora, all together, so that they share one vocabulary.
+
+# %%
+together = pd.concat([p.assign(text_id=[(name, i) for i in p["text_id"]]) for name, p in proposals.items()])
+merged = descriptors.merge(together, min_texts=20)
+print(f"{together['descriptor'].nunique()} proposals became {len(merged)} descriptors")
+merged.frame.head(12)
+
+# %% [markdown]
+# ## Labelling every text
+#
+# The label matrix [text, descriptor] has a probability for each pair. Here it is 1 where a generator
+# named the descriptor. A scorer needs the zeros as much as the ones: without texts that *lack* a
+# descriptor, the most frequent one fits every unit.
+
+# %%
+discovered = {
+    name: descriptors.label(corpus, merged, proposals=proposals[name]) for name, corpus in corpora.items()
+}
+share = pd.DataFrame({name: labels.mean() for name, labels in discovered.items()})
+share.loc[merged.names[:12]].style.format("{:.2f}").background_gradient(cmap="Blues", axis=None)
+
+# %% [markdown]
+# Each corpus has its own mixture. A descriptor that one corpus hardly knows cannot be tested there.
+#
+# A second way to label asks how close text and descriptor are for a sentence encoder, calibrated to
+# probabilities on the proposals. It reaches texts that no generator has read. How often would it put a
+# text with the descriptor above one without?
+
+# %%
+from sklearn.metrics import roc_auc_score
+
+by_similarity = descriptors.label(corpora[name], merged, "similarity", proposals=proposals[name])
+said = discovered[name].loc[proposals[name]["text_id"].unique()]
+told = [c for c in said if 5 <= said[c].sum() <= len(said) - 5]
+area = [roc_auc_score(said[c], by_similarity.loc[said.index, c]) for c in told]
+print(f"{len(told)} descriptors, median AUROC {np.median(area):.2f}")
+
+# %% [markdown]
+# ## One vocabulary of grammar
+#
+# Descriptors like *question* or *negation* can be read off the text (or, in a treebank, off its
+# annotation) by documented rules. They complete the label matrix, and any set of corpora shares them.
+
+# %%
+grammar = preset.grammar(corpora)
+pd.DataFrame({name: labels.mean() for name, labels in grammar.items()}).round(2)
+
+# %% [markdown]
+# ## Hand over
+#
+# The next notebooks use this matrix. With gold annotation at hand, the gold alone.
+
+# %%
+for name, labels in grammar.items():
+    if "discovered" in preset["labels"]:
+        labels = labels.join(discovered[name].drop(columns=labels.columns, errors="ignore"))
+    preset.keep(f"labels/{name}", labels)
+print(f"{labels.shape[1]} descriptors for the units to be matched with")
+preset.record(descriptors=labels.shape[1], discovered=len(merged))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Lower the threshold of `merge` to .6. Which community goes wrong first?
+# 2. Write a prompt with a steer for one corpus ("what a buyer cares about") and print its messages.
+# 3. Which written descriptors does `keyphrase` never find? What kind are they?
+#
+# ## What we learned
+#
+# A generator's words become a shared vocabulary by merging, and a label matrix by asking of every text.
+# Next: `03_match_neurons`.
+
+# %%
+provenance.show()

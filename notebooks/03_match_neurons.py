@@ -1,0 +1,156 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Match neurons: which descriptor does a unit respond to?
+#
+# **Do** score every unit against every descriptor, choose tags on one half of the texts, and check them
+# on the other half and against chance.
+# **Learn** why the common rule ("what the exemplars share") rewards frequent descriptors, and what a
+# permutation null is.
+# **Need** about a minute, 80 MB of disk (the store of notebook 01), no network.
+
+# %%
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from nbkit import activations, exemplars, figures, matching, presets, provenance
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %%
+preset = presets.load(PRESET)
+subject, corpora = preset.subject(), preset.corpora(seed=SEED)
+labels = {name: preset.kept(f"labels/{name}") for name in corpora}
+stored = {
+    name: activations.capture(subject, corpus, sites="ffn", pool="max") for name, corpus in corpora.items()
+}
+pd.set_option("display.max_colwidth", 90)
+
+# %% [markdown]
+# ## By hand: one unit, one descriptor
+#
+# Two columns with the same rows: the activation of a unit, and whether each text is a question. Their
+# Pearson correlation is the mean product of the two after standardising.
+
+# %%
+name = next(iter(corpora))
+values, asks = np.asarray(stored[name].values, np.float32), labels[name]["question"].to_numpy()
+z = lambda x: (x - x.mean()) / x.std()
+by_hand = np.array([np.mean(z(values[:, unit]) * z(asks)) for unit in range(200)])
+by_hand.max().round(3)
+
+# %% [markdown]
+# ## With the kit: every unit, every descriptor
+#
+# `score` returns the table [descriptor, unit]. It must agree with the hand.
+
+# %%
+scores = matching.score(stored[name], labels[name])
+assert np.allclose(scores.loc["question"].iloc[:200], by_hand, atol=1e-4), "hand and kit disagree"
+scores.shape
+
+# %% [markdown]
+# The best unit for some descriptors, over all layers:
+
+# %%
+best = pd.DataFrame({"unit": scores.idxmax(axis=1), "score": scores.max(axis=1)})
+best.sort_values("score", ascending=False).head(10).round(2)
+
+# %% [markdown]
+# Does the best unit for questions look the part?
+
+# %%
+asker = scores.loc["question"].idxmax()
+exemplars.top(stored[name], corpora[name], asker, k=5, subject=subject)[["activation", "peak", "text"]]
+
+# %% [markdown]
+# ## The rule of the paper, and what it rewards
+#
+# Mondal et al. give a unit the descriptors that its exemplars have in common: the share of the top texts
+# that have it (`frequency`). Compare what each rule names most often, with how common the descriptor is.
+
+# %%
+share = labels[name].mean()
+frequent = matching.score(stored[name], labels[name], "frequency").idxmax().value_counts()
+pearson = scores.idxmax().value_counts()
+table = pd.DataFrame({"in texts": share, "frequency rule": frequent, "pearson": pearson})
+table.fillna(0).sort_values("frequency rule", ascending=False).head(6).round(2)
+
+# %% [markdown]
+# The frequency rule gives most units the commonest descriptors, whatever the unit does. Pearson asks
+# whether the unit can tell texts that have the descriptor from texts that do not.
+#
+# ## Could chance have done it?
+#
+# With thousands of units and dozens of descriptors, some pair always looks good. `tag` shuffles the rows
+# of the labels 200 times, and notes each time the best score over *all* descriptors. A tag counts when
+# chance hardly ever reaches it. The false discovery rate over units is then held at 5 %.
+
+# %%
+tags = {name: matching.tag(stored[name], labels[name], seed=SEED) for name in corpora}
+first = {name: t[(t["rank"] == 1) & (t["q"] <= 0.05)] for name, t in tags.items()}
+tags[name].head(4).round(3)
+
+# %% [markdown]
+# The same procedure on shuffled labels is the control. It should find next to nothing.
+
+# %%
+shuffled = labels[name].sample(frac=1, random_state=SEED).set_axis(labels[name].index)
+control = matching.tag(stored[name], shuffled, seed=SEED)
+counts = {corpus: len(t) for corpus, t in first.items()}
+counts["shuffled labels"] = int(((control["rank"] == 1) & (control["q"] <= 0.05)).sum())
+pd.Series(counts, name="units with a significant first tag")
+
+# %% [markdown]
+# ## Chosen on one half, looked up on the other
+#
+# Each point is a unit with its first tag. Points below the diagonal lost some score on the texts that
+# played no part in the choice: the winner's curse, strongest where the score was weak.
+
+# %%
+with figures.style():
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
+    figures.shift(tags[name], ax=axes[0])
+    axes[0].set_title(f"score kept on held-out texts ({name})")
+    figures.layers(tags[name], min_score=preset["min_score"]["ffn"], ax=axes[1])
+    axes[1].set_title("where the tagged units are")
+    plt.show()
+
+# %% [markdown]
+# This is as far as most studies go: tags that hold on held-out texts *of the same corpus*. Whether they
+# hold anywhere else is the next question.
+#
+# ## Exercises
+#
+# 1. Take `method="auroc"` in `score`. Which descriptors gain? (Think of rare ones.)
+# 2. Ask `tag` for `permutations=19`. What is the smallest p it can give, and what happens to q?
+# 3. Find a unit with two strong tags. Read its exemplars: one meaning or two?
+#
+# ## What we learned
+#
+# A tag is the best of many scores, so it needs a null of the best of many scores, and texts that played
+# no part in the choice. Next: `04_test_illusions`.
+
+# %%
+sources = {
+    "subject": subject.fingerprint,
+    "corpus": corpora[name].fingerprint,
+    "descriptors": list(labels[name].columns),
+    "seed": SEED,
+}
+figures.save(fig, "03_held_out", sources, folder=preset.figures)
+for corpus, frame in tags.items():
+    preset.keep(f"tags/{corpus}", frame)
+preset.record(tags=sum(len(t) for t in first.values()), tags_shuffled=counts["shuffled labels"])
+
+# %%
+provenance.show()

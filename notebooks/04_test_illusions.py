@@ -1,0 +1,196 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Test illusions: most tags of the last layer do not survive another corpus
+#
+# **Do** choose tags in one corpus and look them up on held-out texts of the same corpus, and in the others,
+# for four kinds of units.
+# **Learn** that held-out texts of the same corpus cannot show the interpretability illusion.
+# **Need** two minutes, 90 MB of disk, no network.
+
+# %%
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from nbkit import activations, exemplars, figures, illusions, presets, provenance, widgets
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %%
+preset = presets.load(PRESET)
+subject, corpora = preset.subject(), preset.corpora(seed=SEED)
+labels = {name: preset.kept(f"labels/{name}") for name in corpora}
+untrained = subject.randomized(seed=SEED)
+pd.set_option("display.max_colwidth", 90)
+
+# %% [markdown]
+# Bolukbasi et al. (2021) showed people the ten strongest sentences of a BERT neuron. People saw a clear
+# pattern for most neurons, and another clear pattern in the next corpus: 2.5 different ones over four
+# corpora. A description is a claim about a model *and* a corpus.
+#
+# ## Four kinds of units
+#
+# Feed-forward units, pooled by maximum or by mean, and the last layer's hidden units, pooled by mean or read
+# at [CLS] as in the paper. The untrained copy of the subject serves as a floor.
+
+# %%
+last = subject.select("hidden")[-1]
+KINDS = {
+    "FFN units, max over tokens": ("ffn", "max"),
+    "FFN units, mean over tokens": ("ffn", "mean"),
+    "last layer, mean over tokens": (last, "mean"),
+    "last layer, [CLS]": (last, "cls"),
+}
+
+
+def captured(model, site, pool):
+    return {n: activations.capture(model, c, sites=site, pool=pool) for n, c in corpora.items()}
+
+
+# %% [markdown]
+# ## By hand: one tag, two corpora
+#
+# A unit's tag in a corpus is the descriptor with which it correlates best. We take the last layer, the
+# first corpus, and the unit whose tag is strongest there. What is its best descriptor in the others?
+
+# %%
+from nbkit import matching
+
+acts = captured(subject, last, "cls")
+scores = {name: matching.score(acts[name], labels[name]) for name in corpora}
+home = next(iter(corpora))
+unit = scores[home].max().idxmax()
+tag = scores[home][unit].idxmax()
+pd.DataFrame({name: {"best": s[unit].idxmax(), tag: s[unit].get(tag)} for name, s in scores.items()}).T
+
+# %% [markdown]
+# ## With the kit: every unit, every corpus
+#
+# `compare` cuts every corpus into halves, three times. A tag is chosen on one half. *Within*: is it still
+# the unit's first tag on the other half? *Across*: is it in the other corpora? The *gap* between the two
+# is what held-out texts of the same corpus cannot see.
+
+# %%
+reports = {}
+for kind, (site, pool) in KINDS.items():
+    floor = preset["min_score"]["ffn" if site == "ffn" else "hidden"]
+    reports[kind] = illusions.compare(
+        captured(subject, site, pool),
+        labels,
+        min_score=floor,
+        min_positives=preset["min_positives"],
+        random_weights=captured(untrained, site, pool),
+        seed=SEED,
+    )
+columns = ["tags", "within", "across", "gap", "kept_within", "kept_across"]
+table = pd.concat({kind: r.agreement[columns].map(str) for kind, r in reports.items()})
+table.droplevel(1)
+
+# %% [markdown]
+# `kept` is the share of the tag's score that is left. Brackets are 95 % intervals over units.
+#
+# Look at the distance between the blue and the red points: it is the illusion gap.
+
+# %%
+with figures.style():
+    fig, ax = plt.subplots(figsize=(8.5, 4))
+    figures.agreement({kind: r.controls for kind, r in reports.items()}, ax=ax)
+    ax.set_title("A tag that holds on held-out texts may not hold in another corpus")
+    plt.show()
+
+# %% [markdown]
+# Feed-forward units keep most of their tags. The last layer's units keep theirs on held-out texts of the
+# same corpus about as reliably as one would hope, and lose most of them in the next corpus. Whoever had
+# only one corpus would have believed them.
+#
+# ## The floors
+#
+# Random directions in the same space do about as well as the units themselves in the last layer: its basis
+# is not special. Shuffled labels leave nothing. The untrained network is a floor and not a null: its
+# units still see which words are there.
+
+# %%
+reports["last layer, [CLS]"].controls[["kind", *columns]].astype(str)
+
+# %% [markdown]
+# ## One illusion, found by the test
+#
+# Among the last layer's tags we take the one that was strongest where it was chosen, held on the other
+# half, and was lost everywhere else.
+
+# %%
+report = reports["last layer, [CLS]"]
+fates = report.units
+held = fates[(fates["within_same"] == 1) & fates["above"]]
+lost = held[held.filter(like="same:").sum(axis=1) == 0]
+case = (lost if len(lost) else held).sort_values("within_score").iloc[-1]
+shared = report.settings["descriptors"]
+fate = {name: s.loc[shared] for name, s in scores.items()}
+with figures.style():
+    ax = figures.fate(fate, case["unit"])
+    ax.set_title(f"{case['unit']}: “{case['descriptor']}” in {case['corpus']}")
+    plt.show()
+
+# %% [markdown]
+# Each column is a corpus, the frame marks the best descriptor there. Read the exemplars, too: at home and
+# in the corpus where the tag is weakest.
+
+# %%
+away = min((c for c in corpora if c != case["corpus"]), key=lambda c: case[f"score:{c}"])
+side_by_side = {
+    name: exemplars.top(acts[name], corpora[name], case["unit"], k=5)["text"]
+    for name in (case["corpus"], away)
+}
+pd.DataFrame(side_by_side)
+
+# %% [markdown]
+# ## Browse
+#
+# Choose a descriptor and a unit. The table shows the fate of its tags, the columns its exemplars in every
+# corpus with the tokens shaded by activation.
+
+# %%
+ffn = captured(subject, "ffn", "max")
+browser = widgets.neuron_browser(subject, corpora, ffn, {n: labels[n][shared] for n in corpora}, k=4)
+browser
+
+# %% [markdown]
+# ## What to do
+#
+# State the corpus with every tag. Test it on corpora of another kind, not only on held-out texts. Report
+# the gap, and the floors beside it.
+#
+# ## Exercises
+#
+# 1. Call `compare` on two corpora that are two halves of one. What must the gap be?
+# 2. Raise `min_score`. Do stronger tags survive more often?
+# 3. `report.geometry` says how often the top-10 ranges of two corpora overlap (the paper: .38 for BERT).
+#    What does a small overlap do to a description made from pooled corpora?
+#
+# ## What we learned
+#
+# Agreement between two halves of one corpus measures sampling noise only. The illusion shows when the
+# corpus changes, and it is largest where descriptions are most often made: in the last layer. Next:
+# `05_evaluate_tags`.
+
+# %%
+sources = {
+    "subject": subject.fingerprint,
+    "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
+    "settings": report.settings,
+}
+figures.save(fig, "04_agreement", sources, folder=preset.figures)
+preset.record(agreement={kind: r.summary() for kind, r in reports.items()})
+page = preset.results / "browser.html"
+page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")
+
+# %%
+provenance.show()

@@ -1,0 +1,172 @@
+"""The closing table and the report page, from what the notebooks recorded."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from build_notebooks import ROOT
+
+from nbkit import presets, provenance
+
+LAST = "last layer, [CLS]"
+FFN = "FFN units, max over tokens"
+
+CAPTIONS = {
+    "01_unit_by_corpus": "The activation of one unit over all texts of each corpus. The right tails are what"
+    " exemplars are drawn from.",
+    "03_held_out": "Left: every unit's first tag, scored on the texts that chose it and on held-out texts of"
+    " the same corpus. Right: units with a tag, by layer.",
+    "04_agreement": "How often a unit's first tag is still its first tag: on held-out texts of its corpus"
+    " (blue), and in the other corpora (red). The distance is the illusion gap. Small marks are floors.",
+    "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
+    " (left) and away (right), for Pearson and for the rule of the paper.",
+}
+
+
+def summary_table(facts: dict[str, Any]) -> str:
+    """The headline numbers as aligned lines of text."""
+    width = max(len(name) for name, _ in summary_lines(facts))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in summary_lines(facts))
+
+
+def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of every line of the closing table."""
+    at_two = {row["method"]: row for row in facts["precision_recall"] if row["k"] == 2}
+    lines = [
+        ("units", f"{facts['units']:,} FFN units"),
+        ("texts", f"{facts['texts']:,}"),
+        ("descriptors", f"{facts['descriptors']} ({facts['shared']} testable in every corpus)"),
+        (
+            "tags (q ≤ .05)",
+            f"{facts['tags']:,} over all corpora; {facts['tags_shuffled']} on shuffled labels",
+        ),
+    ]
+    for where in ("same corpus", "other corpora"):
+        for method in ("pearson", "frequency"):
+            row = at_two[f"{method}, {where}"]
+            lines.append((f"precision@2, {where}, {method}", _estimate(row["precision"])))
+            lines.append((f"recall@2, {where}, {method}", _estimate(row["recall"])))
+    for kind, found in facts["agreement"].items():
+        lines.append((f"{kind}: tags above minimum", f"{found['tags']:,}"))
+        for what in ("within", "across", "gap"):
+            name = {"within": "agreement within", "across": "agreement across", "gap": "illusion gap"}[what]
+            lines.append((f"{kind}: {name}", _estimate(found[what])))
+        floors = ", ".join(f"{floor} {_estimate(e)}" for floor, e in found["floors"].items())
+        lines.append((f"{kind}: floors (across)", floors))
+    return lines
+
+
+def _estimate(values: list[float]) -> str:
+    value, low, high, _ = values
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def write_report(preset: presets.Preset) -> Path:
+    """build/report/index.html: one file, no scripts from elsewhere, opens from disk."""
+    facts = json.loads((preset.results / "summary.json").read_text())
+    folder = ROOT / "build" / "report"
+    folder = folder if preset.name == "sample" else folder / preset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    browser = (preset.results / "browser.html").read_text(encoding="utf-8")
+    page = PAGE.format(
+        title=html.escape(preset["title"]),
+        headline=_headline(facts),
+        cards=_cards(facts),
+        figures="".join(_figure(preset, name) for name in ("04_agreement", "05_precision_recall")),
+        more="".join(_figure(preset, name) for name in ("03_held_out", "01_unit_by_corpus")),
+        browser=html.escape(browser),
+        rows=_rows(facts),
+        seconds="".join(
+            f"<tr><th>{html.escape(name)}</th><td>{value:.0f} s</td></tr>"
+            for name, value in facts["seconds"].items()
+        ),
+        provenance=html.escape(provenance.show()),
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _rows(facts: dict[str, Any]) -> str:
+    return "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in summary_lines(facts)
+    )
+
+
+def _headline(facts: dict[str, Any]) -> str:
+    last, ffn = facts["agreement"][LAST], facts["agreement"][FFN]
+    return (
+        f"In the last layer, {last['within'][0]:.0%} of the tags hold on held-out texts of their own corpus"
+        f" and {last['across'][0]:.0%} in another corpus. For feed-forward units it is {ffn['within'][0]:.0%}"
+        f" and {ffn['across'][0]:.0%}."
+    )
+
+
+def _cards(facts: dict[str, Any]) -> str:
+    at_two = {row["method"]: row for row in facts["precision_recall"] if row["k"] == 2}
+    home, away = at_two["pearson, same corpus"], at_two["pearson, other corpora"]
+    cards = [
+        (f"{facts['units']:,}", "units"),
+        (f"{facts['descriptors']}", "descriptors"),
+        (f"{facts['tags']:,}", "tags, q ≤ .05"),
+        (f"{home['precision'][0]:.0%} → {away['precision'][0]:.0%}", "precision@2, home → away"),
+        (f"{home['recall'][0]:.0%} → {away['recall'][0]:.0%}", "recall@2, home → away"),
+        (f"{facts['agreement'][LAST]['gap'][0]:.2f}", "illusion gap, last layer"),
+    ]
+    return "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for value, name in cards)
+
+
+def _figure(preset: presets.Preset, name: str) -> str:
+    svg = (preset.figures / f"{name}.svg").read_text(encoding="utf-8")
+    svg = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)  # no XML header inside HTML
+    svg = _own_ids(svg, name)
+    return f"<figure>{svg}<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
+
+
+def _own_ids(svg: str, name: str) -> str:
+    """Several inline SVGs share one page: their ids must not meet."""
+    for attribute in ('id="', 'href="#', "url(#"):
+        svg = svg.replace(attribute, f"{attribute}{name}-")
+    return svg
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>nbkit: {title}</title>
+<style>
+body{{font:17px/1.55 system-ui,sans-serif;color:#1b1b1b;margin:0;background:#fafafa}}
+main{{max-width:62rem;margin:0 auto;padding:1.5rem 1.2rem 4rem}}
+h1{{font-size:1.9rem;line-height:1.2;margin:.6rem 0}} h2{{margin:2.4rem 0 .6rem;font-size:1.3rem}}
+.lead{{font-size:1.15rem;max-width:46rem}} .kicker{{color:#666;margin:0}}
+.cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.4rem 0}}
+.cards div{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;padding:.7rem .9rem}}
+.cards b{{display:block;font-size:1.3rem}} .cards span{{color:#555;font-size:.86rem}}
+figure{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;margin:1rem 0;padding:1rem}}
+figure svg{{width:100%;height:auto}} figcaption{{color:#444;font-size:.93rem;margin-top:.6rem}}
+iframe{{width:100%;height:46rem;border:1px solid #e2e2e2;border-radius:8px;background:#fff}}
+table{{border-collapse:collapse;background:#fff;font-size:.92rem;display:block;overflow-x:auto}}
+th,td{{text-align:left;padding:.25rem .8rem;border-bottom:1px solid #eee;font-weight:400}}
+td{{font-variant-numeric:tabular-nums}} footer{{color:#666;font-size:.85rem;margin-top:3rem}}
+details{{margin:1rem 0}}
+</style>
+<main>
+<p class="kicker">nbkit · {title}</p>
+<h1>What do the neurons respond to, and does the answer survive another corpus?</h1>
+<p class="lead">{headline}</p>
+<div class="cards">{cards}</div>
+<h2>Agreement and evaluation</h2>{figures}
+<h2>Browse neurons</h2>
+<p>The best unit of every descriptor: its tags in each corpus, and its strongest texts with the tokens shaded
+by activation.</p>
+<iframe title="neuron browser" srcdoc="{browser}"></iframe>
+<h2>On the way</h2>{more}
+<h2>All numbers</h2><table>{rows}</table>
+<details><summary>Time of each notebook</summary><table>{seconds}</table></details>
+<footer>{provenance}</footer>
+</main></html>
+"""

@@ -1,0 +1,79 @@
+"""The main job: run every notebook with a preset, write the figures and the report, print the table.
+
+    python tools/run.py --preset sample
+
+Executed notebooks go to build/notebooks/PRESET, figures to figures/ (or figures/PRESET), the report to
+build/report/index.html (or build/report/PRESET/index.html).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from build_notebooks import ROOT, execute, sources
+from nbclient.exceptions import CellExecutionError
+from report import summary_table, write_report
+from tqdm.auto import tqdm
+
+from nbkit import presets
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="sample")
+    name = parser.parse_args(arguments).preset
+    preset = presets.load(name, ROOT / "notebooks" / "presets.toml")
+    if not _data_is_there(preset):
+        return 2
+    shutil.rmtree(preset.results, ignore_errors=True)
+    print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
+    try:
+        seconds = run_all(name)
+    except CellExecutionError as error:
+        print(f"\nA notebook stopped:\n{error}", file=sys.stderr)
+        return 1
+    preset.record(seconds=seconds)
+    report = write_report(preset)
+    facts = json.loads((preset.results / "summary.json").read_text())
+    print("\n" + summary_table(facts))
+    print(f"\nfigures: {_short(preset.figures)}/   report: {_short(report)}")
+    return 0
+
+
+def run_all(preset: str) -> dict[str, float]:
+    """Execute the notebooks in order; seconds each took."""
+    target = ROOT / "build" / "notebooks" / preset
+    target.mkdir(parents=True, exist_ok=True)
+    seconds = {}
+    bar = tqdm(sources(), unit=" notebook")
+    for source in bar:
+        bar.set_description(source.stem)
+        start = time.perf_counter()
+        nbformat.write(execute(source, preset), target / f"{source.stem}.ipynb")
+        seconds[source.stem] = round(time.perf_counter() - start, 1)
+    return seconds
+
+
+def _data_is_there(preset: presets.Preset) -> bool:
+    if "source" not in preset.settings or Path(preset.source()).exists():
+        return True
+    print(
+        f"The preset {preset.name!r} reads {preset.source()}, which is not there:"
+        f" make run PRESET={preset.name} DATA=folder-with-the-corpora",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
