@@ -119,6 +119,7 @@ def tag(
 
     split         share of the texts used for calibration
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
+                  (0: no test, p and q are NaN)
     seed          of the split and the permutations
 
     Returns a frame, one line for each unit and rank:
@@ -156,7 +157,7 @@ def tag(
             "p": p.T.ravel(),
         }
     )
-    frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control)
+    frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control) if orders else np.nan
     frame.attrs["texts"] = {"calibration": len(first), "validation": len(second)}
     return frame
 
@@ -179,6 +180,8 @@ def _tag_block(values, labels, first, second, orders, scorer, top) -> tuple[np.n
     best = np.argsort(-found, axis=0, kind="stable")[:top]
     scores = np.take_along_axis(found, best, axis=0)
     validation = np.take_along_axis(scorer(values[second], labels[second]), best, axis=0)
+    if not orders:
+        return best, scores, validation, np.full_like(scores, np.nan)
     reached = np.ones_like(scores)
     n = labels.shape[1]
     for some in np.array_split(np.arange(len(orders)), max(1, len(orders) // 25)):

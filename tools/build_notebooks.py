@@ -44,6 +44,7 @@ def execute(source: Path, preset: str) -> nbformat.NotebookNode:
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
+        extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(NOTEBOOKS)}},
     )
     client.execute(env=environment)

@@ -12,7 +12,7 @@ from build_notebooks import ROOT
 
 from nbkit import presets, provenance
 
-LAST = "last layer, [CLS]"
+LAST = "last layer, mean over tokens"
 FFN = "FFN units, max over tokens"
 
 CAPTIONS = {
@@ -101,7 +101,7 @@ def _rows(facts: dict[str, Any]) -> str:
 def _headline(facts: dict[str, Any]) -> str:
     last, ffn = facts["agreement"][LAST], facts["agreement"][FFN]
     return (
-        f"In the last layer, {last['within'][0]:.0%} of the tags hold on held-out texts of their own corpus"
+        f"In the last layer (mean over tokens), {last['within'][0]:.0%} of the tags hold on held-out texts of their own corpus"
         f" and {last['across'][0]:.0%} in another corpus. For feed-forward units it is {ffn['within'][0]:.0%}"
         f" and {ffn['across'][0]:.0%}."
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         seconds = run_all(name)
     except CellExecutionError as error:
-        print(f"\nA notebook stopped:\n{error}", file=sys.stderr)
+        print("\nA notebook stopped:\n" + re.sub(r"\x1b\[[0-9;]*m", "", str(error)), file=sys.stderr)
         return 1
     preset.record(seconds=seconds)
     report = write_report(preset)
