@@ -1,0 +1,309 @@
+"""The store and the pass that fills it, against transformers by hand and against injected faults."""
+
+import copy
+import json
+import multiprocessing
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbkit import activations, models, texts
+from nbkit.texts import Texts
+
+SENTENCES = [
+    "Nobody told me that the train would not stop here.",
+    "Yes.",
+    "The café's door isn't open, is it?",
+    "Four of us waited until two in the morning for a bus that never came.",
+    "Bananas!",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Texts:
+    return Texts.from_list(SENTENCES, name="five")
+
+
+def by_hand(subject, sentence):
+    """Hidden state and FFN units of one sentence alone, from plain transformers and a plain hook."""
+    seen = {}
+    matrix = subject.model.encoder.layer[3].output.dense
+    hook = matrix.register_forward_pre_hook(lambda _, inputs: seen.update(ffn=inputs[0]))
+    batch = subject.tokenizer(sentence, return_tensors="pt")
+    with torch.inference_mode():
+        out = subject.model(**batch, output_hidden_states=True)
+    hook.remove()
+    return out.hidden_states[4][0].numpy(), seen["ffn"][0].numpy()
+
+
+POOLED = {
+    "max": lambda x: x[1:-1].max(0),
+    "mean": lambda x: x[1:-1].mean(0),
+    "cls": lambda x: x[0],
+    "first": lambda x: x[1],
+    "last": lambda x: x[-2],
+}
+
+
+@pytest.mark.parametrize("pool", POOLED)
+def test_text_rows_agree_with_transformers_one_sentence_at_a_time(minilm, corpus, pool):
+    sites = ["layer.3.ffn", "layer.3.hidden"]
+    found = activations.capture(minilm, corpus, sites=sites, pool=pool, dtype="float32", progress=False)
+    for row, sentence in enumerate(SENTENCES):
+        hidden, ffn = by_hand(minilm, sentence)
+        expected = np.concatenate([POOLED[pool](ffn), POOLED[pool](hidden)])
+        assert np.allclose(found.values[row], expected, atol=2e-5)
+    assert found.units["site"].unique().tolist() == sites
+    assert found.units["unit"].iloc[[0, -1]].tolist() == ["layer.3.ffn.0", "layer.3.hidden.383"]
+    assert found.rows["text_id"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_token_rows_leave_out_special_tokens_and_carry_spans(minilm, corpus):
+    found = activations.capture(minilm, corpus, sites="layer.3.hidden", rows="token", dtype="float32")
+    assert not set(found.rows["token"]) & {"[CLS]", "[SEP]", "[PAD]"}
+    hidden, _ = by_hand(minilm, SENTENCES[2])
+    assert np.allclose(found.values[found.rows["text_id"] == 2], hidden[1:-1], atol=2e-5)
+    for line in found.rows.itertuples():
+        surface = SENTENCES[line.text_id][line.start : line.end].lower().replace("é", "e")
+        assert surface == line.token.removeprefix("##")
+
+
+@pytest.mark.parametrize("pool", ["max", "mean", "first", "last"])
+def test_word_rows_pool_the_tokens_that_overlap_the_word(minilm, pool):
+    treebank = texts.load("sample:treebank").sample(30, seed=1)
+    found = activations.capture(minilm, treebank, sites="layer.3.hidden", rows="word", pool=pool, dtype="float32")
+    assert len(found) == len(treebank.words)
+    assert found.rows["form"].tolist() == treebank.words["form"].tolist()
+    for text_id, text in zip(treebank.frame["text_id"], treebank.frame["text"], strict=True):
+        hidden, _ = by_hand(minilm, text)
+        spans = minilm.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        for row in np.flatnonzero(found.rows["text_id"] == text_id):
+            start, end = found.rows.loc[row, ["start", "end"]]
+            own = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
+            bare = np.concatenate([hidden[:1], hidden[own], hidden[:1]])  # POOLED cuts both ends
+            assert np.allclose(found.values[row], POOLED[pool](bare), atol=2e-5)
+
+
+def test_words_that_share_a_token_and_words_beyond_the_cut_are_counted(minilm):
+    frame = pd.DataFrame({"text_id": [0], "text": ["can't " + "word " * 600]})
+    starts = [0, 2, *range(6, 6 + 5 * 600, 5)]
+    ends = [2, 5, *(s + 4 for s in starts[2:])]
+    forms = [frame["text"][0][a:b] for a, b in zip(starts, ends, strict=True)]
+    words = pd.DataFrame({"text_id": 0, "word_id": range(1, 603), "form": forms, "start": starts, "end": ends})
+    long = Texts("long", frame, words)
+    found = activations.capture(minilm, long, sites="layer.0.hidden", rows="word", cache=False)
+    assert found.manifest["losses"]["truncated_texts"] == 1
+    assert found.manifest["losses"]["words_beyond_cut"] == 602 - len(found) > 0
+    assert found.rows["form"].tolist()[:2] == ["ca", "n't"]  # both own the token "can"/"t" they overlap
+
+
+def test_a_text_of_ten_thousand_words_is_cut_and_counted(minilm, caplog):
+    corpus = Texts.from_list(["word " * 10_000, "Short."], name="long")
+    found = activations.capture(minilm, corpus, sites="layer.0.hidden", cache=False)
+    assert len(found) == 2 and found.manifest["losses"]["truncated_texts"] == 1
+    assert "1 truncated_texts" in caplog.text
+
+
+@pytest.mark.parametrize("size", [1, 64, 100_000])
+def test_numbers_do_not_depend_on_the_batch(minilm, corpus, monkeypatch, size):
+    reference = activations.capture(minilm, corpus, sites="hidden", dtype="float32", cache=False)
+    monkeypatch.setattr(activations, "BATCH_TOKENS", size)
+    again = activations.capture(minilm, corpus, sites="hidden", dtype="float32", cache=False)
+    assert np.allclose(reference.values, again.values, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- the key
+
+
+def no_forward(*_, **__):
+    raise AssertionError("a forward pass ran")
+
+
+def test_the_same_arguments_run_no_forward_pass(minilm, corpus, monkeypatch):
+    first = activations.capture(minilm, corpus, sites="layer.1.ffn")
+    monkeypatch.setattr(models.Subject, "run", no_forward)
+    again = activations.capture(minilm, Texts.from_list(SENTENCES, name="another name"), sites="layer.1.ffn")
+    assert np.array_equal(first.values, again.values)
+    assert isinstance(again.values.base, np.memmap) or isinstance(again.values, np.memmap)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"sites": "layer.2.ffn"}, {"pool": "mean"}, {"rows": "token"}, {"dtype": "float32"}, "text", "weight"],
+)
+def test_any_change_makes_another_key(minilm, corpus, changed):
+    arguments = {"sites": "layer.1.ffn", "pool": "max", "rows": "text", "dtype": "float16"}
+    subject, other, arguments_then = minilm, corpus, dict(arguments)
+    if changed == "text":
+        other = Texts.from_list([*SENTENCES[:-1], "Bananas?"])
+    elif changed == "weight":
+        model = copy.deepcopy(minilm.model)
+        model.encoder.layer[5].output.dense.weight.data[0, 0] += 1e-6
+        subject = models.Subject("changed", model, minilm.tokenizer)
+    else:
+        arguments_then |= changed
+    keys = [
+        activations.key_of(activations._identity(s, t, engine="local", **a))
+        for s, t, a in ((minilm, corpus, arguments), (subject, other, arguments_then))
+    ]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("field", ["pool", "subject", "n_rows", "corpus", "losses", "seconds", "checksums"])
+def test_a_tampered_manifest_is_refused_with_the_field(minilm, corpus, tmp_path, field):
+    activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+    path = next(tmp_path.glob("activations/*/manifest.json"))
+    manifest = json.loads(path.read_text())
+    manifest[field] = "tampered" if field != "n_rows" else 4
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"field '{field}'"):
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+
+
+def test_a_store_cut_short_is_refused(minilm, corpus, tmp_path):
+    activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+    path = next(tmp_path.glob("activations/*/values.bin"))
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="values.bin, which has"):
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+
+
+def test_an_absent_store_is_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="capture"):
+        activations.load(tmp_path / "nothing")
+
+
+# ---------------------------------------------------------------------------------- faults
+
+
+def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_path, monkeypatch):
+    reviews = texts.load("sample:reviews").sample(60, seed=0)
+    monkeypatch.setattr(activations, "BLOCK_BYTES", 10 * 1536 * 2)  # ten texts a block
+    whole = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "whole")
+    written, write = [], activations._write_block
+
+    def cut_off(*arguments):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(arguments)
+        return write(*arguments)
+
+    monkeypatch.setattr(activations, "_write_block", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
+    assert not list((tmp_path / "cut").glob("activations/*/manifest.json")), "a half store has its name"
+    part = next((tmp_path / "cut").glob("activations/*.part/journal"))
+    part.write_text(part.read_text() + "30 4")  # the line that a kill tore
+    counted = []
+    run = models.Subject.run
+    monkeypatch.setattr(models.Subject, "run", lambda s, b, w: counted.append(len(b["input_ids"])) or run(s, b, w))
+    monkeypatch.setattr(activations, "_write_block", write)
+    resumed = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
+    assert sum(counted) == 30, "finished blocks were computed again"
+    one, two = (next((tmp_path / f).glob("activations/*/values.bin")) for f in ("whole", "cut"))
+    assert one.read_bytes() == two.read_bytes()
+    assert resumed.manifest["checksums"] == whole.manifest["checksums"]
+
+
+def capture_in_process(cache, queue):
+    subject = models.load("minilm")
+    corpus = Texts.from_list(SENTENCES * 1, name="five")
+    found = activations.capture(subject, corpus, sites="all", cache=cache, progress=False)
+    queue.put(np.asarray(found.values).tobytes())
+
+
+@pytest.mark.slow
+def test_two_processes_with_one_key_end_in_one_store(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    both = [context.Process(target=capture_in_process, args=(tmp_path, queue)) for _ in range(2)]
+    for process in both:
+        process.start()
+    results = [queue.get(timeout=120) for _ in both]
+    for process in both:
+        process.join(30)
+    assert results[0] == results[1]
+    assert len([p for p in (tmp_path / "activations").iterdir() if p.is_dir()]) == 1
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(minilm, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(models.Subject, "run", no_forward)
+    with pytest.raises(OSError, match="needs .* GB and the disk has"):
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e6, "float16")])
+def test_numbers_that_cannot_be_stored_name_unit_and_text(minilm, corpus, tmp_path, value, dtype):
+    model = copy.deepcopy(minilm.model)
+    model.encoder.layer[1].intermediate.dense.bias.data[7] = value
+    broken = models.Subject("broken", model, minilm.tokenizer)
+    with pytest.raises(ValueError, match=r"layer\.1\.ffn\.7 on text"):
+        activations.capture(broken, corpus, sites="layer.1.ffn", dtype=dtype, cache=tmp_path)
+    assert not list(tmp_path.glob("activations/*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sites": "layer.9.ffn"}, "layer.9.ffn"),
+        ({"rows": "sentence"}, "rows='sentence' is not one of text, word, token"),
+        ({"pool": "median"}, "pool='median'"),
+        ({"dtype": "int8"}, "dtype='int8'"),
+        ({"engine": "spark"}, "engine='spark'"),
+        ({"rows": "word"}, "has no words"),
+        ({"rows": "token", "pool": "cls"}, "pool='cls' is for text rows"),
+    ],
+)
+def test_bad_arguments_name_the_value_and_write_nothing(minilm, corpus, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        activations.capture(minilm, corpus, cache=tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------- pieces
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 12))
+def test_blocks_partition_the_texts_within_their_capacity(rows, capacity):
+    blocks = activations._blocks(np.array(rows), capacity)
+    assert [t for a, b in blocks for t in range(a, b)] == list(range(len(rows)))
+    assert all(sum(rows[a:b]) <= capacity or b - a == 1 for a, b in blocks)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["max", "mean", "first", "last", "token"]))
+def test_pooling_agrees_with_a_loop(seed, pool):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((3, 6, 4)).astype(np.float32)
+    members, expected = [], []
+    for text in values:
+        lengths = rng.integers(1, 4, rng.integers(1, 4))
+        positions = np.concatenate([np.sort(rng.choice(6, n, replace=False)) for n in lengths])
+        members.append((positions, lengths))
+        for group in np.split(positions, np.cumsum(lengths)[:-1]):
+            part = text[group]
+            expected.append(
+                {"max": part.max(0), "mean": part.mean(0), "last": part[-1]}.get(pool, part[0])
+            )
+    found = activations.pool_tokens(torch.from_numpy(values), members, pool)
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+def test_select_takes_sites_units_and_texts(minilm, corpus):
+    found = activations.capture(minilm, corpus, sites="ffn", dtype="float32")
+    site = found.select(sites="layer.2.ffn")
+    assert np.shares_memory(site.values, found.values) and len(site.units) == 1536
+    some = found.select(units=["layer.2.ffn.5", 0], text_ids=[3, 1])
+    assert np.array_equal(some.values, found.values[[1, 3]][:, [found.column("layer.2.ffn.5"), 0]])
+    with pytest.raises(ValueError, match="layer.7.ffn"):
+        found.select(sites="layer.7.ffn")
+    with pytest.raises(ValueError, match="unknown unit 'x'"):
+        found.column("x")
+    with pytest.raises(ValueError, match="nothing is left"):
+        found.select(text_ids=[99])
