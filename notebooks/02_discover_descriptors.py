@@ -85,7 +85,7 @@ print(descriptors.merge(toy, min_texts=1).frame["members"].tolist())
 
 # %%
 together = pd.concat([p.assign(text_id=[(name, i) for i in p["text_id"]]) for name, p in proposals.items()])
-merged = descriptors.merge(together, min_texts=20)
+merged = descriptors.merge(together, min_texts=preset["min_texts"])
 print(f"{together['descriptor'].nunique()} proposals became {len(merged)} descriptors")
 merged.frame.head(12)
 

@@ -1,0 +1,200 @@
+"""Figures, widgets, provenance and presets: what a reader sees carries what made it."""
+
+import html.parser
+import json
+import re
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from nbkit import activations, figures, presets, provenance, texts, widgets
+from nbkit.evaluation import Estimate
+
+NAMES = ("reviews", "fiction")
+
+
+@pytest.fixture(scope="module")
+def browser(minilm):
+    corpora = {name: texts.load(f"sample:{name}").sample(120, seed=0) for name in NAMES}
+    labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
+    stored = {
+        name: activations.capture(minilm, corpus, sites="layer.3.ffn", cache=False)
+        for name, corpus in corpora.items()
+    }
+    return widgets.neuron_browser(minilm, corpora, stored, labels, k=4)
+
+
+class Page(html.parser.HTMLParser):
+    """Text, and every address that a page would load."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.addresses, self.text, self.open = [], "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "data")]
+        self.open.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_view_shows_texts_tags_and_their_fate(browser):
+    unit = browser.best_units("question", 1)[0]
+    view = Page(browser.view(unit))
+    for name in NAMES:
+        assert name in view.text
+        strongest = np.argmax(browser.activations[name].values[:, browser.activations[name].column(unit)])
+        assert browser.corpora[name].frame["text"].iloc[strongest] in view.text
+        assert f"{browser.scores[name].loc['question', unit]:.2f}" in view.text
+    assert "question" in view.text and view.open.count("svg") == 2
+
+
+def test_the_page_needs_nothing_from_elsewhere(browser):
+    page = browser.to_html(title="A <title>")
+    assert not Page(page).addresses and "http" not in page
+    assert "A &lt;title&gt;" in page
+    assert len(re.findall("<section", page)) == len(re.findall("<option", page)) > 5
+
+
+def test_shading_keeps_the_text_and_marks_the_peak():
+    text = 'a <b> & "c" d'
+    tokens = pd.DataFrame({"start": [0, 2, 8], "end": [1, 5, 11], "activation": [-1.0, 0.5, 2.0]})
+    found = widgets.shade_html(text, tokens, bound=2.0)
+    assert Page(found).text == text
+    assert re.search(r'class="peak" style="background:rgba\(230,159,0,1.00\)"[^>]*>&quot;c&quot;', found)
+    assert "0.00" in found.split("</mark>")[0]  # a negative activation is not shaded
+
+
+def test_the_controls_change_the_view(browser):
+    widget = browser.widget()
+    left, page = widget.children
+    descriptor, unit, name = left.children
+    descriptor.value = "negation"
+    assert unit.value == browser.best_units("negation", 1)[0] and unit.value in page.value
+    unit.value = unit.options[3][1]
+    assert unit.options[3][1] in page.value
+    name.value = "layer.3.ffn.7"
+    assert "<h3>layer.3.ffn.7</h3>" in page.value
+    name.value = "layer.3.ffn.9999"
+    assert "no unit layer.3.ffn.9999" in page.value
+
+
+def test_a_notebook_gets_the_widget_and_a_static_view(browser):
+    bundle = browser._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
+    assert isinstance(browser.widget(), ipywidgets.Widget)
+    assert " at 0x" not in repr(browser)
+
+
+# ---------------------------------------------------------------------------------- figures
+
+
+def controls(within, across):
+    def at(x):
+        return Estimate(x, x - 0.02, x + 0.02, 50)
+
+    floors = [("random directions", 0.3), ("permuted rows", 0.05)]
+    lines = [{"kind": "units", "within": at(within), "across": at(across)}]
+    return pd.DataFrame(lines + [{"kind": k, "within": at(x), "across": at(x)} for k, x in floors])
+
+
+def test_agreement_draws_what_it_is_given():
+    ax = figures.agreement({"FFN": controls(0.9, 0.6), "last": controls(0.7, 0.3)})
+    texts_shown = {t.get_text() for t in ax.texts}
+    assert {"0.90", "0.60", "0.70", "0.30"} <= texts_shown
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["last", "FFN"]
+    plt.close("all")
+
+
+def test_fate_frames_the_best_descriptor_of_every_corpus():
+    scores = {
+        "a": pd.DataFrame({"u": [0.9, 0.1, 0.0]}, index=["x", "y", "z"]),
+        "b": pd.DataFrame({"u": [0.2, 0.6, 0.1]}, index=["x", "y", "z"]),
+    }
+    assert figures.fate_table(scores, "u", top=1).values.tolist() == [[0.9, 0.2], [0.1, 0.6]]
+    ax = figures.fate(scores, "u", top=1)
+    assert len(ax.patches) == 2
+    plt.close("all")
+
+
+def test_saved_figures_come_in_three_files_with_the_same_bytes(tmp_path):
+    for folder in ("one", "two"):
+        with figures.style():
+            fig, ax = plt.subplots()
+            ax.plot([1, 2])
+        figures.save(fig, "01_line", {"seed": 0}, folder=tmp_path / folder)
+        plt.close(fig)
+    for suffix in ("svg", "png"):
+        one, two = (tmp_path / f / f"01_line.{suffix}" for f in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    manifest = json.loads((tmp_path / "one" / "01_line.json").read_text())
+    assert manifest["seed"] == 0 and manifest["versions"]["torch"] and manifest["figure"] == "01_line"
+
+
+def test_a_figure_without_sources_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'x' has no sources"):
+        figures.save(plt.figure(), "x", {}, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------- provenance
+
+
+def test_fingerprints_tell_parts_apart():
+    made = [
+        provenance.fingerprint("ab", "c"),
+        provenance.fingerprint("a", "bc"),
+        provenance.fingerprint(["a", "bc"]),
+        provenance.fingerprint(np.array([1, 2])),
+        provenance.fingerprint(np.array([1, 2], dtype=np.int8)),
+        provenance.fingerprint(np.array([[1, 2]])),
+    ]
+    assert len(set(made)) == len(made)
+    assert made[0] == provenance.fingerprint("ab", "c")
+
+
+def test_manifests_name_no_user_no_host_and_no_path(monkeypatch):
+    import getpass
+    import socket
+    from pathlib import Path
+
+    text = json.dumps(provenance.manifest(seed=1)) + provenance.show()
+    for private in (socket.gethostname(), str(Path.home()), str(Path.cwd())):
+        assert private not in text
+    assert getpass.getuser() not in json.loads(json.dumps(provenance.machine())).values()
+
+
+# ---------------------------------------------------------------------------------- presets
+
+
+def test_presets_hand_frames_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path))
+    preset = presets.load("sample")
+    with pytest.raises(FileNotFoundError, match="run the notebook before this one"):
+        preset.kept("labels/reviews")
+    frame = pd.DataFrame({"x": [1.0]}, index=pd.Index([3], name="text_id"))
+    preset.keep("labels/reviews", frame)
+    pd.testing.assert_frame_equal(preset.kept("labels/reviews"), frame)
+    preset.record(a=1)
+    preset.record(b=Estimate(0.5, 0.4, 0.6, 9))
+    assert json.loads((tmp_path / "sample" / "summary.json").read_text()) == {"a": 1, "b": [0.5, 0.4, 0.6, 9]}
+
+
+def test_an_unknown_preset_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown preset 'smaple'.*sample, treebank"):
+        presets.load("smaple")
+
+
+@pytest.mark.needs_data
+def test_the_treebank_preset_cuts_ewt_into_genres(shared_data, monkeypatch):
+    monkeypatch.setenv("NBKIT_DATA", str(shared_data))
+    corpora = presets.load("treebank").corpora()
+    assert sorted(corpora) == sorted(texts.EWT_GENRES)
+    for genre, corpus in corpora.items():
+        n = corpus.words.groupby("text_id").size()
+        assert len(corpus) == 1800 and n.between(4, 50).all() and set(corpus.frame["genre"]) == {genre}
