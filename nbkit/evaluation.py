@@ -6,9 +6,8 @@
     bootstrap(values)                 the mean with its interval
 
 ``tags`` is a frame with unit, rank, descriptor (``matching.tag``); ``gold`` a frame with unit and
-descriptor, one line for every descriptor that is right for a unit. Both measures are averages over the
-units that have gold, as in Mondal et al. 2024, who report precision@2 of 75 % and recall@2 of 50 %
-judged by people. *Validated gold* is ours and is not human judgement: a descriptor is right for a unit
+descriptor, one line for every descriptor that is right for a unit. Both measures are averages over units.
+Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people. *Validated gold* is ours and is not human judgement: a descriptor is right for a unit
 when its score reaches a minimum on texts that played no part in choosing the tags.
 """
 
@@ -33,19 +32,22 @@ class Estimate(NamedTuple):
 
 
 def precision_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int, *, seed: int = 0) -> Estimate:
-    """Mean over units of (right tags among the first k) / (tags among the first k).
+    """Mean over the units of ``tags`` of (right tags among the first k) / (tags among the first k).
 
-    Units without gold are left out; a unit with gold but no tag counts 0.
+    A unit without gold has no right tag: pass only the tags of the units that are to be judged.
     """
-    hits = _hits(tags, gold, k)
-    given = hits["given"].to_numpy()
-    return bootstrap(np.divide(hits["right"], given, out=np.zeros(len(hits)), where=given > 0), seed=seed)
+    first = _first(tags, k)
+    right = first.merge(gold[["unit", "descriptor"]].assign(right=1.0), how="left")
+    return bootstrap(right["right"].fillna(0).groupby(right["unit"]).mean().to_numpy(), seed=seed)
 
 
 def recall_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int, *, seed: int = 0) -> Estimate:
-    """Mean over units of (right tags among the first k) / (right descriptors)."""
-    hits = _hits(tags, gold, k)
-    return bootstrap((hits["right"] / hits["gold"]).to_numpy(), seed=seed)
+    """Mean over the units of ``gold`` of (right tags among the first k) / (right descriptors).
+
+    A unit with gold and no tag counts 0.
+    """
+    found = gold[["unit", "descriptor"]].merge(_first(tags, k).assign(found=1.0), how="left")
+    return bootstrap(found["found"].fillna(0).groupby(found["unit"]).mean().to_numpy(), seed=seed)
 
 
 def validated(scores: pd.DataFrame, minimum: float = 0.3) -> pd.DataFrame:
@@ -70,13 +72,8 @@ def bootstrap(values: np.ndarray, *, n: int = 1000, level: float = 0.95, seed: i
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 
-def _hits(tags: pd.DataFrame, gold: pd.DataFrame, k: int) -> pd.DataFrame:
-    """For each unit with gold: right and given tags among the first k, and right descriptors."""
+def _first(tags: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Unit and descriptor of the first k tags of every unit."""
     if k < 1:
         raise ValueError(f"k={k}: at least one tag is needed")
-    first = tags.loc[tags["rank"] <= k, ["unit", "descriptor"]]
-    right = first.merge(gold[["unit", "descriptor"]], on=["unit", "descriptor"])
-    counts = pd.DataFrame({"gold": gold.groupby("unit").size()})
-    counts["right"] = right.groupby("unit").size()
-    counts["given"] = first.groupby("unit").size()
-    return counts.fillna(0)
+    return tags.loc[tags["rank"] <= k, ["unit", "descriptor"]]

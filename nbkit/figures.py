@@ -104,21 +104,17 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
         lines = controls.set_index("kind")
         within, across = lines.loc["units", "within"], lines.loc["units", "across"]
         ax.plot([across.value, within.value], [y, y], color=RED, lw=5, alpha=0.25, zorder=1)
-        for point, color, marker, name in (
-            (within, BLUE, "o", "same corpus, held-out texts"),
-            (across, RED, "o", "other corpora"),
+        ends = ("left", "right") if within.value >= across.value else ("right", "left")
+        for point, color, side, name in (
+            (within, BLUE, ends[0], "same corpus, held-out texts"),
+            (across, RED, ends[1], "other corpora"),
         ):
             label = None if name in seen else name
             seen.add(name)
             spread = [[point.value - point.low], [point.high - point.value]]
-            ax.errorbar(point.value, y, xerr=spread, fmt=marker, ms=9, color=color, label=label)
-            ax.annotate(
-                f"{point.value:.2f}",
-                (point.value, y),
-                (0, 8),
-                textcoords="offset points",
-                ha="center",
-            )
+            ax.errorbar(point.value, y, xerr=spread, fmt="o", ms=9, color=color, label=label)
+            shift = (-4 if side == "left" else 4, 8)
+            ax.annotate(f"{point.value:.2f}", (point.value, y), shift, textcoords="offset points", ha=side)
         for floor, (marker, color) in FLOORS.items():
             if floor in lines.index:
                 label = None if floor in seen else f"{floor} (floor)"
@@ -129,8 +125,21 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
     ax.set(xlim=(0, 1), ylim=(-0.6, len(controls_by_kind) - 0.4))
     ax.set_xlabel("share of tags that are still the unit's first tag")
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.28 / max(1, len(controls_by_kind) / 3)), ncol=3)
+    _legend_below(ax, 0.28 / max(1, len(controls_by_kind) / 3))
     return ax
+
+
+def _legend_below(ax: Axes, distance: float) -> None:
+    """A legend under the axes, points with whiskers first, floors after them."""
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: "floor" in labels[i])
+    ax.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="upper center",
+        bbox_to_anchor=(0.4, -distance),
+        ncol=3,
+    )
 
 
 def fate(
@@ -213,7 +222,12 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 capsize=3,
                 label=f"{method}, {column}@k",
             )
-    ax.set(xlabel="k", ylim=(0, 1.02), xticks=sorted(table["k"].unique()))
+    ax.set(
+        xlabel="k, tags looked at",
+        ylabel="precision or recall",
+        ylim=(0, 1.02),
+        xticks=sorted(table["k"].unique()),
+    )
     ax.grid(axis="y", alpha=0.3)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax

@@ -76,7 +76,9 @@ def test_token_rows_leave_out_special_tokens_and_carry_spans(minilm, corpus):
 @pytest.mark.parametrize("pool", ["max", "mean", "first", "last"])
 def test_word_rows_pool_the_tokens_that_overlap_the_word(minilm, pool):
     treebank = texts.load("sample:treebank").sample(30, seed=1)
-    found = activations.capture(minilm, treebank, sites="layer.3.hidden", rows="word", pool=pool, dtype="float32")
+    found = activations.capture(
+        minilm, treebank, sites="layer.3.hidden", rows="word", pool=pool, dtype="float32"
+    )
     assert len(found) == len(treebank.words)
     assert found.rows["form"].tolist() == treebank.words["form"].tolist()
     for text_id, text in zip(treebank.frame["text_id"], treebank.frame["text"], strict=True):
@@ -94,7 +96,9 @@ def test_words_that_share_a_token_and_words_beyond_the_cut_are_counted(minilm):
     starts = [0, 2, *range(6, 6 + 5 * 600, 5)]
     ends = [2, 5, *(s + 4 for s in starts[2:])]
     forms = [frame["text"][0][a:b] for a, b in zip(starts, ends, strict=True)]
-    words = pd.DataFrame({"text_id": 0, "word_id": range(1, 603), "form": forms, "start": starts, "end": ends})
+    words = pd.DataFrame(
+        {"text_id": 0, "word_id": range(1, 603), "form": forms, "start": starts, "end": ends}
+    )
     long = Texts("long", frame, words)
     found = activations.capture(minilm, long, sites="layer.0.hidden", rows="word", cache=False)
     assert found.manifest["losses"]["truncated_texts"] == 1
@@ -201,7 +205,9 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
     part.write_text(part.read_text() + "30 4")  # the line that a kill tore
     counted = []
     run = models.Subject.run
-    monkeypatch.setattr(models.Subject, "run", lambda s, b, w: counted.append(len(b["input_ids"])) or run(s, b, w))
+    monkeypatch.setattr(
+        models.Subject, "run", lambda s, b, w: counted.append(len(b["input_ids"])) or run(s, b, w)
+    )
     monkeypatch.setattr(activations, "_write_block", write)
     resumed = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
     assert sum(counted) == 30, "finished blocks were computed again"
@@ -288,9 +294,7 @@ def test_pooling_agrees_with_a_loop(seed, pool):
         members.append((positions, lengths))
         for group in np.split(positions, np.cumsum(lengths)[:-1]):
             part = text[group]
-            expected.append(
-                {"max": part.max(0), "mean": part.mean(0), "last": part[-1]}.get(pool, part[0])
-            )
+            expected.append({"max": part.max(0), "mean": part.mean(0), "last": part[-1]}.get(pool, part[0]))
     found = activations.pool_tokens(torch.from_numpy(values), members, pool)
     assert np.allclose(found, expected, atol=1e-6)
 

@@ -28,11 +28,11 @@ def test_precision_and_recall_agree_with_counting(units, k):
     assert evaluation.recall_at_k(tags, gold, k).value == pytest.approx(np.mean(recall))
 
 
-def test_a_unit_with_gold_and_no_tag_counts_nothing_and_without_gold_is_left_out():
-    tags = pd.DataFrame({"unit": ["a", "c"], "rank": 1, "descriptor": ["x", "x"]})
+def test_precision_is_over_tagged_units_and_recall_over_units_with_gold():
+    tags = pd.DataFrame({"unit": ["a", "c", "d"], "rank": 1, "descriptor": ["x", "x", "y"]})
     gold = pd.DataFrame({"unit": ["a", "b"], "descriptor": ["x", "x"]})
-    assert evaluation.precision_at_k(tags, gold, 1).value == 0.5
-    assert evaluation.precision_at_k(tags, gold, 1).n == 2
+    assert evaluation.precision_at_k(tags, gold, 1)[::3] == (1 / 3, 3)  # c and d have no right tag
+    assert evaluation.recall_at_k(tags, gold, 1)[::3] == (1 / 2, 2)  # b has no tag
 
 
 def test_the_interval_is_that_of_the_mean():

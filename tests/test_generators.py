@@ -47,9 +47,14 @@ def test_unknown_and_absent_generators_are_named():
 def test_keyphrases_come_from_the_text():
     generator = generators.connect("keyphrase", top=3)
     replies = generator.complete_all(
-        [ask("The goat climbed onto the roof of the barn."), ask("Thunderstorms delayed the ferry to the island.")]
+        [
+            ask("The goat climbed onto the roof of the barn."),
+            ask("Thunderstorms delayed the ferry to the island."),
+        ]
     )
-    for reply, words in zip(replies, ("goat climbed roof barn", "thunderstorms delayed ferry island"), strict=True):
+    for reply, words in zip(
+        replies, ("goat climbed roof barn", "thunderstorms delayed ferry island"), strict=True
+    ):
         found = json.loads(reply.text)
         assert 1 <= len(found) <= 3
         assert set(" ".join(found).split()) <= set(words.split())

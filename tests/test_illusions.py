@@ -25,7 +25,10 @@ def corpus(seed, n=600, local=None):
 
 @pytest.fixture(scope="module")
 def three():
-    made = {name: corpus(seed, local=local) for seed, (name, local) in enumerate(zip("abc", (3, 4, 5), strict=True))}
+    made = {
+        name: corpus(seed, local=local)
+        for seed, (name, local) in enumerate(zip("abc", (3, 4, 5), strict=True))
+    }
     return {n: a for n, (a, _) in made.items()}, {n: y for n, (_, y) in made.items()}
 
 

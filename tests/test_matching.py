@@ -103,7 +103,9 @@ def test_tags_do_not_depend_on_how_many_units_are_taken_at_once(monkeypatch):
     activations, labels = planted()
     whole = matching.tag(activations, labels, permutations=19, progress=False)
     monkeypatch.setattr(matching, "UNITS_AT_ONCE", 7)
-    pd.testing.assert_frame_equal(whole, matching.tag(activations, labels, permutations=19, progress=False), atol=1e-5)
+    pd.testing.assert_frame_equal(
+        whole, matching.tag(activations, labels, permutations=19, progress=False), atol=1e-5
+    )
 
 
 def test_without_permutations_there_is_no_p():

@@ -101,8 +101,8 @@ def _rows(facts: dict[str, Any]) -> str:
 def _headline(facts: dict[str, Any]) -> str:
     last, ffn = facts["agreement"][LAST], facts["agreement"][FFN]
     return (
-        f"In the last layer (mean over tokens), {last['within'][0]:.0%} of the tags hold on held-out texts of their own corpus"
-        f" and {last['across'][0]:.0%} in another corpus. For feed-forward units it is {ffn['within'][0]:.0%}"
+        f"In the last layer (mean over tokens), {last['within'][0]:.0%} of the tags hold on held-out texts of"
+        f" their own corpus and {last['across'][0]:.0%} in another corpus. For feed-forward units it is {ffn['within'][0]:.0%}"
         f" and {ffn['across'][0]:.0%}."
     )
 
