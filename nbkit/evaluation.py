@@ -7,8 +7,9 @@
 
 ``tags`` is a frame with unit, rank, descriptor (``matching.tag``); ``gold`` a frame with unit and
 descriptor, one line for every descriptor that is right for a unit. Both measures are averages over units.
-Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people. *Validated gold* is ours and is not human judgement: a descriptor is right for a unit
-when its score reaches a minimum on texts that played no part in choosing the tags.
+Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people. *Validated gold* is ours
+and is not human judgement: a descriptor is right for a unit when its score reaches a minimum on texts that
+played no part in choosing the tags.
 """
 
 from __future__ import annotations

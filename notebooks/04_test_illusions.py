@@ -115,8 +115,9 @@ with figures.style():
 # ## The floors
 #
 # Random directions in the same space do about as well as the units themselves in the last layer: its basis
-# is not special. Shuffled labels leave nothing. The untrained network is a floor and not a null: its
-# units still see which words are there.
+# is not special. Shuffled labels leave nothing. The untrained network is a floor and not a null: its units
+# still see which words are there. It has other tags, mostly of descriptors that hang on single words and
+# marks, and those travel well from corpus to corpus.
 
 # %%
 reports["last layer, mean over tokens"].controls[["kind", *columns]].astype(str)
