@@ -23,8 +23,8 @@ CAPTIONS = {
     "04_agreement": "How often a unit's first tag is still its first tag: on held-out texts of its corpus"
     " (blue), and in the other corpora (red). The distance is the illusion gap. Small marks are floors.",
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
-    " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units still"
-    " respond to away.",
+    " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
+    " still respond to away.",
 }
 
 
@@ -149,7 +149,8 @@ h1{{font-size:1.9rem;line-height:1.2;margin:.6rem 0}} h2{{margin:2.4rem 0 .6rem;
 .cards div{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;padding:.7rem .9rem}}
 .cards b{{display:block;font-size:1.3rem}} .cards span{{color:#555;font-size:.86rem}}
 figure{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;margin:1rem 0;padding:1rem}}
-figure svg{{display:block;margin:auto;width:100%;height:auto;max-height:27rem}} figcaption{{color:#444;font-size:.93rem;margin-top:.6rem}}
+figure svg{{display:block;margin:auto;width:100%;height:auto;max-height:27rem}}
+figcaption{{color:#444;font-size:.93rem;margin-top:.6rem}}
 iframe{{width:100%;height:46rem;border:1px solid #e2e2e2;border-radius:8px;background:#fff}}
 table{{border-collapse:collapse;background:#fff;font-size:.92rem;display:block;overflow-x:auto}}
 th,td{{text-align:left;padding:.25rem .8rem;border-bottom:1px solid #eee;font-weight:400}}

@@ -1,0 +1,67 @@
+"""What the README says is so: its code runs, its files are there, its numbers come from the figures."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_linked_file_is_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_first_screen_has_sentence_figure_commands_and_table():
+    first = README[: README.index("`make lab`")]
+    assert len(first.splitlines()) < 40
+    for part in ("![", "make run", "make test", "| notebook |", "minutes"):
+        assert part in first
+
+
+def test_every_notebook_is_in_the_table():
+    for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+        assert f"(notebooks/{path.name})" in README
+
+
+@pytest.mark.slow
+def test_the_code_runs():
+    namespace = {}
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(block, namespace)  # noqa: S102
+    tags = namespace["tags"]
+    assert isinstance(tags, pd.DataFrame)
+    assert {"unit", "rank", "descriptor", "score", "validation_score", "p", "q"} <= set(tags)
+
+
+def test_the_expected_numbers_are_those_the_notebooks_committed():
+    """The table of notebook 04 and the counts of 02 and 05, as built, hold the README's numbers."""
+    text = {
+        n: json.dumps(json.loads((ROOT / "notebooks" / f"{n}.ipynb").read_text()))
+        for n in ("02_discover_descriptors", "04_test_illusions", "05_evaluate_tags")
+    }
+    descriptors = re.search(r"(\d+) descriptors, precision@2 (\.\d+) and recall@2 (\.\d+)", README)
+    within, across, gap = re.search(
+        r"within (\.\d+) and across (\.\d+) for .*?gap of\s+(\.\d+ \[\.\d+, \.\d+\])", README, re.DOTALL
+    ).groups()
+    assert f"{descriptors[1]} descriptors for the units" in text["02_discover_descriptors"]
+    for number in (descriptors[2], descriptors[3]):
+        assert f"0{number} [" in text["05_evaluate_tags"]
+    for number in (f"0{within} [", f"0{across} [", re.sub(r"\.(\d)", r"0.\1", gap)):
+        assert number in text["04_test_illusions"], number
+
+
+def test_minutes_are_stated_for_every_preset():
+    presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text())
+    assert all(preset["minutes"] <= 10 for preset in presets.values())
