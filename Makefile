@@ -7,12 +7,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PRESET ?= sample
-DATA   ?= ../shared/data
+DATA   ?= $(or $(NBKIT_DATA),../shared/data)
 READY  := $(VENV)/.ready
 BIN    := $(abspath $(VENV))/bin
 
 export NBKIT_CACHE ?= $(abspath cache)
-export NBKIT_DATA  ?= $(abspath $(DATA))
+export NBKIT_DATA  := $(abspath $(DATA))
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 

@@ -105,9 +105,10 @@ class NeuronBrowser:
 
     def widget(self) -> ipywidgets.Widget:
         """Controls and view: a descriptor, its units, or a unit by name."""
-        descriptor = ipywidgets.Dropdown(options=self.descriptors, description="descriptor")
-        unit = ipywidgets.Select(description="unit", rows=8)
-        name = ipywidgets.Text(description="or by name", placeholder="layer.3.ffn.512")
+        wide = {"width": "36em"}
+        descriptor = ipywidgets.Dropdown(options=self.descriptors, description="descriptor", layout=wide)
+        unit = ipywidgets.Select(description="unit", rows=8, layout=wide)
+        name = ipywidgets.Text(description="or by name", placeholder="layer.3.ffn.512", layout=wide)
         page = ipywidgets.HTML()
 
         def list_units(*_: object) -> None:

@@ -114,7 +114,7 @@ with figures.style():
 #
 # ## The floors
 #
-# Random directions in the same space do about as well as the units themselves in the last layer: its basis
+# Random directions in the same space do nearly as well as the units themselves in the last layer: its basis
 # is not special. Shuffled labels leave nothing. The untrained network is a floor and not a null: its units
 # still see which words are there. It has other tags, mostly of descriptors that hang on single words and
 # marks, and those travel well from corpus to corpus.
@@ -192,7 +192,7 @@ sources = {
 figures.save(fig, "04_agreement", sources, folder=preset.figures)
 preset.record(agreement={kind: r.summary() for kind, r in reports.items()})
 page = preset.results / "browser.html"
-page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")
+written = page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")
 
 # %%
 provenance.show()
