@@ -57,6 +57,7 @@ STYLE = {
 FLOORS = {
     "random directions": ("D", ORANGE),
     "random weights": ("s", PINK),
+    "permuted units": ("+", "k"),
     "permuted rows": ("x", GREY),
 }
 

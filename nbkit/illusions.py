@@ -19,8 +19,9 @@ ceiling; the illusion gap is what across loses beyond it. Only descriptors that 
 part, since nothing can be said of a tag that the other corpus has no word for.
 
 The floors. *Random directions* in the space of the units (the illusion holds for them too);
-*permuted rows*, labels shuffled within each corpus, where only luck is left; *random weights*, the
-same architecture untrained: a floor and not a null, since it still carries which words are there.
+*permuted units*, each tag looked up on some other unit, which shows what frequent tags agree by
+themselves; *permuted rows*, labels shuffled within each corpus, where only luck is left; *random weights*,
+the same architecture untrained: a floor and not a null, since it still carries which words are there.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def compare(
     kinds = {
         "units": (values, matrices),
         "random directions": (_directions(values, directions, seed), matrices),
+        "permuted units": (values, matrices),
         "permuted rows": (values, permuted),
     }
     if random_weights is not None:
@@ -112,8 +114,8 @@ def compare(
         kinds["random weights"] = ({n: random_weights[n].values for n in values}, matrices)
     fates = {}
     for kind, (x, y) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
-        seeds = range(seed, seed + splits)
-        parts = [_fates(x, y, method, min_score, s) for s in seeds]
+        elsewhere = generator.permutation(len(units)) if kind == "permuted units" else None
+        parts = [_fates(x, y, method, min_score, s, elsewhere) for s in range(seed, seed + splits)]
         fates[kind] = pd.concat(parts, ignore_index=True)
     lines = [_agreement(kind, fate, min_score, seed) for kind, fate in fates.items()]
     controls = pd.DataFrame(lines)
@@ -202,8 +204,17 @@ def _directions(values: Mapping[str, np.ndarray], n: int, seed: int) -> dict[str
     return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values.items()}
 
 
-def _fates(values: Mapping, labels: Mapping, method: str, min_score: float, seed: int) -> pd.DataFrame:
+def _fates(
+    values: Mapping,
+    labels: Mapping,
+    method: str,
+    min_score: float,
+    seed: int,
+    elsewhere: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Every tag chosen on the first half of a corpus, with its fate, for one random cut.
+
+    ``elsewhere`` is a permutation of the units: tags are then looked up on the unit it names.
 
     Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum),
     within_same, within_score, and for each corpus same:NAME and score:NAME (NaN in its own).
@@ -214,6 +225,8 @@ def _fates(values: Mapping, labels: Mapping, method: str, min_score: float, seed
         first, second = matching.halves(len(x), 0.5, seed)
         chosen[name] = matching._score_blocks(x[first], labels[name][first], scorer)
         looked_up[name] = matching._score_blocks(x[second], labels[name][second], scorer)
+        if elsewhere is not None:
+            looked_up[name] = looked_up[name][:, elsewhere]
     parts = []
     for name, scores in chosen.items():
         best = scores.argmax(0)

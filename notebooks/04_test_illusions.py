@@ -115,7 +115,8 @@ with figures.style():
 # ## The floors
 #
 # Random directions in the same space do nearly as well as the units themselves in the last layer: its basis
-# is not special. Shuffled labels leave nothing. The untrained network is a floor and not a null: its units
+# is not special. Looked up on another unit (*permuted units*), a tag agrees as often as two units' tags do
+# by chance. Shuffled labels leave nothing. The untrained network is a floor and not a null: its units
 # still see which words are there. It has other tags, mostly of descriptors that hang on single words and
 # marks, and those travel well from corpus to corpus.
 

@@ -60,6 +60,13 @@ def test_permuted_rows_leave_nothing(report):
     assert floor["within"].value < 0.35 and abs(floor["kept_within"].value) < 0.1
 
 
+def test_permuted_units_agree_as_often_as_two_random_units_do(report):
+    """A tag of d0 to d2 finds its like on half of the units with chance 1/3; a local tag never does."""
+    floor = report.controls.set_index("kind").loc["permuted units"]
+    assert floor["across"].value == pytest.approx(0.5 * 0.5 / 3, abs=0.05)
+    assert floor["tags"] == report.agreement.iloc[0]["tags"]
+
+
 def test_taxonomy_counts_every_tag_once(report):
     assert report.taxonomy["tags"].sum() == report.units["above"].sum()
     assert report.taxonomy["share"].sum() == pytest.approx(1)
@@ -82,7 +89,7 @@ def test_random_weights_are_a_further_floor(three):
         for n, a in acts.items()
     }
     report = illusions.compare(acts, labels, random_weights=noise, progress=False)
-    kinds = ["units", "random directions", "permuted rows", "random weights"]
+    kinds = ["units", "random directions", "permuted units", "permuted rows", "random weights"]
     assert report.controls["kind"].tolist() == kinds
     assert report.controls.set_index("kind").loc["random weights", "tags"] == 0
 
