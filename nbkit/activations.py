@@ -5,6 +5,7 @@
     Activations.rows      one line a row: text_id (and word_id, form, or position, token; start, end)
     Activations.units     one line a column: unit ("layer.3.ffn.512"), site, layer, index
     Activations.select(sites=..., units=..., text_ids=...)
+    reduce(subject, texts, {"top": TopK(10), ...}) -> dict      the same pass without a store
 
 Rows are texts, words or tokens. A text or word row pools the tokens that belong to it:
 
@@ -38,7 +39,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,6 +180,36 @@ def capture(
         if not folder.exists():
             _fill(folder, subject, texts, identity, progress)
     return load(folder, expect=identity)
+
+
+def reduce(
+    subject: Subject,
+    texts: Texts,
+    reducers: Mapping[str, Any],
+    *,
+    sites: str | Sequence[str] = "ffn",
+    rows: str = "text",
+    pool: str = "max",
+    engine: str = "local",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Feed ``reducers`` (see the module ``reducers``) in one forward pass, without a store.
+
+    Arguments as in ``capture``. The values are float32. Returns each reducer's result by its name.
+    Memory does not grow with the corpus beyond its tokens and the list of rows.
+    """
+    identity = _identity(subject, texts, sites, rows, pool, "float32", engine)
+    plan = _plan(subject, texts, identity)
+    for reducer in reducers.values():
+        reducer.begin(plan.units, plan.rows, subject.device)
+    with _bar(subject, texts, progress) as bar:
+        for block in plan.blocks:
+            values = torch.from_numpy(_block_values(subject, plan, block, identity, bar))
+            first, last = plan.first_row[block[0]], plan.first_row[block[1]]
+            numbers = torch.arange(first, last, device=subject.device)
+            for reducer in reducers.values():
+                reducer.update(values.to(subject.device), numbers)
+    return {name: reducer.result() for name, reducer in reducers.items()}
 
 
 def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activations:

@@ -18,7 +18,7 @@ ORDER = (
     "grammar texts models activations exemplars generators descriptors matching evaluation illusions presets"
     " widgets"
 ).split()
-LEAVES = {"provenance", "figures"}
+LEAVES = {"provenance", "figures", "reducers"}
 
 
 def pins():

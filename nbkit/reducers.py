@@ -1,0 +1,208 @@
+"""Reducers: what one pass over the activations can leave behind when there is no store.
+
+``activations.reduce`` feeds every reducer with the same blocks of rows, so that several of them cost one
+forward pass and memory does not grow with the corpus:
+
+    TopK(k)             the k highest and the k lowest rows of every unit
+    Moments()           count, mean, standard deviation, minimum, maximum of every unit
+    LabelSums(labels)   sums from which ``.pearson()``, ``.class_means()`` and, with ``gram=True``, the
+                        Gram matrix of the units follow exactly
+
+A reducer is begun once, updated with blocks ``[row, unit]``, merged with reducers that saw other rows, and
+asked for its result. Sums are taken about the mean of the first block and kept in float64, so that large
+offsets do not cost digits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+
+class Moments:
+    """Count, mean, standard deviation (of the population), minimum and maximum of every unit.
+
+    Result: a frame with the columns of ``units`` and count, mean, std, min, max.
+    """
+
+    def begin(self, units: pd.DataFrame, rows: pd.DataFrame, device: torch.device) -> None:
+        self.units, self.count, n = units, 0, len(units)
+        self.mean = torch.zeros(n, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(n, dtype=torch.float64, device=device)  # about the mean
+        self.low = torch.full((n,), torch.inf, device=device)
+        self.high = torch.full((n,), -torch.inf, device=device)
+
+    def update(self, values: torch.Tensor, rows: torch.Tensor) -> None:
+        mean = values.mean(0)
+        squares = (values - mean).square_().sum(0)
+        self._add(len(values), mean.double(), squares.double(), values.amin(0), values.amax(0))
+
+    def merge(self, other: Moments) -> None:
+        self._add(other.count, other.mean, other.squares, other.low, other.high)
+
+    def _add(self, count, mean, squares, low, high) -> None:
+        """Chan, Golub and LeVeque 1979: moments of two parts joined."""
+        total = self.count + count
+        if not count:
+            return
+        delta = mean - self.mean
+        self.mean += delta * (count / total)
+        self.squares += squares + delta.square() * (self.count * count / total)
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.count = total
+
+    def result(self) -> pd.DataFrame:
+        std = (self.squares / max(1, self.count)).sqrt()
+        columns = {"mean": self.mean, "std": std, "min": self.low, "max": self.high}
+        numbers = {name: tensor.cpu().numpy() for name, tensor in columns.items()}
+        return self.units.assign(count=self.count, **numbers)
+
+
+class TopK:
+    """The ``k`` highest and the ``k`` lowest rows of every unit (texts, words or tokens).
+
+    Result: a frame with unit, sign (1 high, -1 low), rank, value and the columns of the row. Equal values
+    are taken in the order of the rows.
+    """
+
+    def __init__(self, k: int = 10) -> None:
+        if k < 1:
+            raise ValueError(f"k={k}: keep at least one row")
+        self.k = k
+
+    def begin(self, units: pd.DataFrame, rows: pd.DataFrame, device: torch.device) -> None:
+        self.units, self.rows = units, rows
+        self.best = {sign: self._nothing(len(units), device) for sign in (1, -1)}
+
+    def _nothing(self, n: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        values = torch.full((self.k, n), -torch.inf, device=device)
+        return values, torch.full((self.k, n), torch.iinfo(torch.int64).max, device=device)
+
+    def update(self, values: torch.Tensor, rows: torch.Tensor) -> None:
+        for sign in (1, -1):
+            self._keep(sign, sign * values, rows[:, None].expand(values.shape))
+
+    def merge(self, other: TopK) -> None:
+        for sign, (values, rows) in other.best.items():
+            self._keep(sign, values, rows)
+
+    def _keep(self, sign: int, values: torch.Tensor, rows: torch.Tensor) -> None:
+        held, held_rows = self.best[sign]
+        # only units with something above (or level with) their k-th value need sorting
+        busy = (values.amax(0) >= held[-1]).nonzero()[:, 0]
+        if not len(busy):
+            return
+        together = torch.cat([held[:, busy], values[:, busy]])
+        which = torch.cat([held_rows[:, busy], rows[:, busy]])
+        order = which.argsort(0)  # then a stable sort by value breaks ties by row
+        together, which = together.gather(0, order), which.gather(0, order)
+        order = together.argsort(dim=0, descending=True, stable=True)[: self.k]
+        held[:, busy], held_rows[:, busy] = together.gather(0, order), which.gather(0, order)
+
+    def result(self) -> pd.DataFrame:
+        parts = []
+        for sign, (values, rows) in self.best.items():
+            value, row = values.T.cpu().numpy().ravel(), rows.T.cpu().numpy().ravel()
+            part = pd.DataFrame(
+                {
+                    "unit": np.repeat(self.units["unit"].to_numpy(), self.k),
+                    "sign": sign,
+                    "rank": np.tile(np.arange(1, self.k + 1), len(self.units)),
+                    "value": sign * value,
+                    "row": row,
+                }
+            )
+            parts.append(part[np.isfinite(value)])
+        found = pd.concat(parts, ignore_index=True)
+        described = self.rows.iloc[found["row"]].reset_index(drop=True)
+        return found.drop(columns="row").join(described)
+
+
+class LabelSums:
+    """Sums of the units, of labels, and of their products.
+
+    ``labels`` is a frame [row, descriptor]; its index is ``text_id`` for text rows, or
+    (``text_id``, ``word_id``) for word rows. ``gram=True`` also keeps the product of units with units, of
+    size units squared: for thousands of units, not for a hundred thousand.
+
+    Result: the reducer itself, with ``.pearson()``, ``.class_means()``, ``.covariance()``.
+    """
+
+    def __init__(self, labels: pd.DataFrame, *, gram: bool = False) -> None:
+        self.labels, self.gram = labels, gram
+
+    def begin(self, units: pd.DataFrame, rows: pd.DataFrame, device: torch.device) -> None:
+        keys = self.labels.index.names if self.labels.index.nlevels > 1 else ["text_id"]
+        index = pd.MultiIndex.from_frame(rows[keys]) if len(keys) > 1 else pd.Index(rows["text_id"])
+        position = self.labels.index.get_indexer(index)
+        if (position < 0).any():
+            first = index[int(np.argmax(position < 0))]
+            raise ValueError(f"the labels have no row for {first}: {(position < 0).sum()} rows lack labels")
+        matrix = self.labels.to_numpy(np.float32)[position]
+        self.units, self.count, n, d = units, 0, len(units), matrix.shape[1]
+        self.matrix = torch.from_numpy(matrix)
+        self.shift: torch.Tensor | None = None
+        self.x, self.xx, self.y, self.yy = (
+            torch.zeros(size, dtype=torch.float64, device=device) for size in (n, n, d, d)
+        )
+        self.xy = torch.zeros(d, n, dtype=torch.float64, device=device)
+        self.products = torch.zeros(n, n, dtype=torch.float64, device=device) if self.gram else None
+
+    def update(self, values: torch.Tensor, rows: torch.Tensor) -> None:
+        if self.shift is None:
+            self.shift = values.mean(0)
+        x, y = values - self.shift, self.matrix[rows.cpu()].to(values.device)
+        self.count += len(x)
+        self.x += x.sum(0)
+        self.xx += x.square().sum(0)
+        self.y += y.sum(0)
+        self.yy += y.square().sum(0)
+        self.xy += y.T @ x
+        if self.products is not None:
+            self.products += x.T @ x
+
+    def merge(self, other: LabelSums) -> None:
+        """Add the sums of ``other``, brought to this one's shift."""
+        if other.shift is None:
+            return
+        if self.shift is None:
+            self.shift = other.shift
+        move = (other.shift - self.shift).double()
+        n = other.count
+        if self.products is not None:
+            cross = torch.outer(other.x, move)
+            self.products += other.products + cross + cross.T + n * torch.outer(move, move)
+        self.xy += other.xy + torch.outer(other.y, move)
+        self.xx += other.xx + 2 * move * other.x + n * move.square()
+        self.x += other.x + n * move
+        self.y += other.y
+        self.yy += other.yy
+        self.count += n
+
+    def result(self) -> LabelSums:
+        return self
+
+    def _frame(self, matrix: torch.Tensor) -> pd.DataFrame:
+        return pd.DataFrame(matrix.cpu().numpy(), index=self.labels.columns, columns=self.units["unit"])
+
+    def pearson(self) -> pd.DataFrame:
+        """Correlation [descriptor, unit]; 0 where a side is constant."""
+        covariance = self.xy / self.count - torch.outer(self.y, self.x) / self.count**2
+        spread = [
+            (squares / self.count - (sums / self.count).square()).clamp(min=0).sqrt()
+            for squares, sums in ((self.yy, self.y), (self.xx, self.x))
+        ]
+        scale = torch.outer(*spread)
+        return self._frame(torch.where(scale > 1e-9, covariance / scale.clamp(min=1e-9), 0.0))
+
+    def class_means(self) -> pd.DataFrame:
+        """Mean of every unit weighted by each label, [descriptor, unit]; NaN for an empty label."""
+        return self._frame(self.xy / self.y[:, None] + self.shift)
+
+    def covariance(self) -> pd.DataFrame:
+        """Covariance [unit, unit] of the population; needs ``gram=True``."""
+        if self.products is None:
+            raise ValueError("the covariance needs LabelSums(labels, gram=True)")
+        matrix = self.products / self.count - torch.outer(self.x, self.x) / self.count**2
+        return pd.DataFrame(matrix.cpu().numpy(), index=self.units["unit"], columns=self.units["unit"])
