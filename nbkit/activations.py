@@ -6,6 +6,8 @@
     Activations.units     one line a column: unit ("layer.3.ffn.512"), site, layer, index
     Activations.select(sites=..., units=..., text_ids=...)
     reduce(subject, texts, {"top": TopK(10), ...}) -> dict      the same pass without a store
+    estimate(subject, texts, sites=...) -> Cost                 disk, memory and time, before a long run
+    verify(subject, texts) -> table                             are the numbers right for this subject?
 
 Rows are texts, words or tokens. A text or word row pools the tokens that belong to it:
 
@@ -42,7 +44,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -77,7 +79,7 @@ IDENTITY = (
 )
 
 BLOCK_BYTES = 128 * 2**20  # values of one block: what is recomputed at most after a kill
-BATCH_TOKENS = 2048  # tokens in one forward pass, padding included
+BATCH_TOKENS = 1024  # tokens in one forward pass, padding included; measured best on two cores
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,115 @@ def reduce(
             for reducer in reducers.values():
                 reducer.update(values.to(subject.device), numbers)
     return {name: reducer.result() for name, reducer in reducers.items()}
+
+
+class Cost(NamedTuple):
+    """What a capture would take; see ``estimate``."""
+
+    rows: int
+    units: int
+    disk_bytes: int  # of the store's values
+    memory_bytes: int  # of one block and one batch, beyond the model itself
+    seconds: float  # of forward passes, from a short calibration
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows x {self.units:,} units: {self.disk_bytes / 1e9:.2f} GB on disk,"
+            f" {self.memory_bytes / 1e9:.2f} GB of memory, about {self.seconds:.0f} s"
+        )
+
+
+def estimate(
+    subject: Subject,
+    texts: Texts,
+    *,
+    sites: str | Sequence[str] = "ffn",
+    rows: str = "text",
+    pool: str = "max",
+    dtype: str = "float16",
+    batches: int = 4,
+) -> Cost:
+    """What ``capture`` with these arguments would take, before it is run.
+
+    Disk and memory are counted, the time is measured on ``batches`` batches from the longest texts to
+    the shortest and extrapolated by tokens. Nothing is written.
+    """
+    identity = _identity(subject, texts, sites, rows, pool, dtype, "local")
+    plan = _plan(subject, texts, identity)
+    item = np.dtype(dtype).itemsize
+    every = [b for a, z in plan.blocks for b in _batches([len(plan.ids[t]) for t in range(a, z)], a)]
+    tokens = np.array([len(batch) * len(plan.ids[batch[0]]) for batch in every])
+    tried = np.unique(np.linspace(0, len(every) - 1, min(batches, len(every))).round().astype(int))
+    _run_batch(subject, plan, every[tried[-1]], identity)  # the first pass of a process is slow
+    with provenance.stopwatch() as clock:
+        for i in tried:
+            _run_batch(subject, plan, every[i], identity)
+    largest = max(plan.first_row[z] - plan.first_row[a] for a, z in plan.blocks)
+    n_units, width = len(plan.units), subject.sites["width"].max()
+    return Cost(
+        rows=len(plan.rows),
+        units=n_units,
+        disk_bytes=len(plan.rows) * n_units * item,
+        memory_bytes=int(largest * n_units * item * 2 + tokens.max() * (n_units + width) * 4),
+        seconds=float(clock.seconds * tokens.sum() / tokens[tried].sum()),
+    )
+
+
+def verify(
+    subject: Subject, texts: Texts, *, sites: str | Sequence[str] = "all", n: int = 32
+) -> pd.DataFrame:
+    """Are the numbers right for this subject? A table of checks on ``n`` texts.
+
+    hooks      hidden states seen by the hooks against transformers' own ``output_hidden_states``
+               (GPT-2's last layer is left out: transformers gives it after the final layer norm)
+    padding    a text alone against the same text padded in a batch
+    order      a batch against the same batch reversed
+    float16    values rounded for the store against float32
+
+    Columns: check, error (largest difference, in standard deviations of the unit, or of a unit with a
+    hundredth of the median spread if it hardly varies), median and q99 of the same, tolerance, ok. The
+    tolerances are ours, for float32: 1e-3 on the largest error, and 1e-2 on q99 for the rounding.
+    """
+    texts = texts.sample(min(n, len(texts)), seed=0)
+    identity = _identity(subject, texts, sites, "text", "max", "float32", "local")
+    plan = _plan(subject, texts, identity)
+    order = list(np.argsort([-len(ids) for ids in plan.ids]))
+    together = _run_batch(subject, plan, order, identity).float().cpu()
+    alone = torch.cat([_run_batch(subject, plan, [t], identity).float().cpu() for t in order])
+    back = _run_batch(subject, plan, order[::-1], identity).float().cpu().flip(0)
+    seen, expected = _hidden_both_ways(subject, plan, order)
+    lines = [
+        _check("hooks", seen, expected, 1e-3),
+        _check("padding", together, alone, 1e-3),
+        _check("order", together, back, 1e-3),
+        _check("float16", together.half().float(), together, 1e-2, by="q99"),
+    ]
+    return pd.DataFrame(lines)
+
+
+def _check(
+    name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float, by: str = "error"
+) -> dict[str, Any]:
+    """One line of ``verify`` on [row, unit]; ``by`` says which number the tolerance is for."""
+    spread = expected.std(0)
+    error = ((found - expected).abs() / spread.clamp(min=1e-2 * float(spread.median()))).flatten().numpy()
+    line = {"error": error.max(), "median": np.median(error), "q99": np.quantile(error, 0.99)}
+    line = {key: float(value) for key, value in line.items()}
+    return {"check": name, **line, "tolerance": tolerance, "ok": line[by] <= tolerance}
+
+
+@torch.inference_mode()
+def _hidden_both_ways(subject: Subject, plan: _Plan, order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states [token, unit] of all layers, by the hooks and by transformers, padding left out."""
+    sites = ["embeddings", *subject.select("hidden")]
+    if subject.model.config.model_type == "gpt2":
+        sites = sites[:-1]
+    inputs = _inputs(subject, plan, order)
+    own = inputs["attention_mask"].bool()
+    seen = subject.run(inputs, sites)
+    states = subject.model(**inputs, output_hidden_states=True).hidden_states
+    found = torch.cat([seen[site][own] for site in sites], dim=1)
+    return found.float().cpu(), torch.cat([h[own] for h in states[: len(sites)]], dim=1).float().cpu()
 
 
 def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activations:
@@ -449,6 +560,15 @@ def _batches(lengths: list[int], start: int) -> Iterator[list[int]]:
 @torch.inference_mode()
 def _run_batch(subject: Subject, plan: _Plan, batch: list[int], identity: dict) -> torch.Tensor:
     """Pooled activations ``[row, unit]`` of a few texts, rows in the order of ``batch``."""
+    inputs = _inputs(subject, plan, batch)
+    found = subject.run(inputs, identity["sites"])
+    members = [plan.members[t] for t in batch]
+    pooled = [pool_tokens(found[site], members, identity["pool"]) for site in identity["sites"]]
+    return torch.cat(pooled, dim=1)
+
+
+def _inputs(subject: Subject, plan: _Plan, batch: list[int]) -> dict[str, torch.Tensor]:
+    """What the model takes, for a few texts, on its device."""
     pad = subject.tokenizer.pad_token_id or 0  # masked: which id it is does not matter
     inputs = {
         "input_ids": _padded([plan.ids[t] for t in batch], pad),
@@ -456,11 +576,7 @@ def _run_batch(subject: Subject, plan: _Plan, batch: list[int], identity: dict) 
     }
     if plan.types is not None:
         inputs["token_type_ids"] = _padded([plan.types[t] for t in batch], 0)
-    inputs = {name: tensor.to(subject.device) for name, tensor in inputs.items()}
-    found = subject.run(inputs, identity["sites"])
-    members = [plan.members[t] for t in batch]
-    pooled = [pool_tokens(found[site], members, identity["pool"]) for site in identity["sites"]]
-    return torch.cat(pooled, dim=1)
+    return {name: tensor.to(subject.device) for name, tensor in inputs.items()}
 
 
 def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:

@@ -272,6 +272,46 @@ def test_bad_arguments_name_the_value_and_write_nothing(minilm, corpus, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+# ---------------------------------------------------------------------------------- before a long run
+
+
+def test_estimate_counts_what_capture_then_takes(minilm, tmp_path):
+    reviews = texts.load("sample:reviews").sample(100, seed=0)
+    cost = activations.estimate(minilm, reviews, sites=["ffn", "hidden"])
+    found = activations.capture(minilm, reviews, sites=["ffn", "hidden"], cache=tmp_path)
+    assert (cost.rows, cost.units) == found.values.shape
+    assert cost.disk_bytes == next(tmp_path.glob("activations/*/values.bin")).stat().st_size
+    assert 0.1 < cost.seconds / found.manifest["seconds"] < 10
+    assert "100 rows x 11,520 units" in str(cost)
+
+
+def test_verify_passes_on_the_subject_and_fails_on_a_shifted_hook(minilm, monkeypatch):
+    reviews = texts.load("sample:reviews").sample(20, seed=0)
+    table = activations.verify(minilm, reviews).set_index("check")
+    assert table["ok"].all() and table.index.tolist() == ["hooks", "padding", "order", "float16"]
+    assert (table["median"] <= table["q99"]).all() and (table["q99"] <= table["error"]).all()
+    run = models.Subject.run
+
+    def shifted(subject, batch, sites):
+        found = run(subject, batch, sites)
+        return {site: tensor.roll(1, dims=1) for site, tensor in found.items()}
+
+    monkeypatch.setattr(models.Subject, "run", shifted)
+    assert not activations.verify(minilm, reviews).set_index("check").loc["hooks", "ok"]
+
+
+def test_verify_sees_a_model_that_minds_its_padding(minilm, monkeypatch):
+    reviews = texts.load("sample:reviews").sample(20, seed=0)
+    inputs = activations._inputs
+
+    def without_mask(*arguments):
+        made = inputs(*arguments)
+        return {**made, "attention_mask": torch.ones_like(made["attention_mask"])}
+
+    monkeypatch.setattr(activations, "_inputs", without_mask)
+    assert not activations.verify(minilm, reviews).set_index("check").loc["padding", "ok"]
+
+
 # ---------------------------------------------------------------------------------- pieces
 
 
