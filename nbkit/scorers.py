@@ -56,8 +56,8 @@ class Sums:
     """Running sums over batches of rows: scores without the rows, in memory [descriptor, unit].
 
     ``add(values, labels)`` takes any number of rows; ``pearson()``, ``cosine()``, and with ``classes``
-    ``mad()`` and ``means()``, answer for all rows so far. Sums are float64 around the first batch's means, so that large
-    offsets cost no precision.
+    ``mad()`` and ``means()``, answer for all rows so far. Sums are float64 around the
+    means of the first batch, so that large offsets cost no precision.
     """
 
     def __init__(self, device: str = "cpu", *, classes: bool = True):
