@@ -95,6 +95,7 @@ def sanity(
     values: np.ndarray,
     labels: pd.DataFrame | np.ndarray,
     *,
+    pairs: np.ndarray | None = None,
     seed: int = 0,
     drop: float = 0.001,
     share: float = 0.9,
@@ -102,27 +103,34 @@ def sanity(
     """NeuronEval's two tests of a scorer (Oikarinen, Yan, Weng, ICML 2025, read second hand).
 
     ``values`` is a store or an array [row, unit]; ``labels`` [row, descriptor] are cut at .5. Each unit is
-    judged on one descriptor, the best under the scorer itself with the labels as they are. Then half of
-    every descriptor's positives, drawn at random, become negatives (missing), or as many negatives become
-    positives (extra), and the same pair is scored again. A scorer passes if its score falls by more
-    than ``drop`` for more than ``share`` of the units in both tests.
+    judged on one descriptor: ``pairs`` gives its column for each unit (known meanings); by default it is
+    the unit's best under the scorer itself with the labels as they are. Then half of every descriptor's
+    positives, drawn at random, become negatives (missing), or as many negatives become positives (extra),
+    and the same pair is scored again. A scorer passes if its score falls by more than ``drop`` for
+    more than ``share`` of the units in both tests.
 
-    Which pairs are judged is our reading: theirs come from units of known meaning. Left out are
-    descriptors that cannot be halved or doubled (fewer than two positives, or more than half of
-    the rows) and units that do not vary.
+    Left out are descriptors that cannot be halved or doubled (fewer than two positives, or more
+    than half of the rows), units whose given descriptor is such a one, and units that do not vary.
+
+    The verdict depends on the labels: NeuronEval's concepts are rare and its units of known meaning. Where
+    descriptors are common and units weak, ``average_precision`` and ``cosine`` fail the extra labels, since
+    both grow with prevalence.
     """
     scorer = matching.SCORERS[scorer] if isinstance(scorer, str) else scorer
     if hasattr(values, "units"):
         labels, values = matching.align(values, labels), values.values
     on = np.asarray(labels) > 0.5
-    positives = on.sum(0)
-    on = on[:, (positives >= 2) & (2 * positives <= len(on))]
+    judged = (on.sum(0) >= 2) & (2 * on.sum(0) <= len(on))
     varies = np.asarray(values.max(0) > values.min(0))
+    if pairs is not None:
+        varies &= judged[pairs]
+        pairs = (np.cumsum(judged) - 1)[pairs]
+    on = on[:, judged]
     if not on.shape[1] or not varies.any():
         raise ValueError("no descriptor can be halved and doubled, or no unit varies: nothing to judge")
     missing, extra = _damaged(on, np.random.default_rng(seed))
     before = scorer(values, on.astype(np.float32))
-    pair = before.argmax(0), np.arange(before.shape[1])
+    pair = (before.argmax(0) if pairs is None else pairs), np.arange(before.shape[1])
     falls = [
         float((before[pair] - scorer(values, changed.astype(np.float32))[pair] > drop)[varies].mean())
         for changed in (missing, extra)

@@ -104,7 +104,9 @@ def tag(
     ends          "high", or "both": what a unit means when it is low competes too, as the score of
                   the negated unit; the column ``sign`` says which
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
-                  (0: no test, p and q are NaN). Rows count as exchangeable (within cells), groups or not
+                  (0: no test, p and q are NaN). Rows count as exchangeable (within cells), groups or not.
+                  The smallest p is 1 / (1 + permutations): where only a share s of the units responds,
+                  q <= level takes more than 1 / (s * level) of them
     min_score     and ``level``: a line is ``tagged`` if score >= min_score and q <= level
     resamples     bootstrap resamples of the held-out texts (with ``by``, of its groups) for the
                   interval of ``validation_score``. 0: Fisher's z for pearson, NaN for other scorers
