@@ -4,6 +4,7 @@
     recall_at_k(tags, gold, k)        share of the right descriptors among the first k tags
     validated(scores, minimum)        a gold standard from held-out texts
     bootstrap(values)                 the mean with its interval
+    sanity(scorer, values, labels)    does a scorer notice missing labels, and extra ones?
 
 ``tags`` is a frame with unit, rank, descriptor (``matching.tag``); ``gold`` a frame with unit and
 descriptor, one line for every descriptor that is right for a unit. Both measures are averages over units.
@@ -14,10 +15,13 @@ played no part in choosing the tags.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from nbkit import matching
 
 
 class Estimate(NamedTuple):
@@ -71,6 +75,77 @@ def bootstrap(values: np.ndarray, *, n: int = 1000, level: float = 0.95, seed: i
     means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(n)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+class Sanity(NamedTuple):
+    """Shares of units whose score drops, and the verdict."""
+
+    missing: float  # when half of the positives are zeroed
+    extra: float  # when the positives are doubled at random
+    n: int  # units judged
+    passed: bool  # both above .9
+
+    def __str__(self) -> str:
+        verdict = "pass" if self.passed else "fail"
+        return f"missing {self.missing:.1%}, extra {self.extra:.1%} of {self.n} units: {verdict}"
+
+
+def sanity(
+    scorer: str | Callable[..., np.ndarray],
+    values: np.ndarray,
+    labels: pd.DataFrame | np.ndarray,
+    *,
+    pairs: np.ndarray | None = None,
+    seed: int = 0,
+    drop: float = 0.001,
+    share: float = 0.9,
+) -> Sanity:
+    """NeuronEval's two tests of a scorer (Oikarinen, Yan, Weng, ICML 2025, read second hand).
+
+    ``values`` is a store or an array [row, unit]; ``labels`` [row, descriptor] are cut at .5. Each unit is
+    judged on one descriptor: ``pairs`` gives its column for each unit (known meanings); by default it is
+    the unit's best under the scorer itself with the labels as they are. Then half of every descriptor's
+    positives, drawn at random, become negatives (missing), or as many negatives become positives (extra),
+    and the same pair is scored again. A scorer passes if its score falls by more than ``drop`` for
+    more than ``share`` of the units in both tests.
+
+    Left out are descriptors that cannot be halved or doubled (fewer than two positives, or more
+    than half of the rows), units whose given descriptor is such a one, and units that do not vary.
+
+    The verdict depends on the labels: NeuronEval's concepts are rare and its units of known meaning. Where
+    descriptors are common and units weak, ``average_precision`` and ``cosine`` fail the extra labels, since
+    both grow with prevalence.
+    """
+    scorer = matching.SCORERS[scorer] if isinstance(scorer, str) else scorer
+    if hasattr(values, "units"):
+        labels, values = matching.align(values, labels), values.values
+    on = np.asarray(labels) > 0.5
+    judged = (on.sum(0) >= 2) & (2 * on.sum(0) <= len(on))
+    varies = np.asarray(values.max(0) > values.min(0))
+    if pairs is not None:
+        varies &= judged[pairs]
+        pairs = (np.cumsum(judged) - 1)[pairs]
+    on = on[:, judged]
+    if not on.shape[1] or not varies.any():
+        raise ValueError("no descriptor can be halved and doubled, or no unit varies: nothing to judge")
+    missing, extra = _damaged(on, np.random.default_rng(seed))
+    before = scorer(values, on.astype(np.float32))
+    pair = (before.argmax(0) if pairs is None else pairs), np.arange(before.shape[1])
+    falls = [
+        float((before[pair] - scorer(values, changed.astype(np.float32))[pair] > drop)[varies].mean())
+        for changed in (missing, extra)
+    ]
+    return Sanity(*falls, int(varies.sum()), min(falls) > share)
+
+
+def _damaged(on: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Labels with half of the positives gone, and with twice as many: ``[row, descriptor]`` both."""
+    missing, extra = on.copy(), on.copy()
+    for d in range(on.shape[1]):
+        positives, negatives = np.flatnonzero(on[:, d]), np.flatnonzero(~on[:, d])
+        missing[generator.choice(positives, len(positives) // 2, replace=False), d] = False
+        extra[generator.choice(negatives, len(positives), replace=False), d] = True
+    return missing, extra
 
 
 def _first(tags: pd.DataFrame, k: int) -> pd.DataFrame:
