@@ -1,0 +1,540 @@
+"""Planted units: a real model with neurons whose meaning is known, to measure methods against.
+
+    planted = plant(subject, texts, labels, n=20, seed=0)
+    planted.subject      the same model with the planted units at its `layer.N.ffn` sites
+    planted.truth        what each of them responds to, and how well, on held-out texts
+    planted.held_out     {corpus: Texts} that no unit was trained on, and `.labels` for them
+
+    acts = activations.capture(planted.subject, planted.held_out["email"])
+    tags = matching.tag(acts, planted.labels["email"])
+    evaluation.precision_at_k(tags, evaluation.truth_of(planted), 1)
+
+There is no published benchmark of this kind that we know of: the method is ours. So are the kinds:
+
+    pure            one descriptor
+    polysemantic    fires for either of two descriptors
+    dataset-local   descriptor A inside one corpus, B inside another: an illusion by construction
+    distractor      the length of the text, or the corpus it is from; no descriptor is right
+    dead            constant
+
+Where the units go. They are APPENDED to the feed-forward network of a layer, behind the real ones
+("layer.3.ffn.1536" is the first one of layer 3 of minilm): a row of the first matrix detects, a column of
+zeros in the second keeps it from being heard. So nothing else in the model changes (up to float rounding,
+as a wider matrix product may add in another order), and all real units stay as rivals. Replacing real units
+would not do: their contribution would be missing, and every later layer would change. A method that looks
+at a unit's index could tell the planted ones; none that looks at activations can.
+
+What a unit detects. A direction in the input of the feed-forward network, trained so that its MAXIMUM over
+the tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
+multiple-instance logistic loss, both sides with equal weight, started from the difference of the class
+means, some steps of Adam, all units of a layer at once. Its output passes the model's own nonlinearity.
+Units with the same descriptor differ by layer and by the texts they were trained on. They are as single
+and clear as units of real models are rarely; ``blur`` adds a random direction to each, which makes them
+weaker. A method that fails here will not do better on real units; one that passes may still fail there.
+
+Limits: capture with pool="max", for which they are made; models with shared blocks (ALBERT) and XLNet have
+no place for them; a planted model is for use in memory (its configuration still names the old width).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from nbkit import activations, matching
+from nbkit.models import ARCHITECTURES, Subject
+
+if TYPE_CHECKING:
+    from nbkit.texts import Texts
+
+KINDS = ("pure", "polysemantic", "dataset-local", "distractor", "dead")
+
+#: The first matrix of the feed-forward network, within a block, by `config.model_type`.
+FIRST_MATRIX = {
+    "bert": "intermediate.dense",
+    "roberta": "intermediate.dense",
+    "electra": "intermediate.dense",
+    "mpnet": "intermediate.dense",
+    "distilbert": "ffn.lin1",
+    "gpt2": "mlp.c_fc",
+}
+
+MIN_POSITIVES = 10  # texts on either side that a unit needs in training, and in each of its corpora
+SEEN = 0.7  # share of the training texts that each unit sees, so that no two are alike
+MARGIN = 0.1  # by which a dataset-local unit must prefer its descriptor inside a corpus
+TEXTS_AT_ONCE = 64  # in one forward pass
+
+
+@dataclass(frozen=True, repr=False)
+class Planted:
+    """A subject with planted units, and the truth about them.
+
+    ``truth`` has one line for each unit and descriptor:
+
+    unit, kind        "layer.3.ffn.1540", one of ``KINDS``
+    descriptor        what it responds to; "length" or "corpus" for a distractor, None when dead
+    corpus            inside which (dataset-local), which one (corpus distractor); else None: all
+    achieved_auroc    on held-out texts: of the texts with the descriptor against those without; for a
+                      polysemantic unit against the texts with neither; for a dataset-local unit inside
+                      the corpus. NaN when dead
+    rival_auroc       dataset-local only: of the unit's OTHER descriptor in the same corpus
+    planted           whether ALL lines of the unit reach ``minimum`` (and, dataset-local, beat the rival
+                      by .1). Only these count as truth; the others are here to be reported
+    """
+
+    subject: Subject
+    truth: pd.DataFrame
+    held_out: dict[str, Texts]
+    labels: dict[str, pd.DataFrame]  # of the held-out texts
+    settings: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        units = self.truth.drop_duplicates("unit")
+        counts = units.groupby("kind", sort=False)["planted"].agg(["sum", "size"])
+        parts = [f"{kind} {good} of {all}" for kind, good, all in counts.itertuples()]
+        return f"Planted({self.subject.name}: {', '.join(parts)})"
+
+
+def plant(
+    subject: Subject,
+    texts: Texts | Mapping[str, Texts],
+    labels: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    n: int = 8,
+    kinds: Sequence[str] | Mapping[str, int] = KINDS,
+    layers: Sequence[int] | None = None,
+    minimum: float = 0.85,
+    share: float = 0.4,
+    blur: float = 0.0,
+    steps: int = 25,
+    seed: int = 0,
+    cache: str | Path | bool | None = False,
+    progress: bool = True,
+) -> Planted:
+    """Add units of known meaning to ``subject``.
+
+    texts, labels  a corpus and its label matrix [text_id, descriptor], or both by corpus name; labels
+                   count as present above .5. Descriptors that not all corpora have are left out
+    n, kinds       ``n`` units of each kind; or a mapping kind -> number of units
+    layers         that get the units, in turn; default all but the first
+    minimum        AUROC on held-out texts from which a unit counts as planted
+    share          of the texts of each corpus, for training; the others are ``held_out``
+    blur           length of a random direction added to each detector, relative to the detector's
+    cache          where activations of the held-out texts are stored (see ``activations.capture``)
+
+    Impossible requests (unknown kind, one corpus for dataset-local units, too few texts with a
+    descriptor) are a ``ValueError``.
+    """
+    corpora, matrices = _by_corpus(texts, labels)
+    counts = _counts(kinds, n)
+    places = _places(subject, layers)
+    rng = np.random.default_rng(seed)
+    parts = {name: matching.halves(len(corpus), share, seed) for name, corpus in corpora.items()}
+    train = _table(corpora, matrices, {name: part[0] for name, part in parts.items()})
+    targets = _targets(train, counts, rng)
+    spread = [places[i % len(places)] for i in range(len(targets))]
+    tokens = _token_inputs(subject, train.texts, sorted(set(spread)), progress)
+    detectors = {}
+    for layer in tqdm(sorted(set(spread)), desc="plant", unit=" layers", leave=False, disable=not progress):
+        mine = [target for target, place in zip(targets, spread, strict=True) if place == layer]
+        detectors[layer] = _detectors(*tokens.pop(layer), _weights(mine, train, rng), steps, blur, rng)
+    name = f"{subject.name}-planted{seed}"
+    planted = Subject(name, _widened(subject.model, detectors), subject.tokenizer, subject.revision)
+    units = _names(subject, spread)
+    rest = {name: corpora[name].where(text_id=_ids(corpora[name], part[1])) for name, part in parts.items()}
+    seen = _responses(planted, rest, units, cache, progress)
+    test = _table(rest, matrices, {name: np.arange(len(rest[name])) for name in rest})
+    truth = _truth(targets, units, seen, test, minimum)
+    settings = dict(share=share, blur=blur, steps=steps, seed=seed, minimum=minimum)
+    kept = {name: matrices[name].loc[rest[name].frame["text_id"], train.names] for name in rest}
+    return Planted(planted, truth, rest, kept, settings)
+
+
+# ---------------------------------------------------------------------------------- arguments
+
+
+def _by_corpus(texts, labels) -> tuple[dict[str, Texts], dict[str, pd.DataFrame]]:
+    if isinstance(texts, Mapping) != isinstance(labels, Mapping):
+        raise ValueError("texts and labels: give both as one thing, or both by corpus name")
+    if not isinstance(texts, Mapping):
+        texts, labels = {texts.name: texts}, {texts.name: labels}
+    if not texts or set(texts) != set(labels):
+        raise ValueError(f"texts of {', '.join(texts)}, but labels of {', '.join(labels)}: name them alike")
+    for name, corpus in texts.items():
+        missing = ~corpus.frame["text_id"].isin(labels[name].index)
+        if missing.any():
+            first = corpus.frame["text_id"][missing].iloc[0]
+            raise ValueError(f"labels of {name!r} lack {missing.sum()} texts, the first is text {first}")
+    return dict(texts), dict(labels)
+
+
+def _counts(kinds: Sequence[str] | Mapping[str, int], n: int) -> dict[str, int]:
+    counts = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys([kinds] * isinstance(kinds, str) or kinds, n)
+    for kind, number in counts.items():
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r} of planted units; there are {', '.join(KINDS)}")
+        if number < 1:
+            raise ValueError(f"{number} units of kind {kind!r}: plant one at least, or leave the kind out")
+    if not counts:
+        raise ValueError(f"no kinds of units; there are {', '.join(KINDS)}")
+    return counts
+
+
+def _places(subject: Subject, layers: Iterable[int] | None) -> list[int]:
+    if subject.model.config.model_type not in FIRST_MATRIX:
+        raise ValueError(
+            f"no units can be planted in {subject.name}, of type {subject.model.config.model_type!r};"
+            f" types with a place for them: {', '.join(FIRST_MATRIX)}"
+        )
+    last = int(subject.sites["layer"].max())
+    places = list(range(min(1, last), last + 1)) if layers is None else list(layers)
+    wrong = [layer for layer in places if not 0 <= layer <= last]
+    if wrong or not places:
+        raise ValueError(f"layers={places}: {subject.name} has layers 0 to {last}; name one at least")
+    return places
+
+
+# ---------------------------------------------------------------------------------- what to plant
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Texts of all corpora, one after another."""
+
+    texts: list[str]
+    corpus: np.ndarray  # [text]
+    labels: np.ndarray  # [text, descriptor], bool
+    names: list[str]  # of the descriptors
+    words: np.ndarray  # [text] how long it is
+
+    def has(self, descriptor: str) -> np.ndarray:
+        return self.labels[:, self.names.index(descriptor)]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a unit is to respond to: lines of ``truth``, and a cut where it is length (in words)."""
+
+    kind: str
+    claims: tuple[tuple[str | None, str | None], ...]  # (descriptor, corpus)
+    cut: float = float("nan")
+
+    def sides(self, table: _Table) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Groups of texts [text] to fire on, and to be silent on; each group weighs the same."""
+        if self.kind == "dead":
+            return [], []
+        if self.kind == "distractor":
+            ((what, corpus),) = self.claims
+            inside = table.words > self.cut if what == "length" else table.corpus == corpus
+            return [inside], [~inside]
+        has = [table.has(descriptor) for descriptor, _ in self.claims]
+        if self.kind != "dataset-local":
+            return has, [~np.any(has, axis=0)]
+        (a, b), (one, two) = has, [table.corpus == corpus for _, corpus in self.claims]
+        # the other descriptor alone is what such a unit must not fire on: groups of their own
+        return [one & a, two & b], [one & ~a, two & ~b, one & b & ~a, two & a & ~b]
+
+
+def _table(corpora: Mapping, matrices: Mapping, rows: Mapping[str, np.ndarray]) -> _Table:
+    first, *others = [list(matrix.columns) for matrix in matrices.values()]
+    names = [name for name in first if all(name in other for other in others)]
+    if not names:
+        raise ValueError(f"no descriptor is in the labels of all corpora ({', '.join(matrices)})")
+    texts, corpus, labels = [], [], []
+    for name, part in corpora.items():
+        frame = part.frame.iloc[rows[name]]
+        texts += frame["text"].tolist()
+        corpus += [name] * len(frame)
+        labels.append(matrices[name].loc[frame["text_id"], names].to_numpy() > 0.5)
+    words = np.array([len(text.split()) for text in texts])
+    return _Table(texts, np.array(corpus), np.concatenate(labels), names, words)
+
+
+def _targets(table: _Table, counts: dict[str, int], rng: np.random.Generator) -> list[_Target]:
+    makers = {
+        "pure": _pure,
+        "polysemantic": _polysemantic,
+        "dataset-local": _local,
+        "distractor": _distractors,
+        "dead": lambda table, n, rng: [_Target("dead", ((None, None),))] * n,
+    }
+    return [target for kind, n in counts.items() for target in makers[kind](table, n, rng)]
+
+
+def _pure(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
+    usable = _usable(table, np.ones(len(table.corpus), dtype=bool))
+    if not usable:
+        raise ValueError(f"no descriptor is in (and absent from) {MIN_POSITIVES} of the training texts")
+    return [_Target("pure", ((name, None),)) for name in _turns(usable, n, rng)]
+
+
+def _polysemantic(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
+    usable = _usable(table, np.ones(len(table.corpus), dtype=bool))
+    pairs = [(a, b) for i, a in enumerate(usable) for b in usable[:i] if _apart(table, a, b)]
+    if not pairs:
+        raise ValueError(f"polysemantic units need two descriptors with {MIN_POSITIVES} texts each")
+    return [_Target("polysemantic", ((a, None), (b, None))) for a, b in _turns(pairs, n, rng)]
+
+
+def _local(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
+    corpora = list(dict.fromkeys(table.corpus))
+    usable = {name: _usable(table, table.corpus == name) for name in corpora}
+    choices = [
+        ((a, one), (b, two))
+        for one in corpora
+        for two in corpora
+        for a in usable[one]
+        for b in usable[two]
+        if one < two and a != b and a in usable[two] and b in usable[one] and _apart(table, a, b)
+    ]
+    if not choices:
+        raise ValueError(
+            "dataset-local units need two corpora that share two descriptors with"
+            f" {MIN_POSITIVES} training texts each; there is {', '.join(corpora)}"
+        )
+    return [_Target("dataset-local", pair) for pair in _turns(choices, n, rng)]
+
+
+def _distractors(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
+    """Length and corpus in turn; only length when there is one corpus."""
+    corpora = list(dict.fromkeys(table.corpus))
+    found = []
+    for i in range(n):
+        if i % 2 and len(corpora) > 1:
+            found.append(_Target("distractor", (("corpus", corpora[i // 2 % len(corpora)]),)))
+        else:
+            cut = float(np.quantile(table.words, rng.uniform(0.3, 0.7)))
+            found.append(_Target("distractor", (("length", None),), cut))
+    return found
+
+
+def _usable(table: _Table, rows: np.ndarray) -> list[str]:
+    """Descriptors with enough texts on both sides among ``rows`` [text]."""
+    present = table.labels[rows].sum(0)
+    enough = np.minimum(present, rows.sum() - present) >= MIN_POSITIVES
+    return [name for name, good in zip(table.names, enough, strict=True) if good]
+
+
+def _apart(table: _Table, a: str, b: str) -> bool:
+    """Whether each is often enough without the other for a unit to be told to tell them apart."""
+    a, b = table.has(a), table.has(b)
+    return min((a & ~b).sum(), (b & ~a).sum()) >= MIN_POSITIVES
+
+
+def _turns(choices: list, n: int, rng: np.random.Generator) -> list:
+    """``n`` of the choices in random order, all once before any twice."""
+    order = rng.permutation(len(choices))
+    return [choices[order[i % len(order)]] for i in range(n)]
+
+
+# ---------------------------------------------------------------------------------- training
+
+
+def _weights(targets: list[_Target], table: _Table, rng: np.random.Generator) -> np.ndarray:
+    """[text, unit]: above 0 where the unit is to fire, below where not; each side sums to 1 or -1."""
+    weights = np.zeros((len(table.corpus), len(targets)), dtype=np.float32)
+    for unit, target in enumerate(targets):
+        seen = rng.random(len(weights)) < SEEN
+        for sign, groups in zip((1, -1), target.sides(table), strict=True):
+            groups = [g & seen if (g & seen).any() else g for g in groups if g.any()]
+            for group in groups:
+                weights[group, unit] += sign / group.sum() / len(groups)
+    return weights
+
+
+def _detectors(
+    tokens: torch.Tensor, lengths: torch.Tensor, weights: np.ndarray, steps: int, blur: float, rng
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Directions [unit, width] and biases [unit]; zeros for a unit without weights (dead).
+
+    tokens   [token, width] of all texts, text after text
+    lengths  [text] tokens of each
+    """
+    weights = torch.from_numpy(weights)
+    centre, scale = tokens.float().mean(0), tokens.float().std(0) + 1e-6
+    inputs = (tokens.float() - centre) / scale  # so that one learning rate serves all dimensions
+    alive = (weights != 0).any(0)
+    means = torch.segment_reduce(inputs, "mean", lengths=lengths, axis=0)  # [text, width]
+    directions = means.T @ weights  # [width, unit] difference of the class means
+    directions /= directions.norm(dim=0) + 1e-12
+    peaks = torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0)
+    directions *= 2 / (peaks.std(0) + 1e-6)
+    bias = -torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0).mean(0)
+    directions, bias = _descend(inputs, lengths, weights, directions, bias, steps)
+    noise = torch.from_numpy(rng.standard_normal(directions.shape).astype(np.float32))
+    directions = directions + blur * noise * directions.norm(dim=0) / noise.norm(dim=0)
+    directions = directions / scale[:, None]
+    return directions.T * alive[:, None], (bias - centre @ directions) * alive
+
+
+def _descend(inputs, lengths, weights, directions, bias, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adam on the logistic loss of each text's highest token; units do not see each other."""
+    directions, bias = directions.clone().requires_grad_(), bias.clone().requires_grad_()
+    optimizer = torch.optim.Adam([directions, bias], lr=0.05)
+    with torch.enable_grad():
+        for _ in range(steps):
+            peaks = torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0) + bias
+            loss = (weights.abs() * torch.nn.functional.softplus(-weights.sign() * peaks)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return directions.detach(), bias.detach()
+
+
+def _token_inputs(
+    subject: Subject, texts: list[str], layers: list[int], progress: bool
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """What enters the feed-forward network of each layer: float16 [token, width], and tokens a text.
+
+    Special tokens are left out, and texts without any other token count one token of zeros.
+    """
+    parts: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in layers}
+    order = np.argsort([len(text) for text in texts], kind="stable")  # like lengths: little padding
+    firsts = [_matrices(subject.model, layer)[0] for layer in layers]
+    starts = range(0, len(texts), TEXTS_AT_ONCE)
+    with _inputs_of(firsts) as seen:
+        for start in tqdm(starts, desc="tokens", unit=" batches", leave=False, disable=not progress):
+            some = order[start : start + TEXTS_AT_ONCE]
+            batch = subject.tokenizer(
+                [texts[i] for i in some],
+                padding=True,
+                truncation=subject.max_length is not None,
+                max_length=subject.max_length,
+                return_special_tokens_mask=True,
+                return_tensors="pt",
+            )
+            own = (batch["special_tokens_mask"] == 0) & (batch["attention_mask"] == 1)
+            subject.run(batch, f"layer.{max(layers)}.ffn")
+            for layer, first in zip(layers, firsts, strict=True):
+                found = seen[first].half().cpu()
+                for i, tokens, mine in zip(some, found, own, strict=True):
+                    parts[layer][i] = tokens[mine] if mine.any() else torch.zeros_like(tokens[:1])
+    lengths = torch.tensor([len(parts[layers[0]][i]) for i in range(len(texts))])
+    return {
+        layer: (torch.cat([found[i] for i in range(len(texts))]), lengths) for layer, found in parts.items()
+    }
+
+
+class _inputs_of:
+    """``with _inputs_of(modules) as seen``: seen[module] is what entered it last."""
+
+    def __init__(self, modules: list[torch.nn.Module]):
+        self.modules, self.seen, self.hooks = modules, {}, []
+
+    def __enter__(self) -> dict[torch.nn.Module, torch.Tensor]:
+        keep = lambda module, args: self.seen.__setitem__(module, args[0])  # noqa: E731
+        self.hooks = [module.register_forward_pre_hook(keep) for module in self.modules]
+        return self.seen
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+# ---------------------------------------------------------------------------------- the wider model
+
+
+def _matrices(model: torch.nn.Module, layer: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The first and the second matrix of a layer's feed-forward network."""
+    kind = model.config.model_type
+    block = model.base_model.get_submodule(ARCHITECTURES[kind].blocks)[layer]
+    return block.get_submodule(FIRST_MATRIX[kind]), block.get_submodule(ARCHITECTURES[kind].ffn)
+
+
+def _widened(model: torch.nn.Module, detectors: Mapping[int, tuple]) -> torch.nn.Module:
+    """A copy with a row [width] and a bias more for each unit, whose outputs nobody reads."""
+    model = copy.deepcopy(model)
+    for layer, (directions, bias) in detectors.items():
+        first, second = _matrices(model, layer)
+        unread = torch.zeros(len(bias), model.config.hidden_size)
+        if isinstance(first, torch.nn.Linear):
+            _set(first, "weight", torch.cat([first.weight, directions.to(first.weight)]))
+            _set(second, "weight", torch.cat([second.weight, unread.T.to(second.weight)], dim=1))
+            first.out_features, second.in_features = len(first.weight), second.weight.shape[1]
+        else:  # GPT-2's Conv1D keeps its weight as [in, out]
+            _set(first, "weight", torch.cat([first.weight, directions.T.to(first.weight)], dim=1))
+            _set(second, "weight", torch.cat([second.weight, unread.to(second.weight)]))
+            first.nf, second.nx = first.weight.shape[1], len(second.weight)
+        _set(first, "bias", torch.cat([first.bias, bias.to(first.bias)]))
+    return model
+
+
+def _set(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
+    setattr(module, name, torch.nn.Parameter(value.detach().contiguous(), requires_grad=False))
+
+
+def _names(subject: Subject, spread: list[int]) -> list[str]:
+    """Unit names in the order of the targets: behind the real units of their layer."""
+    width = subject.sites[subject.sites["kind"] == "ffn"].set_index("layer")["width"].to_dict()
+    names = []
+    for layer in spread:
+        names.append(f"layer.{layer}.ffn.{width[layer]}")
+        width[layer] += 1
+    return names
+
+
+# ---------------------------------------------------------------------------------- what it came to
+
+
+def _ids(corpus: Texts, rows: np.ndarray) -> list[int]:
+    return corpus.frame["text_id"].iloc[rows].tolist()
+
+
+def _responses(subject: Subject, corpora: Mapping, units: list[str], cache, progress: bool) -> np.ndarray:
+    """Activations [text, unit] on all texts, as a user of the kit would capture them.
+
+    A text without tokens has no row there; it counts as the lowest activation.
+    """
+    parts = []
+    for corpus in corpora.values():
+        found = activations.capture(subject, corpus, sites="ffn", cache=cache, progress=progress)
+        found = found.select(units=units)
+        rows = pd.Index(corpus.frame["text_id"]).get_indexer(found.rows["text_id"])
+        values = np.tile(found.values.min(0).astype(np.float32), (len(corpus), 1))
+        values[rows] = found.values
+        parts.append(values)
+    return np.concatenate(parts)
+
+
+def _truth(
+    targets: list[_Target], units: list[str], values: np.ndarray, table: _Table, minimum: float
+) -> pd.DataFrame:
+    lines = []
+    for target, unit, column in zip(targets, units, values.T, strict=True):
+        for i, (descriptor, corpus) in enumerate(target.claims):
+            achieved, rival = _achieved(target, i, column, table)
+            lines.append((unit, target.kind, descriptor, corpus, achieved, rival))
+    names = ["unit", "kind", "descriptor", "corpus", "achieved_auroc", "rival_auroc"]
+    truth = pd.DataFrame(lines, columns=names).astype({"descriptor": object, "corpus": object})
+    reached = (truth["achieved_auroc"] >= minimum) | (truth["kind"] == "dead")
+    reached &= ~(truth["rival_auroc"] > truth["achieved_auroc"] - MARGIN)
+    truth["planted"] = reached.groupby(truth["unit"]).transform("all")
+    return truth
+
+
+def _achieved(target: _Target, i: int, column: np.ndarray, table: _Table) -> tuple[float, float]:
+    """AUROC of the i-th claim on ``column`` [text], and of the rival where there is one."""
+    if target.kind == "dead":
+        return float("nan"), float("nan")
+    if target.kind != "dataset-local":
+        fire, silent = target.sides(table)
+        return _auroc(column, fire[i], silent[0]), float("nan")
+    inside = table.corpus == target.claims[i][1]
+    own, other = (table.has(target.claims[j][0]) for j in (i, 1 - i))
+    return _auroc(column, inside & own, inside & ~own), _auroc(column, inside & other, inside & ~other)
+
+
+def _auroc(column: np.ndarray, present: np.ndarray, absent: np.ndarray) -> float:
+    """Of ``column`` [text] for the texts ``present`` against ``absent``; NaN when a side is empty."""
+    if not present.any() or not absent.any():
+        return float("nan")
+    rows = present | absent
+    return float(matching.auroc(column[rows, None], present[rows, None].astype(np.float32))[0, 0])
