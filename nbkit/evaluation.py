@@ -2,6 +2,10 @@
 
     precision_at_k(tags, gold, k)     share of the first k tags that are right
     recall_at_k(tags, gold, k)        share of the right descriptors among the first k tags
+    average_precision(tags, gold)     precision at each right descriptor, averaged
+    mrr(tags, gold)                   one over the rank of the first right tag
+    truth_of(planted)                 a gold standard from planted units
+    from_annotations(path)            a gold standard from people's ratings
     validated(scores, minimum)        a gold standard from held-out texts
     bootstrap(values)                 the mean with its interval
     sanity(scorer, values, labels)    does a scorer notice missing labels, and extra ones?
@@ -15,13 +19,20 @@ played no part in choosing the tags.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nbkit import matching
+
+if TYPE_CHECKING:
+    from nbkit.planted import Planted
+
+#: Kinds of planted units that have a right descriptor.
+MEANINGFUL = ("pure", "polysemantic", "dataset-local")
 
 
 class Estimate(NamedTuple):
@@ -53,6 +64,85 @@ def recall_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int, *, seed: int = 0
     """
     found = gold[["unit", "descriptor"]].merge(_first(tags, k).assign(found=1.0), how="left")
     return bootstrap(found["found"].fillna(0).groupby(found["unit"]).mean().to_numpy(), seed=seed)
+
+
+def average_precision(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) -> Estimate:
+    """Mean over the units of ``gold`` of the precision at each of their right descriptors.
+
+    A right descriptor that is not among the tags counts 0, so give all ranks for the full measure.
+    """
+    found = gold[["unit", "descriptor"]].merge(tags[["unit", "descriptor", "rank"]], how="left")
+    found = found.sort_values(["unit", "rank"], kind="stable")  # untagged ones (NaN) come last
+    right = found.groupby("unit").cumcount() + 1
+    return bootstrap((right / found["rank"]).fillna(0).groupby(found["unit"]).mean().to_numpy(), seed=seed)
+
+
+def mrr(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) -> Estimate:
+    """Mean over the units of ``gold`` of 1 / (rank of the first right tag); 0 where none is right."""
+    found = gold[["unit", "descriptor"]].merge(tags[["unit", "descriptor", "rank"]], how="left")
+    return bootstrap((1 / found.groupby("unit")["rank"].min()).fillna(0).to_numpy(), seed=seed)
+
+
+def truth_of(
+    planted: Planted, *, corpus: str | None = None, kinds: Iterable[str] = MEANINGFUL
+) -> pd.DataFrame:
+    """Gold (unit, descriptor, kind) from planted units that reached their minimum.
+
+    Dataset-local units are right about one corpus each time: they are in the gold of a ``corpus`` that
+    they were planted for, and not in that of all. Distractors and dead units have no right descriptor.
+    """
+    truth = planted.truth[planted.truth["planted"] & planted.truth["kind"].isin(list(kinds))]
+    here = truth["corpus"].isna() | (truth["corpus"] == corpus)
+    return truth.loc[here, ["unit", "descriptor", "kind"]].reset_index(drop=True)
+
+
+YES, NO = {"yes", "right", "true", "1", "1.0"}, {"no", "wrong", "false", "0", "0.0"}
+UNSURE = {"unsure", "?", ""}
+
+
+def from_annotations(path: str | Path) -> pd.DataFrame:
+    """Gold from people's ratings: a CSV with unit, descriptor, rating and, optionally, annotator.
+
+    rating   yes, right, true, 1; no, wrong, false, 0; or unsure, ?, nothing, which is no vote
+
+    A descriptor is right for a unit when more than half of its votes say so: a tie is not right. An
+    annotator's last rating of a pair counts; without annotators every line is a vote.
+
+    Returns unit, descriptor, votes, share (of the votes for it), one line for each right pair.
+    ``.attrs`` counts pairs, ties, unsure ratings and annotators, and ``.attrs["judged"]`` lists the units
+    with a vote: precision is over the tags of these.
+    """
+    ratings = _ratings(path)
+    groups = ratings.dropna(subset="vote").groupby(["unit", "descriptor"])["vote"]
+    votes = groups.agg(votes="size", share="mean").reset_index()
+    gold = votes[votes["share"] > 0.5].reset_index(drop=True)
+    gold.attrs = {
+        "pairs": len(votes),
+        "ties": int((votes["share"] == 0.5).sum()),
+        "unsure": int(ratings["vote"].isna().sum()),
+        "annotators": int(ratings["annotator"].nunique()) if "annotator" in ratings else None,
+        "judged": sorted(votes["unit"].unique()),
+    }
+    return gold
+
+
+def _ratings(path: str | Path) -> pd.DataFrame:
+    """The file's lines with ``vote`` (1, 0 or NaN), one for each annotator and pair."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no ratings at {path}: save the annotations there first")
+    ratings = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = {"unit", "descriptor", "rating"} - set(ratings)
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(ratings)}")
+    said = ratings["rating"].str.strip().str.lower()
+    unknown = ~said.isin(YES | NO | UNSURE)
+    if unknown.any():
+        line = int(np.flatnonzero(unknown)[0])
+        raise ValueError(f"{path}, line {line + 2}: rating {said[line]!r} is not yes, no or unsure")
+    ratings["vote"] = said.map(dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0))
+    if "annotator" not in ratings:
+        return ratings
+    return ratings.drop_duplicates(["unit", "descriptor", "annotator"], keep="last")
 
 
 def validated(scores: pd.DataFrame, minimum: float = 0.3) -> pd.DataFrame:

@@ -24,6 +24,10 @@ as a wider matrix product may add in another order), and all real units stay as 
 would not do: their contribution would be missing, and every later layer would change. A method that looks
 at a unit's index could tell the planted ones; none that looks at activations can.
 
+Dataset-local units are the hard ones: one direction has to know the corpus as well as the descriptor. Several
+candidates are trained for each and the best by their TRAINING texts are kept; they are still much fainter
+than the others, the more alike the corpora, and which of them hold is for ``truth`` to say.
+
 What a unit detects. A direction in the input of the feed-forward network, trained so that its MAXIMUM over
 the tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
 multiple-instance logistic loss, both sides with equal weight, started from the difference of the class
@@ -69,7 +73,9 @@ FIRST_MATRIX = {
 
 MIN_POSITIVES = 10  # texts on either side that a unit needs in training, and in each of its corpora
 SEEN = 0.7  # share of the training texts that each unit sees, so that no two are alike
-MARGIN = 0.1  # by which a dataset-local unit must prefer its descriptor inside a corpus
+TRIES = 8  # dataset-local candidates trained for each that is kept, by their training texts
+FAINT = 0.7  # AUROC that a dataset-local unit and a corpus distractor need (or ``minimum``, if lower)
+MARGIN = 0.1  # by which a dataset-local unit must prefer its own descriptor inside a corpus
 TEXTS_AT_ONCE = 64  # in one forward pass
 
 
@@ -86,8 +92,9 @@ class Planted:
                       polysemantic unit against the texts with neither; for a dataset-local unit inside
                       the corpus. NaN when dead
     rival_auroc       dataset-local only: of the unit's OTHER descriptor in the same corpus
-    planted           whether ALL lines of the unit reach ``minimum`` (and, dataset-local, beat the rival
-                      by .1). Only these count as truth; the others are here to be reported
+    planted           whether ALL lines of the unit reach ``minimum``; dataset-local units and corpus
+                      distractors must reach .7, the former .1 more than the rival. Only these units
+                      count as truth; the others are here to be reported
     """
 
     subject: Subject
@@ -109,7 +116,7 @@ def plant(
     labels: pd.DataFrame | Mapping[str, pd.DataFrame],
     *,
     n: int = 8,
-    kinds: Sequence[str] | Mapping[str, int] = KINDS,
+    kinds: str | Sequence[str] | Mapping[str, int] = KINDS,
     layers: Sequence[int] | None = None,
     minimum: float = 0.85,
     share: float = 0.4,
@@ -140,19 +147,14 @@ def plant(
     parts = {name: matching.halves(len(corpus), share, seed) for name, corpus in corpora.items()}
     train = _table(corpora, matrices, {name: part[0] for name, part in parts.items()})
     targets = _targets(train, counts, rng)
-    spread = [places[i % len(places)] for i in range(len(targets))]
-    tokens = _token_inputs(subject, train.texts, sorted(set(spread)), progress)
-    detectors = {}
-    for layer in tqdm(sorted(set(spread)), desc="plant", unit=" layers", leave=False, disable=not progress):
-        mine = [target for target, place in zip(targets, spread, strict=True) if place == layer]
-        detectors[layer] = _detectors(*tokens.pop(layer), _weights(mine, train, rng), steps, blur, rng)
+    units = _best(_trained(subject, train, targets, places, steps, blur, rng, progress), counts)
     name = f"{subject.name}-planted{seed}"
-    planted = Subject(name, _widened(subject.model, detectors), subject.tokenizer, subject.revision)
-    units = _names(subject, spread)
+    planted = Subject(name, _widened(subject.model, units), subject.tokenizer, subject.revision)
+    names = _names(subject, units)
     rest = {name: corpora[name].where(text_id=_ids(corpora[name], part[1])) for name, part in parts.items()}
-    seen = _responses(planted, rest, units, cache, progress)
+    seen = _responses(planted, rest, names, cache, progress)
     test = _table(rest, matrices, {name: np.arange(len(rest[name])) for name in rest})
-    truth = _truth(targets, units, seen, test, minimum)
+    truth = _truth([unit.target for unit in units], names, seen, test, minimum)
     settings = dict(share=share, blur=blur, steps=steps, seed=seed, minimum=minimum)
     kept = {name: matrices[name].loc[rest[name].frame["text_id"], train.names] for name in rest}
     return Planted(planted, truth, rest, kept, settings)
@@ -176,8 +178,10 @@ def _by_corpus(texts, labels) -> tuple[dict[str, Texts], dict[str, pd.DataFrame]
     return dict(texts), dict(labels)
 
 
-def _counts(kinds: Sequence[str] | Mapping[str, int], n: int) -> dict[str, int]:
-    counts = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys([kinds] * isinstance(kinds, str) or kinds, n)
+def _counts(kinds: str | Sequence[str] | Mapping[str, int], n: int) -> dict[str, int]:
+    if isinstance(kinds, str):
+        kinds = [kinds]
+    counts = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, n)
     for kind, number in counts.items():
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r} of planted units; there are {', '.join(KINDS)}")
@@ -300,7 +304,7 @@ def _local(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
             "dataset-local units need two corpora that share two descriptors with"
             f" {MIN_POSITIVES} training texts each; there is {', '.join(corpora)}"
         )
-    return [_Target("dataset-local", pair) for pair in _turns(choices, n, rng)]
+    return [_Target("dataset-local", pair) for pair in _turns(choices, TRIES * n, rng)]
 
 
 def _distractors(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
@@ -336,6 +340,59 @@ def _turns(choices: list, n: int, rng: np.random.Generator) -> list:
 
 
 # ---------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A trained detector."""
+
+    target: _Target
+    layer: int
+    direction: torch.Tensor  # [width]
+    bias: torch.Tensor  # []
+    margin: float  # dataset-local: least advantage over the rival, on the training texts; else 0
+
+
+def _trained(
+    subject: Subject,
+    table: _Table,
+    targets: list[_Target],
+    places: list[int],
+    steps: int,
+    blur: float,
+    rng: np.random.Generator,
+    progress: bool,
+) -> list[_Unit]:
+    """The targets, spread over the layers in turn, each layer trained at once. In the order given."""
+    spread = np.array([places[i % len(places)] for i in range(len(targets))])
+    layers = sorted(set(spread.tolist()))
+    tokens = _token_inputs(subject, table.texts, layers, progress)
+    units: dict[int, _Unit] = {}
+    for layer in tqdm(layers, desc="plant", unit=" layers", leave=False, disable=not progress):
+        mine = np.flatnonzero(spread == layer).tolist()
+        inputs, lengths = tokens.pop(layer)
+        weights = _weights([targets[i] for i in mine], table, rng)
+        directions, bias = _detectors(inputs, lengths, weights, steps, blur, rng)
+        peaks = torch.segment_reduce(inputs.float() @ directions.T, "max", lengths=lengths, axis=0).numpy()
+        for i, direction, threshold, column in zip(mine, directions, bias, peaks.T, strict=True):
+            units[i] = _Unit(targets[i], layer, direction, threshold, _margin(targets[i], column, table))
+    return [units[i] for i in range(len(targets))]
+
+
+def _margin(target: _Target, column: np.ndarray, table: _Table) -> float:
+    if target.kind != "dataset-local":
+        return 0.0
+    both = [_achieved(target, i, column, table) for i in range(len(target.claims))]
+    return min(own - rival for own, rival in both)
+
+
+def _best(units: list[_Unit], counts: Mapping[str, int]) -> list[_Unit]:
+    """As many of each kind as were asked for, those with the largest margin."""
+    kept = []
+    for kind, n in counts.items():
+        mine = [unit for unit in units if unit.target.kind == kind]
+        kept += sorted(mine, key=lambda unit: -unit.margin)[:n]  # stable: in order where all are 0
+    return kept
 
 
 def _weights(targets: list[_Target], table: _Table, rng: np.random.Generator) -> np.ndarray:
@@ -449,21 +506,23 @@ def _matrices(model: torch.nn.Module, layer: int) -> tuple[torch.nn.Module, torc
     return block.get_submodule(FIRST_MATRIX[kind]), block.get_submodule(ARCHITECTURES[kind].ffn)
 
 
-def _widened(model: torch.nn.Module, detectors: Mapping[int, tuple]) -> torch.nn.Module:
-    """A copy with a row [width] and a bias more for each unit, whose outputs nobody reads."""
+def _widened(model: torch.nn.Module, units: list[_Unit]) -> torch.nn.Module:
+    """A copy with a row and a bias more for each unit, whose outputs nobody reads."""
     model = copy.deepcopy(model)
-    for layer, (directions, bias) in detectors.items():
+    for layer in {unit.layer for unit in units}:
+        mine = [unit for unit in units if unit.layer == layer]
         first, second = _matrices(model, layer)
-        unread = torch.zeros(len(bias), model.config.hidden_size)
+        rows = torch.stack([unit.direction for unit in mine]).to(first.weight)
+        unread = torch.zeros(len(mine), model.config.hidden_size).to(second.weight)
         if isinstance(first, torch.nn.Linear):
-            _set(first, "weight", torch.cat([first.weight, directions.to(first.weight)]))
-            _set(second, "weight", torch.cat([second.weight, unread.T.to(second.weight)], dim=1))
+            _set(first, "weight", torch.cat([first.weight, rows]))
+            _set(second, "weight", torch.cat([second.weight, unread.T], dim=1))
             first.out_features, second.in_features = len(first.weight), second.weight.shape[1]
         else:  # GPT-2's Conv1D keeps its weight as [in, out]
-            _set(first, "weight", torch.cat([first.weight, directions.T.to(first.weight)], dim=1))
-            _set(second, "weight", torch.cat([second.weight, unread.to(second.weight)]))
+            _set(first, "weight", torch.cat([first.weight, rows.T], dim=1))
+            _set(second, "weight", torch.cat([second.weight, unread]))
             first.nf, second.nx = first.weight.shape[1], len(second.weight)
-        _set(first, "bias", torch.cat([first.bias, bias.to(first.bias)]))
+        _set(first, "bias", torch.cat([first.bias, torch.stack([u.bias for u in mine]).to(first.bias)]))
     return model
 
 
@@ -471,13 +530,13 @@ def _set(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
     setattr(module, name, torch.nn.Parameter(value.detach().contiguous(), requires_grad=False))
 
 
-def _names(subject: Subject, spread: list[int]) -> list[str]:
-    """Unit names in the order of the targets: behind the real units of their layer."""
+def _names(subject: Subject, units: list[_Unit]) -> list[str]:
+    """Unit names, behind the real units of their layer."""
     width = subject.sites[subject.sites["kind"] == "ffn"].set_index("layer")["width"].to_dict()
     names = []
-    for layer in spread:
-        names.append(f"layer.{layer}.ffn.{width[layer]}")
-        width[layer] += 1
+    for unit in units:
+        names.append(f"layer.{unit.layer}.ffn.{width[unit.layer]}")
+        width[unit.layer] += 1
     return names
 
 
@@ -514,7 +573,9 @@ def _truth(
             lines.append((unit, target.kind, descriptor, corpus, achieved, rival))
     names = ["unit", "kind", "descriptor", "corpus", "achieved_auroc", "rival_auroc"]
     truth = pd.DataFrame(lines, columns=names).astype({"descriptor": object, "corpus": object})
-    reached = (truth["achieved_auroc"] >= minimum) | (truth["kind"] == "dead")
+    faint = (truth["kind"] == "dataset-local") | (truth["descriptor"] == "corpus")
+    needed = np.where(faint, min(minimum, FAINT), minimum)
+    reached = (truth["achieved_auroc"] >= needed) | (truth["kind"] == "dead")
     reached &= ~(truth["rival_auroc"] > truth["achieved_auroc"] - MARGIN)
     truth["planted"] = reached.groupby(truth["unit"]).transform("all")
     return truth
