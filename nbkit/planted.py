@@ -71,7 +71,8 @@ FIRST_MATRIX = {
     "gpt2": "mlp.c_fc",
 }
 
-MIN_POSITIVES = 10  # texts on either side that a unit needs in training, and in each of its corpora
+MIN_POSITIVES = 10  # texts on either side that a unit needs in training
+LOCAL_POSITIVES = 25  # the same inside each corpus, for a dataset-local unit
 SEEN = 0.7  # share of the training texts that each unit sees, so that no two are alike
 TRIES = 8  # dataset-local candidates trained for each that is kept, by their training texts
 FAINT = 0.7  # AUROC that a dataset-local unit and a corpus distractor need (or ``minimum``, if lower)
@@ -290,7 +291,7 @@ def _polysemantic(table: _Table, n: int, rng: np.random.Generator) -> list[_Targ
 
 def _local(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
     corpora = list(dict.fromkeys(table.corpus))
-    usable = {name: _usable(table, table.corpus == name) for name in corpora}
+    usable = {name: _usable(table, table.corpus == name, LOCAL_POSITIVES) for name in corpora}
     choices = [
         ((a, one), (b, two))
         for one in corpora
@@ -302,7 +303,7 @@ def _local(table: _Table, n: int, rng: np.random.Generator) -> list[_Target]:
     if not choices:
         raise ValueError(
             "dataset-local units need two corpora that share two descriptors with"
-            f" {MIN_POSITIVES} training texts each; there is {', '.join(corpora)}"
+            f" {LOCAL_POSITIVES} training texts each; there is {', '.join(corpora)}"
         )
     return [_Target("dataset-local", pair) for pair in _turns(choices, TRIES * n, rng)]
 
@@ -320,10 +321,10 @@ def _distractors(table: _Table, n: int, rng: np.random.Generator) -> list[_Targe
     return found
 
 
-def _usable(table: _Table, rows: np.ndarray) -> list[str]:
+def _usable(table: _Table, rows: np.ndarray, minimum: int = MIN_POSITIVES) -> list[str]:
     """Descriptors with enough texts on both sides among ``rows`` [text]."""
     present = table.labels[rows].sum(0)
-    enough = np.minimum(present, rows.sum() - present) >= MIN_POSITIVES
+    enough = np.minimum(present, rows.sum() - present) >= minimum
     return [name for name, good in zip(table.names, enough, strict=True) if good]
 
 

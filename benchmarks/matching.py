@@ -1,0 +1,228 @@
+"""Every scorer on units whose meaning is known: precision and recall at 1 to 5, with intervals, and time.
+
+    python benchmarks/matching.py                  UD English EWT: five genres, gold descriptors
+    python benchmarks/matching.py --preset sample  the embedded sample, surface descriptors
+
+Units are planted in the real model (``nbkit.planted``), trained on a part of the texts; scores are over
+the others, for all units. Writes matching-PRESET.json (every number, and the machine) and a figure into
+benchmarks/results, and prints the tables: pooled texts, each corpus by itself, faint units (``--blur``), and
+what tags distractors and dead units keep, without and with control for length and corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from nbkit import activations, evaluation, figures, matching, planted, presets, provenance
+from nbkit.activations import Activations
+from nbkit.planted import Planted
+
+KINDS = {"pure": 64, "polysemantic": 60, "dataset-local": 30, "distractor": 20, "dead": 10}
+WEAK = {"pure": 64, "polysemantic": 60}
+TARGETS = (("pure", "P@1", 0.95), ("polysemantic", "P@2", 0.90), ("polysemantic", "R@2", 0.90))
+SHOWN = ("pearson", "auroc", "average_precision", "frequency")  # drawn: more lines cannot be told apart
+CORES = "2 cores, shared with other work: times are upper bounds"
+
+
+def pooled(made: Planted) -> tuple[Activations, pd.DataFrame, dict[str, slice]]:
+    """All held-out texts in one store, text ids counted on; which rows are of which corpus."""
+    parts = {name: activations.capture(made.subject, texts) for name, texts in made.held_out.items()}
+    labels = [matching.align(parts[name], made.labels[name]) for name in parts]
+    bounds = np.cumsum([0, *map(len, labels)])
+    values = np.concatenate([part.values.T for part in parts.values()], axis=1).T
+    rows = pd.DataFrame({"text_id": np.arange(bounds[-1])})
+    whole = Activations(values, rows, next(iter(parts.values())).units, {"rows": "text", "corpus": "all"})
+    found = pd.concat(labels, ignore_index=True).rename_axis("text_id")
+    slices = {name: slice(a, b) for name, a, b in zip(parts, bounds, bounds[1:], strict=False)}
+    return whole, found, slices
+
+
+def ranking(scores: pd.DataFrame, units: list[str]) -> pd.DataFrame:
+    """All descriptors of some units, best first: unit, rank, descriptor."""
+    order = np.argsort(-scores[units].to_numpy(), axis=0, kind="stable")  # [rank, unit]
+    return pd.DataFrame(
+        {
+            "unit": np.repeat(units, len(scores)),
+            "rank": np.tile(np.arange(1, len(scores) + 1), len(units)),
+            "descriptor": scores.index.to_numpy()[order.T.ravel()],
+        }
+    )
+
+
+def quality(scores: pd.DataFrame, gold: pd.DataFrame) -> dict[str, dict]:
+    """{kind: {measure: Estimate}}."""
+    found = {}
+    for kind, right in gold.groupby("kind", sort=False):
+        tags = ranking(scores, right["unit"].unique().tolist())
+        line = {f"P@{k}": evaluation.precision_at_k(tags, right, k) for k in range(1, 6)}
+        line |= {f"R@{k}": evaluation.recall_at_k(tags, right, k) for k in range(1, 6)}
+        found[kind] = line | {
+            "AP": evaluation.average_precision(tags, right),
+            "MRR": evaluation.mrr(tags, right),
+        }
+    return found
+
+
+def every_scorer(made: Planted, *, by_corpus: bool = True) -> list[dict]:
+    """A record for each scorer, corpus (None: all texts), kind and measure."""
+    whole, labels, slices = pooled(made)
+    records = []
+    for method in matching.SCORERS:
+        for corpus, rows in {None: slice(None), **(slices if by_corpus else {})}.items():
+            with provenance.stopwatch() as clock:
+                scores = matching.score(whole.values[rows], labels.iloc[rows], method)
+            scores.columns = whole.units["unit"]
+            for kind, line in quality(scores, evaluation.truth_of(made, corpus=corpus)).items():
+                same = {"method": method, "corpus": corpus, "kind": kind, "seconds": round(clock.seconds, 2)}
+                records += [{**same, "measure": name, **value._asdict()} for name, value in line.items()]
+    return records
+
+
+def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
+    """Share of distractors and dead units with a tag (q <= .05), without and with control."""
+    whole, labels, slices = pooled(made)
+    lengths = [len(text.split()) for texts in made.held_out.values() for text in texts.frame["text"]]
+    control = pd.DataFrame({"length": lengths, "corpus": ""}, index=labels.index)
+    for name, rows in slices.items():
+        control.iloc[rows, 1] = name
+    kind = made.truth.drop_duplicates("unit").set_index("unit")
+    kind = kind["kind"].where(kind["descriptor"].isna(), kind["kind"] + ": " + kind["descriptor"].fillna(""))
+    units = kind.index[kind.str.startswith(("distractor", "dead"))].tolist()
+    records = []
+    for method in methods:
+        for name, covariates in {"none": None, "length, corpus": control}.items():
+            for minimum in (0.0, 0.1):
+                tags = matching.tag(
+                    whole.select(units=units),
+                    labels,
+                    method=method,
+                    top=1,
+                    control=covariates,
+                    permutations=1000,
+                    min_score=minimum if method == "pearson" else 0.5 + minimum,
+                    progress=False,
+                )
+                shares = tags["tagged"].groupby(tags["unit"].map(kind)).mean()
+                strength = tags["validation_score"].groupby(tags["unit"].map(kind)).mean()
+                same = {"method": method, "control": name, "effect": minimum}
+                records += [{**same, "kind": k, "tagged": v, "score": strength[k]} for k, v in shares.items()]
+    return records
+
+
+def switches(made: Planted, method: str) -> float:
+    """Share of dataset-local units whose first tag is the planted one in both of their corpora."""
+    whole, labels, slices = pooled(made)
+    local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]]
+    if local.empty:
+        return float("nan")
+    units, right = local["unit"].unique().tolist(), []
+    for corpus, part in local.groupby("corpus"):
+        some = whole.select(units=units)
+        scores = matching.score(some.values[slices[corpus]], labels.iloc[slices[corpus]], method)
+        scores.columns = units
+        right.append(
+            part.assign(right=[scores[u].idxmax() == d for u, d in part[["unit", "descriptor"]].values])
+        )
+    return float(pd.concat(right).groupby("unit")["right"].all().mean())
+
+
+def table(records: list[dict], corpus: str | None, kind: str, measures: list[str]) -> pd.DataFrame:
+    """Methods by measures, as "value [low, high]", and seconds."""
+    frame = pd.DataFrame(records)
+    frame = frame[
+        (frame["kind"] == kind) & (frame["corpus"].isna() if corpus is None else frame["corpus"] == corpus)
+    ]
+    frame["text"] = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in frame.itertuples()]
+    wide = frame.pivot_table(index="method", columns="measure", values="text", aggfunc="first", sort=False)
+    return wide[measures].assign(seconds=frame.groupby("method")["seconds"].first())
+
+
+def figure(records: list[dict], folder: Path, name: str, sources: dict) -> None:
+    """P@k and R@k of polysemantic units, pooled."""
+    frame = pd.DataFrame(records)
+    frame = frame[frame["corpus"].isna() & (frame["kind"] == "polysemantic")].set_index("measure")
+    lines = []
+    for method in SHOWN:
+        part = frame[frame["method"] == method]
+        for k in range(1, 6):
+            pair = [evaluation.Estimate(*part.loc[f"{m}@{k}", ["value", "low", "high", "n"]]) for m in "PR"]
+            lines.append({"method": method, "k": k, "precision": pair[0], "recall": pair[1]})
+    with figures.style():
+        ax = figures.precision_recall(pd.DataFrame(lines))
+        ax.set_title("Planted polysemantic units")
+        figures.save(ax.figure, name, sources, folder=folder)
+        plt.close(ax.figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="treebank")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--blur", type=float, default=1.0, help="of the faint units; 0: leave them out")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    given = parser.parse_args()
+    preset = presets.load(given.preset)
+    subject, corpora = preset.subject(), preset.corpora(seed=0)
+    source = "annotation" if given.preset == "treebank" else "surface"
+    labels = {name: corpus.descriptors(source) for name, corpus in corpora.items()}
+    common = dict(seed=given.seed, cache=None, progress=False)
+    with provenance.stopwatch() as clock:
+        made = planted.plant(subject, corpora, labels, kinds=KINDS, **common)
+    print(made, f"in {clock.seconds:.0f} s", flush=True)
+    records = every_scorer(made)
+    result = provenance.manifest(
+        preset=given.preset,
+        seed=given.seed,
+        subject=made.subject.fingerprint,
+        texts={name: texts.fingerprint for name, texts in made.held_out.items()},
+        held_out={name: len(texts) for name, texts in made.held_out.items()},
+        real_units=int(subject.sites.query("kind == 'ffn'")["width"].sum()),
+        note=CORES,
+        plant_seconds=round(clock.seconds, 1),
+        truth=json.loads(made.truth.to_json(orient="records")),
+        scorers=records,
+        false_tags=kept_tags(made, ["pearson", "auroc"]),
+        switches={method: switches(made, method) for method in matching.SCORERS},
+    )
+    if given.blur:
+        faint = planted.plant(subject, corpora, labels, kinds=WEAK, blur=given.blur, minimum=0.6, **common)
+        result |= {"blur": given.blur, "faint": every_scorer(faint, by_corpus=False)}
+        result["faint_auroc"] = faint.truth.groupby("kind")["achieved_auroc"].mean().to_dict()
+    given.out.mkdir(parents=True, exist_ok=True)
+    name = f"matching-{given.preset}"
+    (given.out / f"{name}.json").write_text(json.dumps(result, indent=1))
+    sources = {key: result[key] for key in ("preset", "seed", "subject", "texts")}
+    figure(records, given.out, name, sources)
+    report(result, list(corpora))
+
+
+def report(result: dict, corpora: list[str]) -> None:
+    """The tables, in print."""
+    show = {"pure": ["P@1", "R@2", "R@5", "AP"], "polysemantic": ["P@1", "P@2", "R@2", "R@3", "R@5", "AP"]}
+    for kind, measures in show.items():
+        print(f"\n{kind}, all texts\n", table(result["scorers"], None, kind, measures).to_string())
+    for kind, measure, target in TARGETS:
+        frame = pd.DataFrame(result["scorers"]).query("kind == @kind and measure == @measure")
+        wide = frame.assign(corpus=frame["corpus"].fillna("all")).pivot(
+            index="method", columns="corpus", values="value"
+        )
+        print(
+            f"\n{kind} {measure} by corpus (target {target})\n", wide[["all", *corpora]].round(2).to_string()
+        )
+    local = pd.Series(result["switches"]).round(2)
+    print("\ndataset-local units right in both corpora\n", local.to_string())
+    print("\ntags of units that mean nothing\n", pd.DataFrame(result["false_tags"]).round(2).to_string())
+    if "faint" in result:
+        print(f"\nblur {result['blur']}, mean AUROC", result["faint_auroc"])
+        for kind, measures in show.items():
+            print(kind, "\n", table(result["faint"], None, kind, measures).to_string())
+
+
+if __name__ == "__main__":
+    main()
