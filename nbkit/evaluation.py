@@ -21,15 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nbkit import matching
-
-if TYPE_CHECKING:
-    from nbkit.planted import Planted
 
 #: Kinds of planted units that have a right descriptor.
 MEANINGFUL = ("pure", "polysemantic", "dataset-local")
@@ -83,10 +80,8 @@ def mrr(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) -> Estimate:
     return bootstrap((1 / found.groupby("unit")["rank"].min()).fillna(0).to_numpy(), seed=seed)
 
 
-def truth_of(
-    planted: Planted, *, corpus: str | None = None, kinds: Iterable[str] = MEANINGFUL
-) -> pd.DataFrame:
-    """Gold (unit, descriptor, kind) from planted units that reached their minimum.
+def truth_of(planted: Any, *, corpus: str | None = None, kinds: Iterable[str] = MEANINGFUL) -> pd.DataFrame:
+    """Gold (unit, descriptor, kind) from the units of a ``planted.Planted`` that reached their minimum.
 
     Dataset-local units are right about one corpus each time: they are in the gold of a ``corpus`` that
     they were planted for, and not in that of all. Distractors and dead units have no right descriptor.

@@ -124,3 +124,52 @@ def test_sanity_on_ewt(minilm, shared_data):
         found = evaluation.sanity(method, values, labels, pairs=pairs)
         assert min(found.missing, found.extra) > 0.8, (method, found)  # some 30 units: one is 3 %
     assert not evaluation.sanity("frequency", values, labels, pairs=pairs).passed
+
+
+@given(st.dictionaries(st.integers(0, 5), st.tuples(names, names), min_size=1))
+def test_average_precision_and_mrr_agree_with_counting(units):
+    tags = pd.DataFrame(
+        [(u, i + 1, d) for u, (given, _) in units.items() for i, d in enumerate(given)],
+        columns=["unit", "rank", "descriptor"],
+    )
+    gold = pd.DataFrame(
+        [(u, d) for u, (_, right) in units.items() for d in right], columns=["unit", "descriptor"]
+    )
+    precision, reciprocal = [], []
+    for given_tags, right in units.values():
+        hits = [k for k, d in enumerate(given_tags, 1) if d in right]
+        precision.append(sum((i + 1) / k for i, k in enumerate(hits)) / len(right))
+        reciprocal.append(1 / hits[0] if hits else 0)
+    assert evaluation.average_precision(tags, gold).value == pytest.approx(np.mean(precision))
+    assert evaluation.mrr(tags, gold).value == pytest.approx(np.mean(reciprocal))
+
+
+def test_people_are_read_by_majority(tmp_path):
+    path = tmp_path / "ratings.csv"
+    lines = [
+        "u,x,yes,a",
+        "u,x,Yes,b",
+        "u,x,no,c",
+        "u,y,yes,a",
+        "u,y,no,b",
+        "v,x,unsure,a",
+        "w,x,no,a",
+        "w,x,1,a",
+    ]
+    path.write_text("unit,descriptor,rating,annotator\n" + "\n".join(lines))
+    gold = evaluation.from_annotations(path)
+    assert gold[["unit", "descriptor", "votes"]].values.tolist() == [["u", "x", 3], ["w", "x", 1]]
+    assert gold["share"].tolist() == pytest.approx([2 / 3, 1])
+    assert gold.attrs == {"pairs": 3, "ties": 1, "unsure": 1, "annotators": 3, "judged": ["u", "w"]}
+
+
+def test_ratings_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "ratings.csv"
+    with pytest.raises(FileNotFoundError, match="no ratings"):
+        evaluation.from_annotations(path)
+    path.write_text("unit,descriptor\nu,x\n")
+    with pytest.raises(ValueError, match="no column rating"):
+        evaluation.from_annotations(path)
+    path.write_text("unit,descriptor,rating\nu,x,yes\nu,y,perhaps\n")
+    with pytest.raises(ValueError, match="line 3: rating 'perhaps'"):
+        evaluation.from_annotations(path)

@@ -1,0 +1,201 @@
+"""Planted units: the model they are in stays as it is, and they do what the truth says."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from nbkit import activations, evaluation, matching, planted, presets, texts
+
+NAMES = ("reviews", "questions", "encyclopedia", "fiction")
+COUNTS = {"pure": 6, "polysemantic": 6, "dataset-local": 10, "distractor": 4, "dead": 2}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    corpora = {name: texts.load(f"sample:{name}") for name in NAMES}
+    return corpora, {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
+
+
+@pytest.fixture(scope="module")
+def made(minilm, sample):
+    return planted.plant(minilm, *sample, kinds=COUNTS, seed=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def responses(made):
+    """{corpus: frame [text_id, unit]} of the planted units, and labels by corpus."""
+    units = made.truth["unit"].unique().tolist()
+    found = {}
+    for name, corpus in made.held_out.items():
+        acts = activations.capture(made.subject, corpus, cache=False, progress=False).select(units=units)
+        found[name] = pd.DataFrame(acts.values.astype(np.float32), acts.rows["text_id"], units)
+    return found
+
+
+def test_nothing_else_in_the_model_changes(minilm, made, sample):
+    some = sample[0]["fiction"].frame["text"].tolist()[:24]
+    batch = minilm.tokenizer(some, padding=True, return_tensors="pt")
+    before, after = minilm.run(batch, "all"), made.subject.run(batch, "all")
+    assert list(before) == list(after)
+    for site, tensor in before.items():
+        assert torch.allclose(tensor, after[site][..., : tensor.shape[-1]], atol=1e-5, rtol=0), site
+    assert torch.allclose(minilm.model(**batch)[0], made.subject.model(**batch)[0], atol=1e-5, rtol=0)
+
+
+def test_the_planted_subject_says_what_it_is(minilm, made):
+    before, after = (s.sites.set_index("site")["width"] for s in (minilm, made.subject))
+    units = made.truth["unit"].unique()
+    assert (after - before).sum() == len(units) == sum(COUNTS.values())
+    assert made.subject.fingerprint != minilm.fingerprint
+    assert before["layer.3.ffn"] == 1536 == minilm.model.encoder.layer[3].output.dense.in_features
+    index = pd.Series(units).str.extract(r"layer\.(\d+)\.ffn\.(\d+)").astype(int)
+    assert (index[1] >= 1536).all() and not index.duplicated().any()
+
+
+def test_a_unit_is_kept_from_being_heard(made):
+    for layer in range(1, 6):
+        assert (made.subject.model.encoder.layer[layer].output.dense.weight[:, 1536:] == 0).all()
+
+
+def test_every_kind_is_there_and_pure_units_reach_the_minimum(made):
+    first = made.truth.drop_duplicates("unit")
+    assert first["kind"].value_counts().to_dict() == COUNTS
+    assert made.truth.loc[made.truth["kind"] == "pure", "planted"].all()
+    lines = made.truth.groupby("kind")["unit"].value_counts().groupby("kind").max()
+    assert lines["polysemantic"] == lines["dataset-local"] == 2 and lines["pure"] == 1
+
+
+def test_achieved_auroc_of_pure_units_is_that_of_scikit_learn(made, responses):
+    pure = made.truth[made.truth["kind"] == "pure"]
+    labels = pd.concat(made.labels.values())
+    values = pd.concat(responses.values())
+    for unit, descriptor, auroc in pure[["unit", "descriptor", "achieved_auroc"]].itertuples(index=False):
+        assert roc_auc_score(labels[descriptor], values[unit]) == pytest.approx(auroc, abs=1e-6)
+
+
+def test_polysemantic_units_respond_to_both(made, responses):
+    values, labels = pd.concat(responses.values()), pd.concat(made.labels.values())
+    two = made.truth[(made.truth["kind"] == "polysemantic") & made.truth["planted"]]
+    assert two["unit"].nunique() >= 4
+    for unit, part in two.groupby("unit"):
+        a, b = (labels[d].to_numpy() > 0.5 for d in part["descriptor"])
+        silent = values[unit].to_numpy()[~a & ~b].mean()
+        for alone in (a & ~b, b & ~a):
+            assert values[unit].to_numpy()[alone].mean() > silent + 0.3
+
+
+def test_dataset_local_units_change_what_they_mean(made, responses):
+    local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]]
+    assert len(local) >= 2
+    for unit, part in local.groupby("unit"):
+        for corpus, own in part.set_index("corpus")["descriptor"].items():
+            other = part.loc[part["corpus"] != corpus, "descriptor"].item()
+            column, labels = responses[corpus][unit], made.labels[corpus]
+            aurocs = [roc_auc_score(labels[name], column) for name in (own, other)]
+            assert aurocs[0] >= planted.FAINT and aurocs[0] > aurocs[1] + planted.MARGIN
+
+
+def test_distractors_follow_length_or_corpus(made, responses):
+    of = made.truth[made.truth["kind"] == "distractor"]
+    assert set(of["descriptor"]) == {"length", "corpus"}
+    values = pd.concat(responses.values())
+    words = [len(t.split()) for corpus in made.held_out.values() for t in corpus.frame["text"]]
+    origin = np.repeat(list(responses), [len(frame) for frame in responses.values()])
+    for line in of.itertuples():
+        if line.descriptor == "length":
+            assert np.corrcoef(words, values[line.unit])[0, 1] > 0.4
+        else:
+            assert roc_auc_score(origin == line.corpus, values[line.unit]) == pytest.approx(
+                line.achieved_auroc, abs=1e-6
+            )
+
+
+def test_dead_units_are_constant(made, responses):
+    dead = made.truth.loc[made.truth["kind"] == "dead", "unit"]
+    assert (pd.concat(responses.values())[dead] == 0).all(axis=None)
+
+
+def test_no_text_is_both_trained_on_and_held_out(made, sample):
+    for name, corpus in sample[0].items():
+        assert len(made.held_out[name]) == len(corpus) - round(0.4 * len(corpus))
+        assert made.labels[name].index.equals(pd.Index(made.held_out[name].frame["text_id"]))
+
+
+def test_the_seed_decides(minilm, sample):
+    few = {"reviews": sample[0]["reviews"].sample(120, seed=0)}
+    labels = {"reviews": sample[1]["reviews"]}
+    plant = lambda seed: planted.plant(  # noqa: E731
+        minilm, few, labels, kinds="pure", n=2, layers=[1], seed=seed, progress=False
+    )
+    one, same, other = plant(1), plant(1), plant(2)
+    pd.testing.assert_frame_equal(one.truth, same.truth)
+    assert one.subject.fingerprint == same.subject.fingerprint != other.subject.fingerprint
+
+
+def test_blur_makes_units_weaker(minilm, sample):
+    one = (sample[0]["fiction"], sample[1]["fiction"])
+    options = dict(kinds="pure", n=4, layers=[2], progress=False)
+    clear, faint = (planted.plant(minilm, *one, blur=b, **options).truth for b in (0, 4))
+    assert faint["achieved_auroc"].mean() < clear["achieved_auroc"].mean() - 0.05
+
+
+def test_truth_of_is_gold_for_the_measures(made):
+    gold = evaluation.truth_of(made)
+    assert set(gold["kind"]) == {"pure", "polysemantic"}
+    assert not gold["unit"].isin(made.truth.loc[~made.truth["planted"], "unit"]).any()
+    local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]].iloc[0]
+    there = evaluation.truth_of(made, corpus=local["corpus"])
+    assert ((there["unit"] == local["unit"]) & (there["descriptor"] == local["descriptor"])).any()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kinds": "mystic"}, "unknown kind 'mystic'"),
+        ({"kinds": []}, "no kinds"),
+        ({"n": 0}, "0 units"),
+        ({"layers": [6]}, "layers 0 to 5"),
+        ({"kinds": "dataset-local"}, "two corpora"),
+    ],
+)
+def test_impossible_requests_are_refused(minilm, sample, options, message):
+    with pytest.raises(ValueError, match=message):
+        planted.plant(minilm, sample[0]["reviews"], sample[1]["reviews"], progress=False, **options)
+
+
+def test_labels_that_do_not_fit_are_refused(minilm, sample):
+    corpora, labels = sample
+    with pytest.raises(ValueError, match="name them alike"):
+        planted.plant(minilm, corpora, {"fiction": labels["fiction"]})
+    with pytest.raises(ValueError, match="lack"):
+        planted.plant(minilm, corpora["fiction"], labels["fiction"].iloc[5:])
+    with pytest.raises(ValueError, match="no descriptor is in"):
+        planted.plant(minilm, corpora["fiction"], labels["fiction"] * 0, kinds="pure")
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_a_hundred_units_in_the_treebank(minilm, shared_data, monkeypatch):
+    monkeypatch.setenv("NBKIT_DATA", str(shared_data))
+    corpora = presets.load("treebank").corpora(seed=0)
+    corpora = {name: corpus.sample(600, seed=0) for name, corpus in corpora.items()}
+    labels = {name: corpus.descriptors() for name, corpus in corpora.items()}
+    kinds = {"pure": 60, "polysemantic": 60}
+    found = planted.plant(minilm, corpora, labels, kinds=kinds, seed=0, progress=False)
+    good = found.truth[found.truth["planted"]]
+    assert good["unit"].nunique() >= 100 and (good["achieved_auroc"] >= 0.85).all()
+    assert os.environ["NBKIT_DATA"] == str(shared_data)
+    acts = [
+        activations.capture(found.subject, c, cache=False, progress=False) for c in found.held_out.values()
+    ]
+    units = good["unit"].unique().tolist()
+    values = np.concatenate([a.select(units=units).values for a in acts])
+    scores = matching.score(values, pd.concat(found.labels.values()))
+    scores.columns = units
+    pure = good[good["kind"] == "pure"]
+    right = [scores[unit].idxmax() == name for unit, name in pure[["unit", "descriptor"]].values]
+    assert np.mean(right) >= 0.95
