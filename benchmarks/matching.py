@@ -198,7 +198,7 @@ def main() -> None:
     name = f"matching-{given.preset}"
     (given.out / f"{name}.json").write_text(json.dumps(result, indent=1))
     sources = {key: result[key] for key in ("preset", "seed", "subject", "texts")}
-    figure(records, given.out, name, sources)
+    figure(records, given.out, f"{name}-figure", sources)  # its manifest is a JSON of its own
     report(result, list(corpora))
 
 
