@@ -560,10 +560,6 @@ def _named(error: NotFinite, names, start: int) -> ValueError:
     return ValueError(str(error).replace(f"unit {error.column} ", f"unit {names[start + error.column]} ", 1))
 
 
-def _score_blocks(values: np.ndarray, labels: np.ndarray, scorer: Callable) -> np.ndarray:
-    return scorer(values, labels)
-
-
 def _scorer(method: str) -> Callable[..., np.ndarray]:
     if method not in SCORERS:
         raise ValueError(f"unknown scorer {method!r}; there are {', '.join(SCORERS)}")

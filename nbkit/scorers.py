@@ -121,12 +121,12 @@ class Sums:
 
 def pearson(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.ndarray:
     """Pearson correlation ``[descriptor, unit]``; 0 where a side is constant."""
-    return _summed(values, labels, Sums.pearson, device)
+    return _cosines(values, labels, device, centred=True)
 
 
 def cosine(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.ndarray:
     """Cosine ``[descriptor, unit]`` of activation and label, not centred; 0 where a side is zero."""
-    return _summed(values, labels, Sums.cosine, device)
+    return _cosines(values, labels, device, centred=False)
 
 
 def mad(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.ndarray:
@@ -134,7 +134,8 @@ def mad(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.nd
 
     0 where all rows or none have the descriptor, or those without it do not vary.
     """
-    return _summed(values, labels, Sums.mad, device)
+    c = _tensor(np.asarray(labels).T, device).double()
+    return _each(values, labels, lambda x: torch.from_numpy(Sums(device)._add(x.double(), c).mad()), device)
 
 
 def auroc(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.ndarray:
@@ -304,14 +305,20 @@ def _each(values: np.ndarray, labels: np.ndarray, block: Callable, device: str) 
     return np.concatenate(parts, axis=1)
 
 
-def _summed(values: np.ndarray, labels: np.ndarray, finish: Callable, device: str) -> np.ndarray:
-    c = _tensor(np.asarray(labels).T, device).double()
-    classes = finish is Sums.mad
+def _cosines(values: np.ndarray, labels: np.ndarray, device: str, *, centred: bool) -> np.ndarray:
+    """One product of unit vectors: no arithmetic on [descriptor, unit], which may be far larger than both."""
+    c = _unit_length(_tensor(np.asarray(labels).T, device), centred)
+    return _each(values, labels, lambda x: (c @ _unit_length(x, centred).T).clamp_(-1, 1), device)
 
-    def block(x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(finish(Sums(device, classes=classes)._add(x.double(), c)))
 
-    return _each(values, labels, block, device)
+def _unit_length(x: torch.Tensor, centred: bool) -> torch.Tensor:
+    """Rows of ``x`` [., row] in float64 at length 1; 0 where a row is constant (or, not centred, zero)."""
+    x = x.double()
+    size = x.abs().amax(1, keepdim=True) * x.shape[1] ** 0.5
+    if centred:
+        x = x - x.mean(1, keepdim=True)
+    length = x.norm(dim=1, keepdim=True)
+    return x / torch.where(length > 1e-6 * size, length, torch.inf)
 
 
 def _positives(labels: np.ndarray, device: str) -> torch.Tensor:
