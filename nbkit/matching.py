@@ -20,7 +20,7 @@ composites. Their beam search is that of compositional explanations (Mu and Andr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,48 +132,24 @@ def tag(
         raise ValueError(f"top={top} tags were asked for; there are {labels.shape[1]} descriptors")
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
-    text_ids = activations.rows["text_id"]
-    groups = None if by is None else _of_texts(by, text_ids, "by").to_numpy()
-    first, second = halves(len(labels), split, seed, groups=groups)
-    cells = None if control is None else _cells(_of_texts(control, text_ids, "control"))
-    numbers = None if control is None else _numbers(_of_texts(control, text_ids, "control"))
+    plan = _planned(activations.rows["text_id"], split, by, control, permutations, resamples, seed)
     scorer, matrix = _both(_scorer(method)) if ends == "both" else _scorer(method), _checked(labels)
-    generator = np.random.default_rng(seed)
-    orders = [_shuffle(first, cells, generator) for _ in range(permutations)]
-    draws = list(_resampled(second, groups, resamples, generator))
-    names = activations.units["unit"].to_numpy()
-    chosen = []
+    names, chosen = activations.units["unit"].to_numpy(), []
     step = len(names) if method in TOGETHER else UNITS_AT_ONCE
     blocks = range(0, len(names), max(1, step))
     for start in tqdm(blocks, desc="tag", unit=" blocks", leave=False, disable=not progress):
         values = np.asarray(activations.values[:, start : start + step], dtype=np.float32)
         try:
-            if control is not None:
-                values = _without(values, cells, numbers, (first, second))
-            chosen.append(_tag_block(values, matrix, first, second, orders, draws, scorer, top))
+            chosen.append(_tag_block(plan.controlled(values), matrix, plan, scorer, top))
         except NotFinite as error:
             raise _named(error, names, start) from None
-    parts = [np.concatenate(part, axis=1) for part in zip(*chosen, strict=True)]  # [rank, unit]
-    columns = ["descriptor", "score", "validation_score", "p", "validation_rank", "low", "high"]
-    found = dict(zip(columns, (part.T.ravel() for part in parts), strict=True))
-    candidate, n = found["descriptor"], labels.shape[1]
-    frame = pd.DataFrame(
-        {
-            "unit": np.repeat(names, top),
-            "rank": np.tile(np.arange(1, top + 1), len(names)),
-            "descriptor": labels.columns.to_numpy()[candidate % n],
-            **{column: found[column] for column in columns[1:4]},
-        }
-    )
-    frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control) if orders else np.nan
-    frame["sign"] = np.where(candidate < n, 1, -1)
-    frame["validation_rank"] = found["validation_rank"]
+    frame = _tag_frame(names, labels.columns.to_numpy(), chosen, top)
+    frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control) if permutations else np.nan
     if method == "pearson" and not resamples:
-        found["low"], found["high"] = _fisher(frame["validation_score"].to_numpy(), len(second))
-    frame["low"], frame["high"] = found["low"], found["high"]
-    significant = (frame["q"] <= level) if orders else True
+        frame["low"], frame["high"] = _fisher(frame["validation_score"].to_numpy(), len(plan.second))
+    significant = (frame["q"] <= level) if permutations else True
     frame["tagged"] = (frame["score"] >= min_score) & significant
-    frame.attrs["texts"] = {"calibration": len(first), "validation": len(second)}
+    frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
     return frame
 
 
@@ -325,17 +301,69 @@ def compose(
 # ---------------------------------------------------------------------------------- inside
 
 
-def _tag_block(values, labels, first, second, orders, draws, scorer, top) -> tuple[np.ndarray, ...]:
+@dataclass(frozen=True)
+class _Plan:
+    """Which rows choose tags, which check them, and how chance is drawn: one for all blocks of units."""
+
+    first: np.ndarray  # calibration rows
+    second: np.ndarray  # validation rows
+    orders: list[np.ndarray]  # permutations of the calibration rows
+    draws: list[np.ndarray]  # bootstrap draws from the validation rows
+    cells: np.ndarray | None = None  # of each row, under control
+    numbers: np.ndarray | None = None
+
+    def controlled(self, values: np.ndarray) -> np.ndarray:
+        if self.cells is None:
+            return values
+        return _without(values, self.cells, self.numbers, (self.first, self.second))
+
+
+def _planned(text_ids: pd.Series, split, by, control, permutations, resamples, seed: int) -> _Plan:
+    groups = None if by is None else _of_texts(by, text_ids, "by").to_numpy()
+    first, second = halves(len(text_ids), split, seed, groups=groups)
+    cells = numbers = None
+    if control is not None:
+        covariates = _of_texts(control, text_ids, "control")
+        cells, numbers = _cells(covariates), _numbers(covariates)
+    generator = np.random.default_rng(seed)
+    orders = [_shuffle(first, cells, generator) for _ in range(permutations)]
+    return _Plan(
+        first, second, orders, list(_resampled(second, groups, resamples, generator)), cells, numbers
+    )
+
+
+def _tag_block(values, labels, plan: _Plan, scorer, top: int) -> tuple[np.ndarray, ...]:
     """Candidates, scores, held-out scores, p-values, held-out ranks and intervals ``[rank, unit]``."""
-    found = scorer(values[first], labels[first])
+    found = scorer(values[plan.first], labels[plan.first])
     best = np.argsort(-found, axis=0, kind="stable")[:top]
     scores = np.take_along_axis(found, best, axis=0)
-    held_out = scorer(values[second], labels[second])
+    held_out = scorer(values[plan.second], labels[plan.second])
     validation = np.take_along_axis(held_out, best, axis=0)
     ranks = 1 + (held_out[None] > validation[:, None]).sum(1)
-    low, high = _intervals(values, labels, best, draws, scorer)
-    p = _p_values(values[first], labels[first], orders, scores, scorer)
+    low, high = _intervals(values, labels, best, plan.draws, scorer)
+    p = _p_values(values[plan.first], labels[plan.first], plan.orders, scores, scorer)
     return best, scores, validation, p, ranks, low, high
+
+
+def _tag_frame(names: np.ndarray, descriptors: np.ndarray, blocks: list[tuple], top: int) -> pd.DataFrame:
+    """One line for each unit and rank. Candidates beyond the descriptors are those of the low end."""
+    parts = [np.concatenate(part, axis=1).T.ravel() for part in zip(*blocks, strict=True)]
+    candidate, scores, validation, p, ranks, low, high = parts
+    return pd.DataFrame(
+        {
+            "unit": np.repeat(names, top),
+            "rank": np.tile(np.arange(1, top + 1), len(names)),
+            "descriptor": descriptors[candidate % len(descriptors)],
+            "score": scores,
+            "validation_score": validation,
+            "p": p,
+            "q": np.nan,
+            "sign": np.where(candidate < len(descriptors), 1, -1),
+            "validation_rank": ranks,
+            "low": low,
+            "high": high,
+        }
+    )
 
 
 def _p_values(values, labels, orders, scores, scorer) -> np.ndarray:
