@@ -14,7 +14,8 @@ There is no published benchmark of this kind that we know of: the method is ours
     pure            one descriptor
     polysemantic    fires for either of two descriptors
     dataset-local   descriptor A inside one corpus, B inside another: an illusion by construction
-    distractor      the length of the text, or the corpus it is from; no descriptor is right
+    distractor      the length of the text, or the corpus it is from; no descriptor is right, and in
+                    training each is kept from correlating with any within texts of like length and corpus
     dead            constant
 
 Where the units go. They are APPENDED to the feed-forward network of a layer, behind the real ones
@@ -77,6 +78,8 @@ SEEN = 0.7  # share of the training texts that each unit sees, so that no two ar
 TRIES = 8  # dataset-local candidates trained for each that is kept, by their training texts
 FAINT = 0.7  # AUROC that a dataset-local unit and a corpus distractor need (or ``minimum``, if lower)
 MARGIN = 0.1  # by which a dataset-local unit must prefer its own descriptor inside a corpus
+NOTHING_ELSE = 30.0  # weight of a distractor's squared correlations with descriptors, beside its loss
+BINS = 10  # quantile bins of length, within which they are counted
 TEXTS_AT_ONCE = 64  # in one forward pass
 
 
@@ -373,7 +376,8 @@ def _trained(
         mine = np.flatnonzero(spread == layer).tolist()
         inputs, lengths = tokens.pop(layer)
         weights = _weights([targets[i] for i in mine], table, rng)
-        directions, bias = _detectors(inputs, lengths, weights, steps, blur, rng)
+        others = _Others.of([targets[i] for i in mine], table)
+        directions, bias = _detectors(inputs, lengths, weights, others, steps, blur, rng)
         peaks = torch.segment_reduce(inputs.float() @ directions.T, "max", lengths=lengths, axis=0).numpy()
         for i, direction, threshold, column in zip(mine, directions, bias, peaks.T, strict=True):
             units[i] = _Unit(targets[i], layer, direction, threshold, _margin(targets[i], column, table))
@@ -408,8 +412,45 @@ def _weights(targets: list[_Target], table: _Table, rng: np.random.Generator) ->
     return weights
 
 
+@dataclass(frozen=True)
+class _Others:
+    """The descriptors that distractors must not carry, within cells of like length and the same corpus."""
+
+    units: torch.Tensor  # [distractor] positions among the units
+    labels: torch.Tensor  # [text, descriptor] centred in each cell, columns of length 1
+    cells: torch.Tensor  # [text]
+
+    @classmethod
+    def of(cls, targets: list[_Target], table: _Table) -> _Others:
+        keys = pd.DataFrame({"corpus": table.corpus, "words": table.words})
+        keys["words"] = pd.qcut(keys["words"], BINS, labels=False, duplicates="drop")
+        cells = torch.tensor(keys.groupby(["corpus", "words"]).ngroup().to_numpy())
+        labels = _centred(torch.from_numpy(table.labels.astype(np.float32)), cells)
+        units = [i for i, target in enumerate(targets) if target.kind == "distractor"]
+        return cls(torch.tensor(units, dtype=torch.long), labels / (labels.norm(dim=0) + 1e-6), cells)
+
+    def carried(self, peaks: torch.Tensor) -> torch.Tensor:
+        """Sum over distractors and descriptors of the squared correlation within cells."""
+        if not len(self.units):
+            return peaks.new_zeros(())
+        left = _centred(peaks[:, self.units], self.cells)
+        return ((self.labels.T @ left) / (left.norm(dim=0) + 1e-6)).square().sum()
+
+
+def _centred(columns: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """``columns`` [text, .] less their means in each cell."""
+    sums = columns.new_zeros(int(cells.max()) + 1, columns.shape[1]).index_add(0, cells, columns)
+    return columns - (sums / torch.bincount(cells).clamp(min=1)[:, None])[cells]
+
+
 def _detectors(
-    tokens: torch.Tensor, lengths: torch.Tensor, weights: np.ndarray, steps: int, blur: float, rng
+    tokens: torch.Tensor,
+    lengths: torch.Tensor,
+    weights: np.ndarray,
+    others: _Others,
+    steps: int,
+    blur: float,
+    rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Directions [unit, width] and biases [unit]; zeros for a unit without weights (dead).
 
@@ -426,14 +467,16 @@ def _detectors(
     peaks = torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0)
     directions *= 2 / (peaks.std(0) + 1e-6)
     bias = -torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0).mean(0)
-    directions, bias = _descend(inputs, lengths, weights, directions, bias, steps)
+    directions, bias = _descend(inputs, lengths, weights, others, directions, bias, steps)
     noise = torch.from_numpy(rng.standard_normal(directions.shape).astype(np.float32))
     directions = directions + blur * noise * directions.norm(dim=0) / noise.norm(dim=0)
     directions = directions / scale[:, None]
     return directions.T * alive[:, None], (bias - centre @ directions) * alive
 
 
-def _descend(inputs, lengths, weights, directions, bias, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _descend(
+    inputs, lengths, weights, others: _Others, directions, bias, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Adam on the logistic loss of each text's highest token; units do not see each other."""
     directions, bias = directions.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.Adam([directions, bias], lr=0.05)
@@ -441,6 +484,7 @@ def _descend(inputs, lengths, weights, directions, bias, steps: int) -> tuple[to
         for _ in range(steps):
             peaks = torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0) + bias
             loss = (weights.abs() * torch.nn.functional.softplus(-weights.sign() * peaks)).sum()
+            loss = loss + NOTHING_ELSE * others.carried(peaks)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

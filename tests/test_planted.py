@@ -199,3 +199,25 @@ def test_a_hundred_units_in_the_treebank(minilm, shared_data, monkeypatch):
     pure = good[good["kind"] == "pure"]
     right = [scores[unit].idxmax() == name for unit, name in pure[["unit", "descriptor"]].values]
     assert np.mean(right) >= 0.95
+
+
+def test_distractors_carry_no_descriptor_within_texts_alike(made):
+    """Under control for length and corpus they keep next to nothing; without it they look like findings."""
+    units = made.truth.loc[made.truth["kind"] == "distractor", "unit"].tolist()
+    parts = {
+        name: activations.capture(made.subject, t, cache=False, progress=False).select(units=units)
+        for name, t in made.held_out.items()
+    }
+    labels = pd.concat([made.labels[n].loc[part.rows["text_id"]] for n, part in parts.items()])
+    values = np.concatenate([part.values for part in parts.values()]).astype(np.float32)
+    words = [
+        len(made.held_out[n].frame.set_index("text_id")["text"][i].split())
+        for n, part in parts.items()
+        for i in part.rows["text_id"]
+    ]
+    control = pd.DataFrame(
+        {"length": words, "corpus": np.repeat(list(parts), [len(p) for p in parts.values()])}
+    )
+    raw = matching.score(values, labels).max()
+    left = matching.score(matching.residuals(values, control), labels).max()
+    assert raw.min() > 0.15 and left.max() < 0.13, (raw, left)  # 3 standard errors are .09
