@@ -6,7 +6,8 @@
 Units are planted in the real model (``nbkit.planted``), trained on a part of the texts; scores are over
 the others, for all units. Writes matching-PRESET.json (every number, and the machine) and a figure into
 benchmarks/results, and prints the tables: pooled texts, each corpus by itself, faint units (``--blur``), and
-what tags distractors and dead units keep, without and with control for length and corpus.
+what tags distractors and dead units keep, without and with control for length and corpus, and how many
+tags real units get beside the floors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from matplotlib import pyplot as plt
 
 from nbkit import activations, evaluation, figures, matching, planted, presets, provenance
 from nbkit.activations import Activations
+from nbkit.models import Subject
 from nbkit.planted import Planted
 
 KINDS = {"pure": 64, "polysemantic": 60, "dataset-local": 30, "distractor": 20, "dead": 10}
@@ -30,9 +32,12 @@ SHOWN = ("pearson", "auroc", "average_precision", "frequency")  # drawn: more li
 CORES = "2 cores, shared with other work: times are upper bounds"
 
 
-def pooled(made: Planted) -> tuple[Activations, pd.DataFrame, dict[str, slice]]:
+def pooled(
+    made: Planted, subject: Subject | None = None
+) -> tuple[Activations, pd.DataFrame, dict[str, slice]]:
     """All held-out texts in one store, text ids counted on; which rows are of which corpus."""
-    parts = {name: activations.capture(made.subject, texts) for name, texts in made.held_out.items()}
+    subject = subject or made.subject
+    parts = {name: activations.capture(subject, texts) for name, texts in made.held_out.items()}
     labels = [matching.align(parts[name], made.labels[name]) for name in parts]
     bounds = np.cumsum([0, *map(len, labels)])
     values = np.concatenate([part.values.T for part in parts.values()], axis=1).T
@@ -91,7 +96,7 @@ def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
     control = pd.DataFrame({"length": lengths, "corpus": ""}, index=labels.index)
     for name, rows in slices.items():
         control.iloc[rows, 1] = name
-    kind = made.truth.drop_duplicates("unit").set_index("unit")
+    kind = made.truth[made.truth["planted"]].drop_duplicates("unit").set_index("unit")
     kind = kind["kind"].where(kind["descriptor"].isna(), kind["kind"] + ": " + kind["descriptor"].fillna(""))
     units = kind.index[kind.str.startswith(("distractor", "dead"))].tolist()
     records = []
@@ -113,6 +118,14 @@ def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
                 same = {"method": method, "control": name, "effect": minimum}
                 records += [{**same, "kind": k, "tagged": v, "score": strength[k]} for k, v in shares.items()]
     return records
+
+
+def floors(made: Planted, plain: Subject, min_score: float) -> list[dict]:
+    """Tags of the real units beside random directions, permuted rows and random weights."""
+    whole, labels, _ = pooled(made, plain)
+    random = pooled(made, plain.randomized(0))[0]
+    found = matching.floors(whole, labels, random_weights=random, min_score=min_score, progress=False)
+    return found.to_dict("records")
 
 
 def switches(made: Planted, method: str) -> float:
@@ -188,6 +201,7 @@ def main() -> None:
         truth=json.loads(made.truth.to_json(orient="records")),
         scorers=records,
         false_tags=kept_tags(made, ["pearson", "auroc"]),
+        floors=floors(made, subject, preset["min_score"]["ffn"]),
         switches={method: switches(made, method) for method in matching.SCORERS},
     )
     if given.blur:
@@ -218,6 +232,7 @@ def report(result: dict, corpora: list[str]) -> None:
     local = pd.Series(result["switches"]).round(2)
     print("\ndataset-local units right in both corpora\n", local.to_string())
     print("\ntags of units that mean nothing\n", pd.DataFrame(result["false_tags"]).round(2).to_string())
+    print("\nreal units and floors, all texts\n", pd.DataFrame(result["floors"]).round(2).to_string())
     if "faint" in result:
         print(f"\nblur {result['blur']}, mean AUROC", result["faint_auroc"])
         for kind, measures in show.items():

@@ -181,6 +181,7 @@ def sanity(
     labels: pd.DataFrame | np.ndarray,
     *,
     pairs: np.ndarray | None = None,
+    prevalence: float | None = None,
     seed: int = 0,
     drop: float = 0.001,
     share: float = 0.9,
@@ -189,47 +190,59 @@ def sanity(
 
     ``values`` is a store or an array [row, unit]; ``labels`` [row, descriptor] are cut at .5. Each unit is
     judged on one descriptor: ``pairs`` gives its column for each unit (known meanings); by default it is
-    the unit's best under the scorer itself with the labels as they are. Then half of every descriptor's
+    the unit's best under the scorer itself with the labels as they are. Then half of the descriptor's
     positives, drawn at random, become negatives (missing), or as many negatives become positives (extra),
-    and the same pair is scored again. A scorer passes if its score falls by more than ``drop`` for
-    more than ``share`` of the units in both tests.
+    and the pair is scored again. A scorer passes if its score falls by more than ``drop`` for more than
+    ``share`` of the units in both tests.
 
     Left out are descriptors that cannot be halved or doubled (fewer than two positives, or more
     than half of the rows), units whose given descriptor is such a one, and units that do not vary.
 
-    The verdict depends on the labels: NeuronEval's concepts are rare and its units of known meaning. Where
-    descriptors are common and units weak, ``average_precision`` and ``cosine`` fail the extra labels, since
-    both grow with prevalence.
+    prevalence   rows with the descriptor are left out at random until they are this share (ours): the
+                 verdict depends on it. NeuronEval's concepts are rare and its units of known meaning. Where
+                 descriptors are common and units weak, ``average_precision`` and ``cosine`` fail the extra
+                 labels, since both grow with prevalence; where they are rare, ``auroc`` hardly notices
+                 the missing ones (it loses prevalence / 2 of its excess over .5). None: as they are
     """
-    scorer = matching.SCORERS[scorer] if isinstance(scorer, str) else scorer
     if hasattr(values, "units"):
         labels, values = matching.align(values, labels), values.values
-    on = np.asarray(labels) > 0.5
+    together = scorer in matching.TOGETHER
+    scorer = matching.SCORERS[scorer] if isinstance(scorer, str) else scorer
+    on, generator = np.asarray(labels) > 0.5, np.random.default_rng(seed)
     judged = (on.sum(0) >= 2) & (2 * on.sum(0) <= len(on))
     varies = np.asarray(values.max(0) > values.min(0))
-    if pairs is not None:
-        varies &= judged[pairs]
-        pairs = (np.cumsum(judged) - 1)[pairs]
-    on = on[:, judged]
-    if not on.shape[1] or not varies.any():
+    if not judged.any() or not varies.any():
         raise ValueError("no descriptor can be halved and doubled, or no unit varies: nothing to judge")
-    missing, extra = _damaged(on, np.random.default_rng(seed))
-    before = scorer(values, on.astype(np.float32))
-    pair = (before.argmax(0) if pairs is None else pairs), np.arange(before.shape[1])
-    falls = [
-        float((before[pair] - scorer(values, changed.astype(np.float32))[pair] > drop)[varies].mean())
-        for changed in (missing, extra)
-    ]
-    return Sanity(*falls, int(varies.sum()), min(falls) > share)
+    if pairs is None:
+        pairs = np.flatnonzero(judged)[scorer(values, on[:, judged].astype(np.float32)).argmax(0)]
+    units = np.flatnonzero(varies & judged[pairs])
+    falls = []
+    for descriptor in np.unique(pairs[units]):
+        rows = _thinned(on[:, descriptor], prevalence, generator)
+        labels = np.stack([on[rows, descriptor], *_damaged(on[rows, descriptor], generator)], axis=1)
+        mine = units[pairs[units] == descriptor]
+        given = np.arange(len(varies)) if together else mine
+        found = scorer(values[:, given][rows], labels.astype(np.float32))[:, np.isin(given, mine)]
+        falls.append(found[0] - found[1:])
+    missing, extra = (np.concatenate(falls, axis=1) > drop).mean(1).tolist()
+    return Sanity(missing, extra, len(units), min(missing, extra) > share)
+
+
+def _thinned(on: np.ndarray, prevalence: float | None, generator: np.random.Generator) -> np.ndarray:
+    """Rows that are left when positives go until they are a share ``prevalence``; two of them stay."""
+    positives, absent = np.flatnonzero(on), np.flatnonzero(~on)
+    if prevalence is None:
+        return np.arange(len(on))
+    kept = min(len(positives), max(2, round(prevalence / (1 - prevalence) * len(absent))))
+    return np.sort(np.concatenate([generator.choice(positives, kept, replace=False), absent]))
 
 
 def _damaged(on: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Labels with half of the positives gone, and with twice as many: ``[row, descriptor]`` both."""
+    """A label [row] with half of its positives gone, and with twice as many."""
     missing, extra = on.copy(), on.copy()
-    for d in range(on.shape[1]):
-        positives, negatives = np.flatnonzero(on[:, d]), np.flatnonzero(~on[:, d])
-        missing[generator.choice(positives, len(positives) // 2, replace=False), d] = False
-        extra[generator.choice(negatives, len(positives), replace=False), d] = True
+    positives, absent = np.flatnonzero(on), np.flatnonzero(~on)
+    missing[generator.choice(positives, len(positives) // 2, replace=False)] = False
+    extra[generator.choice(absent, len(positives), replace=False)] = True
     return missing, extra
 
 

@@ -124,6 +124,13 @@ class Texts:
         """Whether the words carry an annotation (they come from CoNLL-U)."""
         return self.words is not None and "upos" in self.words
 
+    @property
+    def documents(self) -> pd.Series | None:
+        """The document of each text, by text_id (CoNLL-U: `newdoc id`); None where the source names none."""
+        if "doc_id" not in self.frame or self.frame["doc_id"].isna().any():
+            return None
+        return self.frame.set_index("text_id")["doc_id"]
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what an activation depends on: texts, ids, word spans, all in order.

@@ -80,13 +80,22 @@ def test_sanity_by_hand():
 
 
 def test_sanity_says_how_labels_were_damaged():
-    _, labels, _ = aligned_units()
-    missing, extra = evaluation._damaged(labels > 0.5, np.random.default_rng(0))
-    n = labels.sum(0)
-    assert (missing.sum(0) == n - n // 2).all() and (extra.sum(0) == 2 * n).all()
-    assert not (missing & (labels < 0.5)).any() and extra[labels > 0.5].all()
+    on = aligned_units()[1][:, 0] > 0.5
+    missing, extra = evaluation._damaged(on, np.random.default_rng(0))
+    n = on.sum()
+    assert missing.sum() == n - n // 2 and extra.sum() == 2 * n
+    assert not (missing & ~on).any() and extra[on].all()
     with pytest.raises(ValueError, match="nothing to judge"):
         evaluation.sanity("pearson", np.zeros((50, 2)), np.ones((50, 1)))
+
+
+def test_sanity_thins_the_positives():
+    on = aligned_units()[1][:, 0] > 0.5
+    rows = evaluation._thinned(on, 0.02, np.random.default_rng(0))
+    assert on[rows].mean() == pytest.approx(0.02, abs=0.002) and (~on[rows]).sum() == (~on).sum()
+    assert (np.diff(rows) > 0).all()
+    assert len(evaluation._thinned(on, None, np.random.default_rng(0))) == len(on)
+    assert on[evaluation._thinned(on, 1e-9, np.random.default_rng(0))].sum() == 2
 
 
 @pytest.mark.parametrize("method", ["pearson", "cosine", "average_precision", "f1", "iou"])

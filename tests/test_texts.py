@@ -159,6 +159,7 @@ def test_conllu_comments_become_columns_and_documents_are_carried_forward(tmp_pa
     )
     frame = texts.load(write(tmp_path / "x.conllu", content)).frame
     assert frame["doc_id"].tolist() == ["d1", "d1", "d2"]
+    assert texts.load(tmp_path / "x.conllu").documents.to_dict() == dict(enumerate(["d1", "d1", "d2"]))
     assert frame["par_id"].fillna("-").tolist() == ["p1", "p1", "-"]
     assert frame["sent_id"].tolist() == ["s1", "s2", "s3"]
     assert frame["genre"].fillna("-").tolist() == ["note", "-", "-"]
