@@ -29,42 +29,25 @@ KINDS = {"pure": 64, "polysemantic": 60, "dataset-local": 30, "distractor": 20, 
 WEAK = {"pure": 64, "polysemantic": 60}
 TARGETS = (("pure", "P@1", 0.95), ("polysemantic", "P@2", 0.90), ("polysemantic", "R@2", 0.90))
 SHOWN = ("pearson", "auroc", "average_precision", "frequency")  # drawn: more lines cannot be told apart
+PREVALENCES = (None, 0.05, 0.02, 0.01, 0.005)  # of the sanity tests; None: as the descriptors are
 CORES = "2 cores, shared with other work: times are upper bounds"
 
 
 def pooled(
     made: Planted, subject: Subject | None = None
 ) -> tuple[Activations, pd.DataFrame, dict[str, slice]]:
-    """All held-out texts in one store, text ids counted on; which rows are of which corpus."""
-    subject = subject or made.subject
-    parts = {name: activations.capture(subject, texts) for name, texts in made.held_out.items()}
-    labels = [matching.align(parts[name], made.labels[name]) for name in parts]
-    bounds = np.cumsum([0, *map(len, labels)])
-    values = np.concatenate([part.values.T for part in parts.values()], axis=1).T
-    rows = pd.DataFrame({"text_id": np.arange(bounds[-1])})
-    whole = Activations(values, rows, next(iter(parts.values())).units, {"rows": "text", "corpus": "all"})
-    found = pd.concat(labels, ignore_index=True).rename_axis("text_id")
+    """All held-out texts in one store, their labels, and which rows are of which corpus."""
+    parts = {name: activations.capture(subject or made.subject, t) for name, t in made.held_out.items()}
+    bounds = np.cumsum([0, *map(len, parts.values())])
     slices = {name: slice(a, b) for name, a, b in zip(parts, bounds, bounds[1:], strict=False)}
-    return whole, found, slices
-
-
-def ranking(scores: pd.DataFrame, units: list[str]) -> pd.DataFrame:
-    """All descriptors of some units, best first: unit, rank, descriptor."""
-    order = np.argsort(-scores[units].to_numpy(), axis=0, kind="stable")  # [rank, unit]
-    return pd.DataFrame(
-        {
-            "unit": np.repeat(units, len(scores)),
-            "rank": np.tile(np.arange(1, len(scores) + 1), len(units)),
-            "descriptor": scores.index.to_numpy()[order.T.ravel()],
-        }
-    )
+    return *matching.pooled(parts, made.labels), slices
 
 
 def quality(scores: pd.DataFrame, gold: pd.DataFrame) -> dict[str, dict]:
     """{kind: {measure: Estimate}}."""
     found = {}
     for kind, right in gold.groupby("kind", sort=False):
-        tags = ranking(scores, right["unit"].unique().tolist())
+        tags = evaluation.ranked(scores, right["unit"].unique().tolist())
         line = {f"P@{k}": evaluation.precision_at_k(tags, right, k) for k in range(1, 6)}
         line |= {f"R@{k}": evaluation.recall_at_k(tags, right, k) for k in range(1, 6)}
         found[kind] = line | {
@@ -89,26 +72,30 @@ def every_scorer(made: Planted, *, by_corpus: bool = True) -> list[dict]:
     return records
 
 
+def covariates(made: Planted, whole: Activations) -> pd.DataFrame:
+    """Length in words and corpus, by text_id."""
+    words = {n: t.frame.set_index("text_id")["text"].str.split().str.len() for n, t in made.held_out.items()}
+    length = [words[corpus][i] for corpus, i in whole.rows[["corpus", "of_corpus"]].values]
+    return pd.DataFrame({"length": length, "corpus": whole.rows["corpus"].to_numpy()}, whole.rows["text_id"])
+
+
 def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
     """Share of distractors and dead units with a tag (q <= .05), without and with control."""
-    whole, labels, slices = pooled(made)
-    lengths = [len(text.split()) for texts in made.held_out.values() for text in texts.frame["text"]]
-    control = pd.DataFrame({"length": lengths, "corpus": ""}, index=labels.index)
-    for name, rows in slices.items():
-        control.iloc[rows, 1] = name
+    whole, labels, _ = pooled(made)
+    control = covariates(made, whole)
     kind = made.truth[made.truth["planted"]].drop_duplicates("unit").set_index("unit")
     kind = kind["kind"].where(kind["descriptor"].isna(), kind["kind"] + ": " + kind["descriptor"].fillna(""))
     units = kind.index[kind.str.startswith(("distractor", "dead"))].tolist()
     records = []
     for method in methods:
-        for name, covariates in {"none": None, "length, corpus": control}.items():
+        for name, given in {"none": None, "length, corpus": control}.items():
             for minimum in (0.0, 0.1):
                 tags = matching.tag(
                     whole.select(units=units),
                     labels,
                     method=method,
                     top=1,
-                    control=covariates,
+                    control=given,
                     permutations=1000,
                     min_score=minimum if method == "pearson" else 0.5 + minimum,
                     progress=False,
@@ -126,6 +113,24 @@ def floors(made: Planted, plain: Subject, min_score: float) -> list[dict]:
     random = pooled(made, plain.randomized(0))[0]
     found = matching.floors(whole, labels, random_weights=random, min_score=min_score, progress=False)
     return found.to_dict("records")
+
+
+def sane(made: Planted) -> list[dict]:
+    """NeuronEval's tests of every scorer on the pure units, whose meaning is known, by prevalence."""
+    whole, labels, _ = pooled(made)
+    pure = made.truth[(made.truth["kind"] == "pure") & made.truth["planted"]]
+    some, pairs = whole.select(units=pure["unit"].tolist()), labels.columns.get_indexer(pure["descriptor"])
+    return [
+        {
+            "method": method,
+            "prevalence": share,
+            **evaluation.sanity(
+                method, np.asarray(some.values, np.float32), labels, pairs=pairs, prevalence=share
+            )._asdict(),
+        }
+        for method in matching.SCORERS
+        for share in PREVALENCES
+    ]
 
 
 def switches(made: Planted, method: str) -> float:
@@ -202,6 +207,7 @@ def main() -> None:
         scorers=records,
         false_tags=kept_tags(made, ["pearson", "auroc"]),
         floors=floors(made, subject, preset["min_score"]["ffn"]),
+        sanity=sane(made),
         switches={method: switches(made, method) for method in matching.SCORERS},
     )
     if given.blur:
@@ -233,6 +239,17 @@ def report(result: dict, corpora: list[str]) -> None:
     print("\ndataset-local units right in both corpora\n", local.to_string())
     print("\ntags of units that mean nothing\n", pd.DataFrame(result["false_tags"]).round(2).to_string())
     print("\nreal units and floors, all texts\n", pd.DataFrame(result["floors"]).round(2).to_string())
+    shares = [
+        f"{s['missing']:.0%} / {s['extra']:.0%} {'pass' if s['passed'] else 'fail'}" for s in result["sanity"]
+    ]
+    sanity = pd.DataFrame(result["sanity"]).assign(share=shares)
+    sanity["prevalence"] = sanity["prevalence"].astype(object).where(sanity["prevalence"].notna(), "as is")
+    wide = sanity.pivot_table(
+        index="method", columns="prevalence", values="share", aggfunc="first", sort=False
+    )
+    print(
+        "\nsanity (missing / extra labels) by prevalence\n", wide.reindex(list(matching.SCORERS)).to_string()
+    )
     if "faint" in result:
         print(f"\nblur {result['blur']}, mean AUROC", result["faint_auroc"])
         for kind, measures in show.items():

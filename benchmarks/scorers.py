@@ -1,7 +1,7 @@
 """Seconds and memory of every scorer; EWT's real activations when they are there, else noise.
 
     python benchmarks/scorers.py                     9,000 texts x 9,216 units x 25 descriptors
-    python benchmarks/scorers.py --device cuda --out benchmarks/scorers-gpu.json
+    python benchmarks/scorers.py --device cuda --out benchmarks/results/scorers-gpu.json
 
 Prints a table and writes JSON with the machine it ran on. The last column is the time for 100,000 texts
 x 36,864 units x 1,000 descriptors: measured on a slice of the units at that size of the other two, and
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--slice", type=int, default=256, help="units of the large size that are measured")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "scorers.json")
     arguments = parser.parse_args()
     try:
         values, labels, source = real(25)

@@ -1,5 +1,6 @@
 """Evaluation: how good are the tags, and how sure are we?
 
+    ranked(scores)                    tags without a test: every unit's descriptors, best first
     precision_at_k(tags, gold, k)     share of the first k tags that are right
     recall_at_k(tags, gold, k)        share of the right descriptors among the first k tags
     average_precision(tags, gold)     precision at each right descriptor, averaged
@@ -42,6 +43,19 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def ranked(scores: pd.DataFrame, units: Iterable[str] | None = None) -> pd.DataFrame:
+    """All descriptors of ``units`` (None: all) by ``scores`` [descriptor, unit]: unit, rank, descriptor."""
+    scores = scores if units is None else scores[list(units)]
+    order = np.argsort(-scores.to_numpy(), axis=0, kind="stable")  # [rank, unit]
+    return pd.DataFrame(
+        {
+            "unit": np.repeat(scores.columns.to_numpy(), len(scores)),
+            "rank": np.tile(np.arange(1, len(scores) + 1), scores.shape[1]),
+            "descriptor": scores.index.to_numpy()[order.T.ravel()],
+        }
+    )
 
 
 def precision_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int, *, seed: int = 0) -> Estimate:

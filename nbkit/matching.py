@@ -7,6 +7,7 @@
     collisions(tags), coverage(tags), jaccard(tags)      what a set of tags is like
     compose(activations, labels, units)   "a and not b": composites, where they beat the best atom
     residuals(values, control)    activations without what length, corpus or the like explain
+    pooled(activations, labels)   several corpora as one
 
 A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in
 [0, 1]) with the same rows, and returns ``[descriptor, unit]``; higher is more alike.
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from nbkit.activations import Activations
 
 __all__ = ["SCORERS", "align", "auroc", "collisions", "compose", "coverage", "floors", "frequency", "halves"]
-__all__ += ["jaccard", "pearson", "residuals", "score", "tag"]
+__all__ += ["jaccard", "pearson", "pooled", "residuals", "score", "tag"]
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
 LABELS_AT_ONCE = 2**26  # permuted labels [row, descriptor] at a time, in bytes
@@ -76,6 +77,31 @@ def align(activations: Activations, labels: pd.DataFrame) -> pd.DataFrame:
         twice = labels.index[labels.index.duplicated()][0]
         raise ValueError(f"the label matrix has two rows for text {twice}")
     return labels.loc[text_ids]
+
+
+def pooled(
+    activations: Mapping[str, Activations], labels: Mapping[str, pd.DataFrame]
+) -> tuple[Activations, pd.DataFrame]:
+    """Several corpora as one: activations (in memory) and their label matrix, both by corpus name.
+
+    Text ids count on from corpus to corpus; the rows carry ``corpus`` and the old id as ``of_corpus``.
+    Descriptors that not all corpora have are left out. Stores with different units: ``ValueError``.
+    """
+    first, *others = parts = list(activations.values())
+    for name, other in zip(list(activations)[1:], others, strict=True):
+        if not other.units["unit"].equals(first.units["unit"]):
+            raise ValueError(f"the activations of {name!r} have other units than those of the first corpus")
+    matrix = pd.concat(
+        [align(activations[n], labels[n]) for n in activations], join="inner", ignore_index=True
+    )
+    rows = pd.concat([part.rows.assign(corpus=n) for n, part in activations.items()], ignore_index=True)
+    rows = rows.rename(columns={"text_id": "of_corpus"})
+    rows.insert(0, "text_id", np.arange(len(rows)))
+    values = np.concatenate([part.values.T for part in parts], axis=1).T  # unit after unit, as stored
+    whole = replace(
+        first, values=values, rows=rows, manifest={**first.manifest, "corpus": " + ".join(activations)}
+    )
+    return whole, matrix.rename_axis("text_id")
 
 
 def tag(

@@ -307,3 +307,16 @@ def test_atoms_and_noise_get_no_composites_beyond_the_level():
         found = matching.compose(activations, labels, list(range(12, 36)), resamples=100, progress=False)
         wrong.append(len(found) / 24)
     assert np.mean(wrong) <= 0.05
+
+
+def test_corpora_are_pooled_row_by_row():
+    values, matrix = np.random.default_rng(0).random((2, 6, 4)), np.eye(6, 3)
+    parts = {"a": stored(values[0]), "b": stored(values[1])}
+    labels = {"a": labelled(matrix), "b": labelled(matrix[:, :2]).iloc[::-1]}
+    whole, found = matching.pooled(parts, labels)
+    assert np.allclose(whole.values, np.concatenate(list(values)), atol=1e-3)
+    assert whole.rows["text_id"].tolist() == found.index.tolist() == list(range(12))
+    assert whole.rows["corpus"].tolist() == ["a"] * 6 + ["b"] * 6
+    assert (found.to_numpy() == np.concatenate([matrix, matrix])[:, :2]).all()
+    with pytest.raises(ValueError, match="'b' have other units"):
+        matching.pooled({"a": parts["a"], "b": parts["b"].select(units=[0])}, labels)

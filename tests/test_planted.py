@@ -208,16 +208,12 @@ def test_distractors_carry_no_descriptor_within_texts_alike(made):
         name: activations.capture(made.subject, t, cache=False, progress=False).select(units=units)
         for name, t in made.held_out.items()
     }
-    labels = pd.concat([made.labels[n].loc[part.rows["text_id"]] for n, part in parts.items()])
-    values = np.concatenate([part.values for part in parts.values()]).astype(np.float32)
-    words = [
-        len(made.held_out[n].frame.set_index("text_id")["text"][i].split())
-        for n, part in parts.items()
-        for i in part.rows["text_id"]
-    ]
-    control = pd.DataFrame(
-        {"length": words, "corpus": np.repeat(list(parts), [len(p) for p in parts.values()])}
+    whole, labels = matching.pooled(parts, made.labels)
+    words = {n: t.frame.set_index("text_id")["text"].str.split().str.len() for n, t in made.held_out.items()}
+    control = whole.rows[["corpus"]].assign(
+        length=[words[c][i] for c, i in whole.rows[["corpus", "of_corpus"]].values]
     )
+    values = whole.values.astype(np.float32)
     raw = matching.score(values, labels).max()
     left = matching.score(matching.residuals(values, control), labels).max()
     assert raw.min() > 0.15 and left.max() < 0.13, (raw, left)  # 3 standard errors are .09
