@@ -10,9 +10,9 @@
 # # 03 · Match neurons: which descriptor does a unit respond to?
 #
 # **Do** score every unit against every descriptor, choose tags on one half of the texts, and check them
-# on the other half and against chance.
-# **Learn** why the common rule ("what the exemplars share") rewards frequent descriptors, and what a
-# permutation null is.
+# on the other half, against chance, against units that mean nothing, and without the help of sentence length.
+# **Learn** why the common rule ("what the exemplars share") rewards frequent descriptors, what a
+# permutation null is, and what it does not protect from.
 # **Need** about a minute, 80 MB of disk (the store of notebook 01), no network.
 
 # %%
@@ -93,10 +93,13 @@ table.fillna(0).sort_values("frequency rule", ascending=False).head(6).round(2)
 #
 # With thousands of units and dozens of descriptors, some pair always looks good. `tag` shuffles the rows
 # of the labels 200 times, and notes each time the best score over *all* descriptors. A tag counts when
-# chance hardly ever reaches it. The false discovery rate over units is then held at 5 %.
+# chance hardly ever reaches it. The false discovery rate over units is then held at 5 %. Where a corpus
+# says which document a text is from, whole documents go to one half or the other (`by`).
 
 # %%
-tags = {name: matching.tag(stored[name], labels[name], seed=SEED) for name in corpora}
+tags = {
+    name: matching.tag(stored[name], labels[name], by=corpora[name].documents, seed=SEED) for name in corpora
+}
 first = {name: t[(t["rank"] == 1) & (t["q"] <= 0.05)] for name, t in tags.items()}
 tags[name].head(4).round(3)
 
@@ -126,19 +129,93 @@ with figures.style():
     plt.show()
 
 # %% [markdown]
-# This is as far as most studies go: tags that hold on held-out texts *of the same corpus*. Whether they
-# hold anywhere else is the next question.
+# ## How good is that? The floors
+#
+# The same procedure on things that mean nothing, or less: random directions in the space of the units,
+# shuffled labels, and the same model with random weights. The last is a floor and not a null: without any
+# training, a unit still knows which words are there.
+
+# %%
+strong = preset["min_score"]["ffn"]
+untrained = activations.capture(subject.randomized(SEED), corpora[name], sites="ffn", pool="max")
+floors = matching.floors(
+    stored[name], labels[name], random_weights=untrained, min_score=strong, directions=500, seed=SEED
+)
+floors[["kind", "n", "tags", "share", "score", "validation_score", "top_score"]].round(2)
+
+# %% [markdown]
+# How many descriptors share how many units? A tag that thousands of units carry names none of them.
+
+# %%
+tagged = tags[name].assign(tagged=tags[name]["tagged"] & (tags[name]["score"] >= strong))
+print({key: round(value, 2) for key, value in matching.coverage(tagged, labels[name]).items()})
+matching.collisions(tagged).head(5)
+
+# %% [markdown]
+# ## Is it only the length?
+#
+# Long sentences have more of everything. A unit that counts tokens correlates with half of the descriptors,
+# and no null above notices. `control` takes out, within texts of like length, what length explains, and
+# permutes labels only among such texts.
+
+# %%
+length = corpora[name].frame.set_index("text_id")["text"].str.split().str.len().to_frame("length")
+controlled = matching.tag(
+    stored[name], labels[name], by=corpora[name].documents, control=length, min_score=strong, seed=SEED
+)
+before = tagged[(tagged["rank"] == 1) & tagged["tagged"]].set_index("unit")["descriptor"]
+after = controlled[(controlled["rank"] == 1) & controlled["tagged"]].set_index("unit")["descriptor"]
+changed = pd.DataFrame({"as it is": before.value_counts(), "length controlled": after.value_counts()})
+changed = changed.fillna(0).astype(int).sort_values("as it is", ascending=False)
+print(f"{len(before):,} units with a tag, {len(after):,} with length controlled")
+changed.head(8)
+
+# %% [markdown]
+# ## High and low
+#
+# A feed-forward unit has one interesting end: its nonlinearity cuts off the other. A hidden unit goes both
+# ways, and can mean one thing when it is high and another when it is low. `ends="both"` lets both compete.
+
+# %%
+last = subject.select("hidden")[-1]
+hidden = activations.capture(subject, corpora[name], sites=last, pool="mean")
+both = matching.tag(hidden, labels[name], ends="both", min_score=preset["min_score"]["hidden"], seed=SEED)
+both = both[both["tagged"]]
+print(f"{(both['sign'] < 0).mean():.0%} of {len(both)} tags of the last layer are about the low end")
+columns = ["unit", "rank", "sign", "descriptor", "score", "validation_score"]
+both.sort_values("validation_score", ascending=False)[columns].head(6).round(2)
+
+# %% [markdown]
+# ## One word may not be enough
+#
+# Descriptors can be joined: *a and b*, *a or b*, *a and not b*. Longer formulas fit anything better on the
+# texts they were searched on. So a composite is shown only where it beats the best single descriptor on the
+# held-out texts, by more than a bootstrap of those texts allows.
+
+# %%
+strongest = tagged.sort_values("score", ascending=False)["unit"].unique()[:60].tolist()
+composites = matching.compose(stored[name], labels[name], strongest, seed=SEED)
+print(f"{len(composites)} of {composites.attrs['tried']} units are better described by a composite")
+composites.sort_values("gain", ascending=False)[
+    ["unit", "formula", "validation_score", "atom_score", "gain", "low", "high"]
+].head(5).round(2)
+
+# %% [markdown]
+# This is as far as most studies go, and further: tags that hold on held-out texts *of the same corpus*.
+# Whether they hold anywhere else is the next question.
 #
 # ## Exercises
 #
 # 1. Take `method="auroc"` in `score`. Which descriptors gain? (Think of rare ones.)
 # 2. Ask `tag` for `permutations=19`. What is the smallest p it can give, and what happens to q?
 # 3. Find a unit with two strong tags. Read its exemplars: one meaning or two?
+# 4. Which descriptors lost most units when length was controlled? Look at their texts: why?
 #
 # ## What we learned
 #
 # A tag is the best of many scores, so it needs a null of the best of many scores, and texts that played
-# no part in the choice. Next: `04_test_illusions`.
+# no part in the choice. Chance is not the only rival: length is one, and an untrained network another.
+# Next: `04_test_illusions`.
 
 # %%
 sources = {

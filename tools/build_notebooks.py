@@ -67,7 +67,9 @@ def _cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         kept = [o for o in cell.outputs if o.get("name") != "stderr"]
         for output in kept:
             if "data" in output:
-                output.data.pop(WIDGET, None)  # a blank box where no kernel runs; the HTML stays
+                # a blank box where no kernel runs: the HTML stays, a progress bar's text does not
+                if output.data.pop(WIDGET, None) and "text/html" not in output.data:
+                    output.data.clear()
                 for kind, value in output.data.items():
                     if kind.startswith("text/") and isinstance(value, str):
                         output.data[kind] = re.sub(r" at 0x[0-9a-f]+", "", value)
