@@ -55,6 +55,8 @@ def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = 
         values = values.values
     if len(values) != len(labels):
         raise ValueError(f"{len(values)} rows of activations and {len(labels)} rows of labels")
+    if not len(values):
+        raise ValueError("no rows to score: is the corpus empty, or the selection?")
     matrix = _checked(labels)
     try:
         found = scorer(values, matrix)

@@ -7,7 +7,7 @@
 A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in
 [0, 1]) with the same rows, and returns ``[descriptor, unit]``; higher is more alike.
 
-    pearson             mean of z(a) z(c); the default
+    pearson             mean of z(a) z(c); the default, see below
     cosine              a.c / (|a| |c|)
     average_precision   area under precision and recall, a step at each distinct activation
     f1, iou             overlap with the ``alpha`` highest rows: 2tp/(2tp+fp+fn), tp/(tp+fp+fn)
@@ -17,6 +17,12 @@ A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(d
     lift                P(c | exemplar) / P(c)
     wpmi                mean over exemplars of log P(c | x), minus lam log P(c)
     soft_wpmi           CLIP-Dissect (Oikarinen and Weng 2023): soft exemplars, log-mean-exp over all units
+
+Why pearson: `benchmarks/matching.py` measures all of them on planted units. auroc puts the right
+descriptors first most often, pearson and mad are close behind, the others (frequency, soft_wpmi and
+average_precision among them) lose the second meaning of a unit. But auroc fails the sanity test where
+descriptors are rare: when half of the labels are missing it loses half the prevalence of its excess over .5.
+pearson passes at every prevalence, needs one product, and has sums that can be streamed.
 
 ``average_precision``, ``auroc``, ``f1``, ``iou`` and ``mad`` cut the labels at .5; the others take the
 probabilities. What has no answer gets a defined one: 0 for pearson, cosine and mad where a side is

@@ -141,7 +141,7 @@ untrained = activations.capture(subject.randomized(SEED), corpora[name], sites="
 floors = matching.floors(
     stored[name], labels[name], random_weights=untrained, min_score=strong, directions=500, seed=SEED
 )
-floors[["kind", "n", "tags", "share", "score", "validation_score", "top_score"]].round(2)
+floors.round(2)
 
 # %% [markdown]
 # How many descriptors share how many units? A tag that thousands of units carry names none of them.

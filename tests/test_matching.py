@@ -320,3 +320,12 @@ def test_corpora_are_pooled_row_by_row():
     assert (found.to_numpy() == np.concatenate([matrix, matrix])[:, :2]).all()
     with pytest.raises(ValueError, match="'b' have other units"):
         matching.pooled({"a": parts["a"], "b": parts["b"].select(units=[0])}, labels)
+
+
+@pytest.mark.parametrize("method", matching.SCORERS)
+def test_one_row_is_defined_and_none_is_refused(method):
+    assert np.isfinite(matching.score(np.ones((1, 2)), labelled(np.array([[1.0, 0.0]])), method)).all(
+        axis=None
+    )
+    with pytest.raises(ValueError, match="no rows to score"):
+        matching.score(np.ones((0, 2)), labelled(np.ones((0, 2))), method)
