@@ -62,6 +62,34 @@ def test_the_expected_numbers_are_those_the_notebooks_committed():
         assert number in text["04_test_illusions"], number
 
 
+def test_the_table_of_rules_is_that_of_the_benchmark():
+    results = ROOT / "benchmarks" / "results"
+    found = json.loads((results / "matching-treebank.json").read_text())
+    whole = [r for r in found["scorers"] if r["corpus"] is None]
+    rules = {"pearson": "pearson", "auroc": "auroc", "frequency": "frequency", "soft-WPMI": "soft_wpmi"}
+    for name, method in rules.items():
+        line = re.search(rf"^\| {name}\b.*$", README, re.MULTILINE)[0]
+        for kind, measure in (("pure", "P@1"), ("polysemantic", "P@2")):
+            (r,) = (r for r in whole if (r["method"], r["kind"], r["measure"]) == (method, kind, measure))
+            text = f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+            assert re.sub(r"\b0\.", ".", text) in line, (name, text)
+    tags = found["false_tags"]
+    free = [t for t in tags if t["kind"].startswith("distractor") and t["method"] == "pearson"]
+    assert all(t["tagged"] == 1 for t in free if t["control"] == "none")
+    strength = {t["kind"]: f"{t['score']:.2f}"[1:] for t in free if t["control"] == "none"}
+    assert re.search(
+        rf"mean\s+r {strength['distractor: length']} and {strength['distractor: corpus']}", README
+    )
+    assert all(t["tagged"] == 0 for t in free if t["control"] != "none" and t["effect"] == 0.1)
+    for line in found["floors"]:
+        share = f"{line['share']:.0%}".replace("%", " %")
+        assert f"{line['kind'].replace('units', 'real units')}" in README and (
+            share in README or not line["tags"]
+        )
+    seconds = [r["seconds"] for r in json.loads((results / "scorers.json").read_text())["results"]]
+    assert max(seconds) < 15
+
+
 def test_minutes_are_stated_for_every_preset():
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text())
     assert all(preset["minutes"] <= 10 for preset in presets.values())
