@@ -9,15 +9,15 @@
     estimate(subject, texts, sites=...) -> Cost                 disk, memory and time, before a long run
     verify(subject, texts) -> table                             are the numbers right for this subject?
 
-Rows are texts, words or tokens. A text or word row pools the tokens that belong to it:
+Rows are texts, words or tokens (``nbkit.rows`` says which tokens are whose). A text or word row pools the
+tokens that belong to it:
 
     max, mean     over its tokens; special tokens and padding are never among them
     first, last   its first or last token
     cls           the classification token (text rows only)
 
-A word's tokens are those whose character span overlaps the word's span, so that words and wordpieces
-are aligned exactly whatever the tokenizer did in between. What gets lost is counted in
-``manifest["losses"]``: texts cut to the model's length, words beyond the cut, words without a token.
+What gets lost is counted in ``manifest["losses"]``: texts cut to the model's length, words beyond the cut,
+words without a token. ``long="windows"`` reads long texts in overlapping windows instead of cutting them.
 
 The store
 ---------
@@ -27,14 +27,20 @@ loads without a forward pass; any other argument, text or weight makes another k
 after unit (``values`` is the transposed view), because a browser reads one unit over all rows and a
 scorer is as happy with blocks of units. The work is cut into blocks of texts; a block counts when its
 bytes are on disk and its line is in the journal, so a killed run resumes where it stopped. A second
-process that asks for the same key waits for the first one and loads its store.
+process that asks for the same key waits for the first one and loads its store. Before the first block a few
+texts are checked (``verify``), and the table goes into ``manifest["verified"]``.
 
 Within a block texts are sorted by length and packed under a token budget. The numbers depend on the
-packing only through float rounding (of the order of 1e-6 in float32).
+packing only through float rounding (of the order of 1e-6 in float32). One block is written while the next
+one is computed; on a GPU a block stays on the device until it is whole, then leaves through pinned memory.
+``engine="dask"`` deals the same blocks out to workers (``nbkit.cluster``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import errno
 import hashlib
 import json
 import logging
@@ -42,17 +48,20 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
+import ml_dtypes
 import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from nbkit import provenance
+from nbkit import cluster, provenance
+from nbkit.rows import Plan, plan_of, pool_tokens
 
 if TYPE_CHECKING:
     from nbkit.models import Subject
@@ -60,10 +69,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 ROWS = ("text", "word", "token")
 POOLS = ("max", "mean", "cls", "first", "last")
-DTYPES = {"float16": np.float16, "float32": np.float32}
+LONG = ("truncate", "windows")
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 
 #: What the key is made of: the manifest's fields that change the numbers.
 IDENTITY = (
@@ -76,10 +90,13 @@ IDENTITY = (
     "dtype",
     "compute_dtype",
     "max_length",
+    "long",
 )
 
 BLOCK_BYTES = 128 * 2**20  # values of one block: what is recomputed at most after a kill
 BATCH_TOKENS = 1024  # tokens in one forward pass, padding included; measured best on two cores
+GPU_BATCH_TOKENS = 2**15  # the same on a GPU; not measured. Halved where the memory does not suffice
+VERIFIED_TEXTS = 8  # texts checked before a store is filled
 
 
 @dataclass(frozen=True)
@@ -156,8 +173,9 @@ def capture(
     rows: str = "text",
     pool: str = "max",
     dtype: str = "float16",
+    long: str = "truncate",
     cache: str | Path | bool | None = None,
-    engine: str = "local",
+    engine: Any = "local",
     progress: bool = True,
 ) -> Activations:
     """Activations of ``subject`` on ``texts`` at ``sites``, from the store or in one forward pass.
@@ -165,22 +183,24 @@ def capture(
     sites     a site ("layer.3.ffn"), a group ("hidden", "ffn", "all") or a list of these
     rows      "text", "word" (the corpus needs ``.words``) or "token"
     pool      "max", "mean", "first", "last", "cls"; ignored for token rows
-    dtype     of the stored values: "float16" or "float32"
+    dtype     of the stored values: "float16", "float32" or "bfloat16" (coarser, but never overflows)
+    long      texts longer than the model: "truncate" (counted) or "windows"
     cache     the cache folder; None is ``provenance.cache_root()``, False keeps all in memory
+    engine    "local", "dask" (workers on this machine) or a ``distributed.Client`` whose workers see the
+              cache folder
     progress  a bar with an estimate of the time left
 
     Raises ``ValueError`` for an unknown site, row kind, pool, dtype or engine, for a store that does
     not match its manifest, and for activations that are not finite or overflow ``dtype``.
     """
-    identity = _identity(subject, texts, sites, rows, pool, dtype, engine)
+    identity = _identity(subject, texts, sites, rows, pool, dtype, long, engine)
     if cache is False:
         return _in_memory(subject, texts, identity, progress)
     root = provenance.cache_root() if cache is None or cache is True else Path(cache)
     folder = root / "activations" / key_of(identity)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
+    with _locked(folder):
         if not folder.exists():
-            _fill(folder, subject, texts, identity, progress)
+            _fill(folder, subject, texts, identity, engine, progress)
     return load(folder, expect=identity)
 
 
@@ -192,7 +212,8 @@ def reduce(
     sites: str | Sequence[str] = "ffn",
     rows: str = "text",
     pool: str = "max",
-    engine: str = "local",
+    long: str = "truncate",
+    engine: Any = "local",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Feed ``reducers`` (see the module ``reducers``) in one forward pass, without a store.
@@ -200,18 +221,44 @@ def reduce(
     Arguments as in ``capture``. The values are float32. Returns each reducer's result by its name.
     Memory does not grow with the corpus beyond its tokens and the list of rows.
     """
-    identity = _identity(subject, texts, sites, rows, pool, "float32", engine)
-    plan = _plan(subject, texts, identity)
+    identity = _identity(subject, texts, sites, rows, pool, "float32", long, engine)
+    work = _work(subject, texts, identity, progress)
     for reducer in reducers.values():
-        reducer.begin(plan.units, plan.rows, subject.device)
+        reducer.begin(work.units, work.plan.rows, subject.device)
     with _bar(subject, texts, progress) as bar:
-        for block in plan.blocks:
-            values = torch.from_numpy(_block_values(subject, plan, block, identity, bar))
-            first, last = plan.first_row[block[0]], plan.first_row[block[1]]
-            numbers = torch.arange(first, last, device=subject.device)
-            for reducer in reducers.values():
-                reducer.update(values.to(subject.device), numbers)
+        if engine == "local":
+            _feed(subject, work, work.blocks, reducers, bar)
+        else:
+            jobs = _runs_of(work.blocks, cluster.workers(engine))
+            for part, found in cluster.deal(_fed, jobs, engine, subject, work, reducers):
+                for name, reducer in reducers.items():
+                    reducer.merge(found[name])
+                bar.update(part[-1][1] - part[0][0])
     return {name: reducer.result() for name, reducer in reducers.items()}
+
+
+def _feed(subject: Subject, work: _Work, blocks: list, reducers: Mapping[str, Any], bar: tqdm | None) -> None:
+    for block in blocks:
+        values = _block_values(subject, work, block, bar)
+        first, last = work.plan.first_row[block[0]], work.plan.first_row[block[1]]
+        numbers = torch.arange(first, last, device=subject.device)
+        for reducer in reducers.values():
+            reducer.update(values, numbers)
+
+
+def _fed(blocks: list, subject: Subject, work: _Work, reducers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a worker sends back: reducers that saw ``blocks``."""
+    reducers = copy.deepcopy(dict(reducers))
+    _feed(subject, work, blocks, reducers, None)
+    for reducer in reducers.values():
+        reducer.shed()
+    return reducers
+
+
+def _runs_of(blocks: list, workers: int) -> list[list]:
+    """Consecutive blocks for each job: a few jobs a worker, so that a lost one costs little."""
+    n = max(1, min(len(blocks), 4 * workers))
+    return [part.tolist() for part in np.array_split(np.array(blocks), n)]
 
 
 class Cost(NamedTuple):
@@ -238,6 +285,7 @@ def estimate(
     rows: str = "text",
     pool: str = "max",
     dtype: str = "float16",
+    long: str = "truncate",
     batches: int = 4,
 ) -> Cost:
     """What ``capture`` with these arguments would take, before it is run.
@@ -245,29 +293,34 @@ def estimate(
     Disk and memory are counted, the time is measured on ``batches`` batches from the longest texts to
     the shortest and extrapolated by tokens. Nothing is written.
     """
-    identity = _identity(subject, texts, sites, rows, pool, dtype, "local")
-    plan = _plan(subject, texts, identity)
-    item = np.dtype(dtype).itemsize
-    every = [b for a, z in plan.blocks for b in _batches([len(plan.ids[t]) for t in range(a, z)], a)]
-    tokens = np.array([len(batch) * len(plan.ids[batch[0]]) for batch in every])
+    identity = _identity(subject, texts, sites, rows, pool, dtype, long, "local")
+    work = _work(subject, texts, identity)
+    item, first_row = DTYPES[dtype].itemsize, work.plan.first_row
+    every = [batch for block in work.blocks for batch in _batches(work.plan, block, _budget(subject))]
+    tokens = np.array([_padded_tokens(work.plan, batch) for batch in every])
     tried = np.unique(np.linspace(0, len(every) - 1, min(batches, len(every))).round().astype(int))
-    _run_batch(subject, plan, every[tried[-1]], identity)  # the first pass of a process is slow
+    _run_batch(subject, work, every[tried[-1]])  # the first pass of a process is slow
     with provenance.stopwatch() as clock:
         for i in tried:
-            _run_batch(subject, plan, every[i], identity)
-    largest = max(plan.first_row[z] - plan.first_row[a] for a, z in plan.blocks)
-    n_units, width = len(plan.units), subject.sites["width"].max()
+            _run_batch(subject, work, every[i])
+    largest = max(first_row[z] - first_row[a] for a, z in work.blocks)
+    n_units, width = len(work.units), subject.sites["width"].max()
     return Cost(
-        rows=len(plan.rows),
+        rows=len(work.plan.rows),
         units=n_units,
-        disk_bytes=len(plan.rows) * n_units * item,
-        memory_bytes=int(largest * n_units * item * 2 + tokens.max() * (n_units + width) * 4),
+        disk_bytes=len(work.plan.rows) * n_units * item,
+        memory_bytes=int(largest * n_units * item * 3 + tokens.max() * (n_units + width) * 4),
         seconds=float(clock.seconds * tokens.sum() / tokens[tried].sum()),
     )
 
 
 def verify(
-    subject: Subject, texts: Texts, *, sites: str | Sequence[str] = "all", n: int = 32
+    subject: Subject,
+    texts: Texts,
+    *,
+    sites: str | Sequence[str] = "all",
+    dtype: str = "float16",
+    n: int = 32,
 ) -> pd.DataFrame:
     """Are the numbers right for this subject? A table of checks on ``n`` texts.
 
@@ -275,26 +328,38 @@ def verify(
                (GPT-2's last layer is left out: transformers gives it after the final layer norm)
     padding    a text alone against the same text padded in a batch
     order      a batch against the same batch reversed
-    float16    values rounded for the store against float32
+    storage    values rounded to ``dtype`` for the store against those computed
+    arithmetic a subject in half precision against the same weights computed in float32
 
     Columns: check, error (largest difference, in standard deviations of the unit, or of a unit with a
     hundredth of the median spread if it hardly varies), median and q99 of the same, tolerance, ok. The
-    tolerances are ours, for float32: 1e-3 on the largest error, and 1e-2 on q99 for the rounding.
+    tolerances are ours: in float32 1e-3 on the largest error; in half precision, where every sum rounds
+    differently in another batch, .1 on q99 (bfloat16: 8 bits) or .05 (float16); 1e-2 (bfloat16 2e-2) on
+    q99 for the rounding.
     """
     texts = texts.sample(min(n, len(texts)), seed=0)
-    identity = _identity(subject, texts, sites, "text", "max", "float32", "local")
-    plan = _plan(subject, texts, identity)
-    order = list(np.argsort([-len(ids) for ids in plan.ids]))
-    together = _run_batch(subject, plan, order, identity).float().cpu()
-    alone = torch.cat([_run_batch(subject, plan, [t], identity).float().cpu() for t in order])
-    back = _run_batch(subject, plan, order[::-1], identity).float().cpu().flip(0)
-    seen, expected = _hidden_both_ways(subject, plan, order)
+    work = _work(
+        subject, texts, _identity(subject, texts, sites, "text", "max", "float32", "truncate", "local")
+    )
+    order = [t for t in _longest_first(work.plan, (0, len(texts))) if len(work.plan.members[t].lengths)]
+    together = _run_batch(subject, work, order).float().cpu()
+    alone = torch.cat([_run_batch(subject, work, [t]).float().cpu() for t in order])
+    back = _run_batch(subject, work, order[::-1]).float().cpu().flip(0)
+    seen, expected = _hidden_both_ways(subject, work.plan, order)
+    tolerance, by = {"float32": (1e-3, "error"), "float16": (0.05, "q99"), "bfloat16": (0.1, "q99")}[
+        subject.dtype
+    ]
+    stored = together.to(getattr(torch, dtype)).float()
     lines = [
         _check("hooks", seen, expected, 1e-3),
-        _check("padding", together, alone, 1e-3),
-        _check("order", together, back, 1e-3),
-        _check("float16", together.half().float(), together, 1e-2, by="q99"),
+        _check("padding", together, alone, tolerance, by),
+        _check("order", together, back, tolerance, by),
+        _check(f"storage {dtype}", stored, together, 2e-2 if dtype == "bfloat16" else 1e-2, "q99"),
     ]
+    if subject.dtype != "float32":
+        exact = replace(subject, model=copy.deepcopy(subject.model).float())
+        exact = _run_batch(exact, work, order).cpu()
+        lines.append(_check(f"arithmetic {subject.dtype}", together, exact, tolerance, by))
     return pd.DataFrame(lines)
 
 
@@ -302,15 +367,16 @@ def _check(
     name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float, by: str = "error"
 ) -> dict[str, Any]:
     """One line of ``verify`` on [row, unit]; ``by`` says which number the tolerance is for."""
-    spread = expected.std(0)
-    error = ((found - expected).abs() / spread.clamp(min=1e-2 * float(spread.median()))).flatten().numpy()
+    spread = expected.std(0) if len(expected) > 1 else expected.abs()[0]
+    scale = spread.clamp(min=max(1e-2 * float(spread.median()), 1e-12))
+    error = ((found - expected).abs() / scale).flatten().numpy()
     line = {"error": error.max(), "median": np.median(error), "q99": np.quantile(error, 0.99)}
     line = {key: float(value) for key, value in line.items()}
-    return {"check": name, **line, "tolerance": tolerance, "ok": line[by] <= tolerance}
+    return {"check": name, **line, "tolerance": tolerance, "ok": bool(line[by] <= tolerance)}
 
 
 @torch.inference_mode()
-def _hidden_both_ways(subject: Subject, plan: _Plan, order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _hidden_both_ways(subject: Subject, plan: Plan, order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states [token, unit] of all layers, by the hooks and by transformers, padding left out."""
     sites = ["embeddings", *subject.select("hidden")]
     if subject.model.config.model_type == "gpt2":
@@ -335,7 +401,7 @@ def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activat
     manifest = json.loads((folder / "manifest.json").read_text())
     _check_manifest(folder, manifest, expect or {})
     shape = (manifest["n_units"], manifest["n_rows"])
-    values = np.memmap(folder / "values.bin", dtype=manifest["dtype"], mode="r", shape=shape).T
+    values = np.memmap(folder / "values.bin", dtype=DTYPES[manifest["dtype"]], mode="r", shape=shape).T
     frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("rows", "units")]
     for name, frame, n in zip(("rows", "units"), frames, reversed(shape), strict=True):
         if len(frame) != n:
@@ -358,17 +424,20 @@ def _identity(
     rows: str,
     pool: str,
     dtype: str,
-    engine: str,
+    long: str,
+    engine: Any,
 ) -> dict[str, Any]:
     """The arguments, checked, as the fields that make the key."""
     for name, value, allowed in (
         ("rows", rows, ROWS),
         ("pool", pool, POOLS),
         ("dtype", dtype, tuple(DTYPES)),
-        ("engine", engine, ("local",)),
+        ("long", long, LONG),
     ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+    if engine != "local" and not cluster.is_engine(engine):
+        raise ValueError(f"engine={engine!r} is neither 'local' nor 'dask' nor a distributed.Client")
     if rows == "word" and texts.words is None:
         raise ValueError(f"{texts.name} has no words: load a CoNLL-U file or use texts.tokenize()")
     if pool == "cls" and rows != "text":
@@ -385,123 +454,29 @@ def _identity(
         "dtype": dtype,
         "compute_dtype": subject.dtype,
         "max_length": subject.max_length,
+        "long": long,
     }
 
 
-# ---------------------------------------------------------------------------------- tokens and rows
+# ---------------------------------------------------------------------------------- what to run
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What to run and where its rows go, known before the first forward pass."""
+class _Work:
+    """A plan, the columns, and the blocks of consecutive texts that the work is cut into."""
 
-    ids: list[np.ndarray]  # token ids of every text, special tokens included
-    types: list[np.ndarray] | None  # token type ids where the tokenizer makes them (XLNet's matter)
-    members: list[tuple[np.ndarray, np.ndarray]]  # per text: token positions, tokens in each row
-    first_row: np.ndarray  # [text + 1] row at which each text begins
-    rows: pd.DataFrame
+    plan: Plan
     units: pd.DataFrame
-    losses: dict[str, int]
-    blocks: list[tuple[int, int]]  # consecutive texts
+    blocks: list[tuple[int, int]]
+    identity: dict[str, Any]
 
 
-def _plan(subject: Subject, texts: Texts, identity: dict[str, Any]) -> _Plan:
-    ids, types, offsets, special, truncated = _tokenize(subject, texts.frame["text"].tolist())
-    text_ids = texts.frame["text_id"].to_numpy()
-    if identity["rows"] == "word":
-        members, rows, losses = _word_rows(texts, text_ids, offsets, special)
-    elif identity["rows"] == "token":
-        members, rows, losses = _token_rows(subject, ids, text_ids, offsets, special)
-    else:
-        members, rows, losses = _text_rows(subject, ids, text_ids, special, identity["pool"])
+def _work(subject: Subject, texts: Texts, identity: dict[str, Any], progress: bool = False) -> _Work:
+    arguments = {name: identity[name] for name in ("rows", "pool", "long")}
+    plan = plan_of(subject, texts, **arguments, progress=progress)
     units = _units(subject, identity["sites"])
-    first_row = np.concatenate([[0], np.cumsum([len(lengths) for _, lengths in members])])
-    width = len(units) * np.dtype(identity["dtype"]).itemsize
-    blocks = _blocks(np.diff(first_row), max(1, BLOCK_BYTES // width))
-    losses = {"truncated_texts": truncated, **losses}
-    if any(losses.values()):
-        log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in losses.items() if n))
-    return _Plan(ids, types, members, first_row, rows, units, losses, blocks)
-
-
-def _tokenize(subject: Subject, texts: list[str]) -> tuple[list, list | None, list, list, int]:
-    """Ids, type ids, character offsets and special-token masks of every text; how many were cut."""
-    encoded = subject.tokenizer(
-        texts,
-        truncation=subject.max_length is not None,
-        max_length=subject.max_length,
-        return_overflowing_tokens=subject.max_length is not None,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-    )
-    sample = encoded.get("overflow_to_sample_mapping", range(len(texts)))
-    _, first = np.unique(np.asarray(sample), return_index=True)  # the first piece of every text
-    pieces = np.bincount(np.asarray(sample), minlength=len(texts))
-    ids = [np.asarray(encoded["input_ids"][i], dtype=np.int64) for i in first]
-    types = None
-    if "token_type_ids" in encoded:
-        types = [np.asarray(encoded["token_type_ids"][i], dtype=np.int64) for i in first]
-    offsets = [np.asarray(encoded["offset_mapping"][i], dtype=np.int64) for i in first]
-    special = [np.asarray(encoded["special_tokens_mask"][i], dtype=bool) for i in first]
-    return ids, types, offsets, special, int((pieces > 1).sum())
-
-
-def _text_rows(
-    subject: Subject, ids: list, text_ids: np.ndarray, special: list, pool: str
-) -> tuple[list, pd.DataFrame, dict[str, int]]:
-    members = []
-    for tokens, is_special in zip(ids, special, strict=True):
-        own = np.flatnonzero(~is_special)
-        if pool == "cls":
-            own = np.flatnonzero(tokens == subject.tokenizer.cls_token_id)[:1]
-        members.append((own, np.array([len(own)]) if len(own) else np.array([], dtype=int)))
-    kept = np.array([len(lengths) > 0 for _, lengths in members])
-    rows = pd.DataFrame({"text_id": text_ids[kept]})
-    return members, rows, {"texts_without_token": int((~kept).sum())}
-
-
-def _token_rows(
-    subject: Subject, ids: list, text_ids: np.ndarray, offsets: list, special: list
-) -> tuple[list, pd.DataFrame, dict[str, int]]:
-    own = [np.flatnonzero(~is_special) for is_special in special]
-    members = [(positions, np.ones(len(positions), dtype=int)) for positions in own]
-    spans = np.concatenate([o[p] for o, p in zip(offsets, own, strict=True)])
-    flat = np.concatenate([i[p] for i, p in zip(ids, own, strict=True)])
-    rows = pd.DataFrame(
-        {
-            "text_id": np.repeat(text_ids, [len(p) for p in own]),
-            "position": np.concatenate(own),
-            "token": subject.tokenizer.convert_ids_to_tokens(flat.tolist()),
-            "start": spans[:, 0],
-            "end": spans[:, 1],
-        }
-    )
-    return members, rows, {"texts_without_token": sum(len(p) == 0 for p in own)}
-
-
-def _word_rows(
-    texts: Texts, text_ids: np.ndarray, offsets: list, special: list
-) -> tuple[list, pd.DataFrame, dict[str, int]]:
-    """A word's tokens overlap its span; words beyond the cut or without a token are counted."""
-    words = texts.words.sort_values(["text_id", "word_id"], kind="stable")
-    starts, ends = words["start"].to_numpy(), words["end"].to_numpy()
-    low = np.searchsorted(words["text_id"].to_numpy(), text_ids, side="left")
-    high = np.searchsorted(words["text_id"].to_numpy(), text_ids, side="right")
-    members, kept, beyond, without = [], [], 0, 0
-    for i, (spans, is_special) in enumerate(zip(offsets, special, strict=True)):
-        begin, end = starts[low[i] : high[i], None], ends[low[i] : high[i], None]
-        own = (spans[:, 0] < end) & (spans[:, 1] > begin) & ~is_special  # [word, token]
-        lengths = own.sum(1)
-        covered = spans[~is_special, 1].max(initial=0)
-        lost = lengths == 0
-        beyond += int((lost & (begin[:, 0] >= covered)).sum())
-        without += int((lost & (begin[:, 0] < covered)).sum())
-        members.append((np.nonzero(own)[1], lengths[~lost]))
-        kept.append(low[i] + np.flatnonzero(~lost))
-    columns = ["text_id", "word_id", "form", "start", "end"]
-    rows = words[columns].iloc[np.concatenate(kept)].reset_index(drop=True)
-    return members, rows, {"words_beyond_cut": beyond, "words_without_token": without}
+    width = len(units) * DTYPES[identity["dtype"]].itemsize
+    return _Work(plan, units, _blocks(np.diff(plan.first_row), max(1, BLOCK_BYTES // width)), identity)
 
 
 def _units(subject: Subject, sites: list[str]) -> pd.DataFrame:
@@ -528,54 +503,88 @@ def _blocks(rows_of_text: np.ndarray, capacity: int) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------------------------- forward passes
 
 
-def _block_values(
-    subject: Subject, plan: _Plan, block: tuple[int, int], identity: dict, bar: tqdm
-) -> np.ndarray:
-    """Values ``[row, unit]`` of one block of texts."""
-    start, stop = block
-    base = plan.first_row[start]
-    n_rows = plan.first_row[stop] - base
-    values = torch.empty(n_rows, len(plan.units), dtype=getattr(torch, identity["dtype"]))
-    for batch in _batches([len(plan.ids[t]) for t in range(start, stop)], start):
-        rows = [np.arange(plan.first_row[t], plan.first_row[t + 1]) - base for t in batch]
-        pooled = _run_batch(subject, plan, batch, identity)
-        values[torch.from_numpy(np.concatenate(rows))] = pooled.to(values.dtype).cpu()
-        bar.update(len(batch))
-    values = values.numpy()
-    _check_finite(values, plan, base, identity)
+def _block_values(subject: Subject, work: _Work, block: tuple[int, int], bar: tqdm | None) -> torch.Tensor:
+    """Values ``[row, unit]`` of one block of texts, on the subject's device."""
+    plan, dtype = work.plan, getattr(torch, work.identity["dtype"])
+    base = plan.first_row[block[0]]
+    n_rows = int(plan.first_row[block[1]] - base)
+    values = torch.empty(n_rows, len(work.units), dtype=dtype, device=subject.device)
+    for batch in _batches(plan, block, _budget(subject)):
+        rows = np.concatenate([np.arange(plan.first_row[t], plan.first_row[t + 1]) for t in batch]) - base
+        if len(rows):
+            place = torch.from_numpy(rows)
+            if values.is_cuda:
+                place = place.pin_memory().to(values.device, non_blocking=True)
+            values[place] = _run_batch(subject, work, batch).to(dtype)
+        if bar is not None:
+            bar.update(len(batch))
+    _check_finite(values, work, base)
     return values
 
 
-def _batches(lengths: list[int], start: int) -> Iterator[list[int]]:
-    """Texts of a block in batches of like length, at most ``BATCH_TOKENS`` with padding."""
+def _budget(subject: Subject) -> int:
+    return BATCH_TOKENS if subject.device.type == "cpu" else GPU_BATCH_TOKENS
+
+
+def _longest_first(plan: Plan, block: tuple[int, int]) -> list[int]:
+    """The texts of a block by the length of their longest piece: memory peaks at once."""
+    lengths = np.array([max(map(len, plan.pieces[t])) for t in range(*block)])
+    return (block[0] + np.argsort(-lengths, kind="stable")).tolist()
+
+
+def _batches(plan: Plan, block: tuple[int, int], budget: int) -> Iterator[list[int]]:
+    """Texts of a block in batches of like length, at most ``budget`` tokens with padding (or one text)."""
     batch: list[int] = []
-    for i in np.argsort(-np.asarray(lengths), kind="stable"):  # longest first: memory peaks at once
-        if batch and (len(batch) + 1) * lengths[batch[0] - start] > BATCH_TOKENS:
+    for t in _longest_first(plan, block):
+        if batch and _padded_tokens(plan, [*batch, t]) > budget:
             yield batch
             batch = []
-        batch.append(start + int(i))
+        batch.append(t)
     yield batch
 
 
+def _padded_tokens(plan: Plan, batch: list[int]) -> int:
+    """Tokens in the forward pass of a batch that has its longest text first."""
+    return sum(len(plan.pieces[t]) for t in batch) * max(map(len, plan.pieces[batch[0]]))
+
+
+def _run_batch(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
+    """Pooled activations ``[row, unit]`` of a few texts, in their order; in halves where memory is short."""
+    try:
+        return _forward(subject, work, batch)
+    except torch.OutOfMemoryError as error:
+        tokens = _padded_tokens(work.plan, batch)
+        if len(batch) == 1:
+            raise RuntimeError(
+                f"a single text of {tokens} tokens does not fit in the memory of {subject.device}: capture"
+                " fewer sites, load the subject in half precision, or use the CPU"
+            ) from error
+    if subject.device.type == "cuda":
+        torch.cuda.empty_cache()
+    log.warning("%s: out of memory with %s tokens in a batch, going on in halves", subject.device, tokens)
+    half = len(batch) // 2
+    return torch.cat([_run_batch(subject, work, part) for part in (batch[:half], batch[half:])])
+
+
 @torch.inference_mode()
-def _run_batch(subject: Subject, plan: _Plan, batch: list[int], identity: dict) -> torch.Tensor:
-    """Pooled activations ``[row, unit]`` of a few texts, rows in the order of ``batch``."""
-    inputs = _inputs(subject, plan, batch)
-    found = subject.run(inputs, identity["sites"])
-    members = [plan.members[t] for t in batch]
-    pooled = [pool_tokens(found[site], members, identity["pool"]) for site in identity["sites"]]
+def _forward(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
+    plan, identity = work.plan, work.identity
+    found = subject.run(_inputs(subject, plan, batch), identity["sites"])
+    members, pieces = [plan.members[t] for t in batch], [len(plan.pieces[t]) for t in batch]
+    pooled = [pool_tokens(found[site], members, identity["pool"], pieces) for site in identity["sites"]]
     return torch.cat(pooled, dim=1)
 
 
-def _inputs(subject: Subject, plan: _Plan, batch: list[int]) -> dict[str, torch.Tensor]:
+def _inputs(subject: Subject, plan: Plan, batch: list[int]) -> dict[str, torch.Tensor]:
     """What the model takes, for a few texts, on its device."""
     pad = subject.tokenizer.pad_token_id or 0  # masked: which id it is does not matter
+    pieces = [piece for t in batch for piece in plan.pieces[t]]
     inputs = {
-        "input_ids": _padded([plan.ids[t] for t in batch], pad),
-        "attention_mask": _padded([np.ones_like(plan.ids[t]) for t in batch], 0),
+        "input_ids": _padded(pieces, pad),
+        "attention_mask": _padded([np.ones_like(piece) for piece in pieces], 0),
     }
     if plan.types is not None:
-        inputs["token_type_ids"] = _padded([plan.types[t] for t in batch], 0)
+        inputs["token_type_ids"] = _padded([piece for t in batch for piece in plan.types[t]], 0)
     return {name: tensor.to(subject.device) for name, tensor in inputs.items()}
 
 
@@ -587,52 +596,14 @@ def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
     return torch.from_numpy(table)
 
 
-def pool_tokens(
-    values: torch.Tensor, members: list[tuple[np.ndarray, np.ndarray]], pool: str
-) -> torch.Tensor:
-    """Pool ``[text, token, unit]`` into ``[row, unit]``.
-
-    ``members`` holds, for each text, the positions of its rows' tokens (row after row) and how many
-    tokens each row has. ``pool`` is "max", "mean", "first", "last", "cls" or "token".
-    """
-    longest = values.shape[1]
-    flat = values.reshape(-1, values.shape[-1])
-    index = np.concatenate([i * longest + positions for i, (positions, _) in enumerate(members)])
-    lengths = np.concatenate([lengths for _, lengths in members])
-    ends = np.cumsum(lengths)
-    if pool in ("first", "cls", "token"):
-        return flat[torch.from_numpy(index[ends - lengths])]
-    if pool == "last":
-        return flat[torch.from_numpy(index[ends - 1])]
-    pooled = flat.new_empty(len(lengths), flat.shape[1])
-    one = len(lengths) == len(members)  # text rows: runs of texts of one length need no gather
-    if one and all(len(p) == p[-1] - p[0] + 1 for p, _ in members if len(p)):
-        for first, last in _runs([(p[0], p[-1] + 1) for p, _ in members]):
-            a, b = members[first][0][0], members[first][0][-1] + 1
-            span = values[first:last, a:b]
-            pooled[first:last] = span.amax(1) if pool == "max" else span.mean(1)
-        return pooled
-    gathered = flat[torch.from_numpy(index).to(flat.device)]
-    return torch.segment_reduce(gathered, pool, lengths=torch.from_numpy(lengths).to(flat.device), axis=0)
-
-
-def _runs(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Stretches of equal neighbours, as half-open ranges."""
-    start = 0
-    for i in range(1, len(spans) + 1):
-        if i == len(spans) or spans[i] != spans[start]:
-            yield start, i
-            start = i
-
-
-def _check_finite(values: np.ndarray, plan: _Plan, base: int, identity: dict) -> None:
-    bad = ~np.isfinite(values)
-    if not bad.any():
+def _check_finite(values: torch.Tensor, work: _Work, base: int) -> None:
+    # one sum instead of a table of flags: a NaN or an infinity survives in it (two cancel into a NaN)
+    if bool(torch.isfinite(values.sum(dtype=torch.float64))):
         return
-    row, column = (int(x[0]) for x in np.nonzero(bad))
-    unit, text_id = plan.units["unit"].iloc[column], plan.rows["text_id"].iloc[base + row]
+    row, column = (int(x) for x in (~torch.isfinite(values)).nonzero()[0])
+    unit, text_id = work.units["unit"].iloc[column], work.plan.rows["text_id"].iloc[base + row]
     raise ValueError(
-        f"the activation of {unit} on text {text_id} is {values[row, column]} in {identity['dtype']}"
+        f"the activation of {unit} on text {text_id} is {values[row, column]:g} in {work.identity['dtype']}"
         " (and maybe others): if the model itself computes finite numbers, store dtype='float32'"
     )
 
@@ -641,11 +612,19 @@ def _check_finite(values: np.ndarray, plan: _Plan, base: int, identity: dict) ->
 
 
 def _in_memory(subject: Subject, texts: Texts, identity: dict, progress: bool) -> Activations:
-    plan = _plan(subject, texts, identity)
+    work = _work(subject, texts, identity, progress)
     with _bar(subject, texts, progress) as bar:
-        parts = [_block_values(subject, plan, block, identity, bar) for block in plan.blocks]
-    manifest = {**identity, "corpus": texts.name, "model": subject.name, "losses": plan.losses}
-    return Activations(np.concatenate(parts), plan.rows, plan.units, manifest)
+        parts = [_numpy(_block_values(subject, work, block, bar)) for block in work.blocks]
+    manifest = {**identity, "corpus": texts.name, "model": subject.name, "losses": work.plan.losses}
+    return Activations(np.concatenate(parts), work.plan.rows, work.units, manifest)
+
+
+def _numpy(values: torch.Tensor) -> np.ndarray:
+    """The same numbers; numpy knows bfloat16 only through ml_dtypes."""
+    values = values.cpu()
+    if values.dtype == torch.bfloat16:
+        return values.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return values.numpy()
 
 
 def _bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
@@ -653,33 +632,51 @@ def _bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
     return tqdm(total=len(texts), desc=name, unit=" texts", disable=not progress, leave=False)
 
 
-def _fill(folder: Path, subject: Subject, texts: Texts, identity: dict, progress: bool) -> None:
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time for a store; a cache that cannot be written is said so."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(f"{folder}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"the cache folder {folder.parent} cannot be written ({error.strerror or error}): give another"
+            " one as cache=..., or set NBKIT_CACHE"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(folder: Path, subject: Subject, texts: Texts, identity: dict, engine: Any, progress: bool) -> None:
     """Compute what is missing of a store beside ``folder``, then give it its name."""
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
-    plan = _plan(subject, texts, identity)
-    dtype = np.dtype(identity["dtype"])
-    n_rows, n_units = len(plan.rows), len(plan.units)
-    size = n_rows * n_units * dtype.itemsize
-    done = _done_blocks(part, plan, size)
+    work = _work(subject, texts, identity, progress)
+    n_rows, n_units = len(work.plan.rows), len(work.units)
+    size = n_rows * n_units * DTYPES[identity["dtype"]].itemsize
+    done = _done_blocks(part, work, size)
+    _reserve(part / "values.bin", size, folder)
+    checks = verify(subject, texts, sites=identity["sites"], dtype=identity["dtype"], n=VERIFIED_TEXTS)
+    for line in checks[~checks["ok"]].itertuples():
+        log.warning("%s: check %r failed, %s %.2g", subject.name, line.check, line.tolerance, line.error)
+    todo = [block for block in work.blocks if block not in done]
+    fill = _fill_here if engine == "local" else _fill_by_workers
     with (
         provenance.stopwatch() as clock,
-        open(part / "values.bin", "r+b" if done else "w+b") as out,
         open(part / "journal", "a") as journal,
         _bar(subject, texts, progress) as bar,
     ):
-        _reserve(out, size, folder)
-        for block in plan.blocks:
-            if block in done:
-                bar.update(block[1] - block[0])
-                continue
-            values = _block_values(subject, plan, block, identity, bar)
-            done[block] = _write_block(out, values, plan.first_row[block[0]], n_rows)
-            journal.write(f"{block[0]} {block[1]} {done[block]}\n")
+        bar.update(sum(b - a for a, b in done))
+        for block, crc in fill(subject, work, todo, part / "values.bin", engine, bar):
+            done[block] = crc
+            journal.write(f"{block[0]} {block[1]} {crc}\n")
             journal.flush()
             os.fsync(journal.fileno())
-    plan.rows.to_parquet(part / "rows.parquet")
-    plan.units.to_parquet(part / "units.parquet")
+    work.plan.rows.to_parquet(part / "rows.parquet")
+    work.units.to_parquet(part / "units.parquet")
     manifest = provenance.manifest(
         **identity,
         corpus=texts.name,
@@ -687,8 +684,9 @@ def _fill(folder: Path, subject: Subject, texts: Texts, identity: dict, progress
         device=str(subject.device),
         n_rows=n_rows,
         n_units=n_units,
-        losses=plan.losses,
-        checksums=[[*block, crc] for block, crc in done.items()],
+        losses=work.plan.losses,
+        verified=checks.round(6).to_dict("records"),
+        checksums=[[*block, done[block]] for block in work.blocks],
         seconds=round(clock.seconds, 3),
     )
     manifest["seals"] = {field: _seal(value) for field, value in manifest.items()}
@@ -697,7 +695,43 @@ def _fill(folder: Path, subject: Subject, texts: Texts, identity: dict, progress
     os.rename(part, folder)
 
 
-def _done_blocks(part: Path, plan: _Plan, size: int) -> dict[tuple[int, int], int]:
+def _fill_here(subject: Subject, work: _Work, blocks: list, path: Path, engine: str, bar: tqdm) -> Iterator:
+    """Blocks with their checksums once on disk; one is written while the next one is computed."""
+    with ThreadPoolExecutor(1) as writer:
+        pending = None
+        for block in blocks:
+            values = _leaving(_block_values(subject, work, block, bar))
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = block, writer.submit(_write_block, path, values, work, block)
+        if pending is not None:
+            yield pending[0], pending[1].result()
+
+
+def _leaving(values: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """The block unit after unit, on its way to the CPU, and the event of its arrival there."""
+    columns = values.T.contiguous()
+    if not columns.is_cuda:
+        return columns, None
+    pinned = torch.empty(columns.shape, dtype=columns.dtype, pin_memory=True)
+    pinned.copy_(columns, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return pinned, arrived
+
+
+def _fill_by_workers(subject, work: _Work, blocks: list, path: Path, engine: Any, bar: tqdm) -> Iterator:
+    for block, crc in cluster.deal(_filled, blocks, engine, subject, work, path):
+        bar.update(block[1] - block[0])
+        yield block, crc
+
+
+def _filled(block: tuple[int, int], subject: Subject, work: _Work, path: Path) -> int:
+    """On a worker: one block, on disk; its checksum."""
+    return _write_block(path, _leaving(_block_values(subject, work, block, None)), work, block)
+
+
+def _done_blocks(part: Path, work: _Work, size: int) -> dict[tuple[int, int], int]:
     """The blocks that a killed run had finished, with their checksums. A torn line does not count."""
     journal, values = part / "journal", part / "values.bin"
     if not journal.exists() or not values.exists() or values.stat().st_size != size:
@@ -706,29 +740,43 @@ def _done_blocks(part: Path, plan: _Plan, size: int) -> dict[tuple[int, int], in
     lines = journal.read_text().split("\n")
     journal.write_text("\n".join([*lines[:-1], ""]))
     found = [tuple(map(int, line.split())) for line in lines[:-1]]
-    planned = set(plan.blocks)
+    planned = set(work.blocks)
     return {(a, b): crc for a, b, crc in found if (a, b) in planned}
 
 
-def _reserve(out: Any, size: int, folder: Path) -> None:
+def _reserve(path: Path, size: int, folder: Path) -> None:
     """Take the whole space now, so that a full disk is known before hours of work."""
-    free = shutil.disk_usage(folder.parent).free + os.fstat(out.fileno()).st_blocks * 512
+    held = path.stat().st_blocks * 512 if path.exists() else 0
+    free = shutil.disk_usage(folder.parent).free + held
     if size > free:
         raise OSError(
             f"the store {folder} needs {size / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB:"
             " capture fewer sites or texts, or give another cache folder"
         )
-    out.truncate(size)
+    with open(path, "r+b" if path.exists() else "w+b") as out:
+        out.truncate(size)
 
 
-def _write_block(out: Any, values: np.ndarray, first_row: int, n_rows: int) -> int:
-    """Write ``[row, unit]`` into the unit-major file; on disk when this returns. The CRC-32."""
-    columns = np.ascontiguousarray(values.T)
-    item = columns.itemsize
-    for unit, column in enumerate(columns):
-        os.pwrite(out.fileno(), column.data, (unit * n_rows + int(first_row)) * item)
-    os.fsync(out.fileno())
-    return zlib.crc32(columns.data)
+def _write_block(path: Path, leaving: tuple[torch.Tensor, Any], work: _Work, block: tuple[int, int]) -> int:
+    """Write ``[unit, row]`` into the unit-major file; on disk when this returns. The CRC-32."""
+    columns, arrived = leaving
+    if arrived is not None:
+        arrived.synchronize()
+    numbers = _numpy(columns)
+    n_rows, first, item = len(work.plan.rows), int(work.plan.first_row[block[0]]), numbers.itemsize
+    try:
+        with open(path, "r+b") as out:
+            for unit, column in enumerate(numbers.view(np.uint8).reshape(len(numbers), -1)):
+                os.pwrite(out.fileno(), column.data, (unit * n_rows + first) * item)
+            os.fsync(out.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"the disk of {path.parent} is full; the blocks before are kept: free some space and run the"
+            " same line again, it goes on from there"
+        ) from error
+    return zlib.crc32(numbers.view(np.uint8).data)
 
 
 def _seal(value: Any) -> str:
@@ -755,7 +803,7 @@ def _check_manifest(folder: Path, manifest: dict[str, Any], expect: dict[str, An
             _refuse(folder, field, f"is {manifest[field]!r} and should be {value!r}")
     if folder.name != key_of(manifest):
         _refuse(folder, "schema", f"and the others hash to {key_of(manifest)}, not to the folder")
-    size = manifest["n_rows"] * manifest["n_units"] * np.dtype(manifest["dtype"]).itemsize
+    size = manifest["n_rows"] * manifest["n_units"] * DTYPES[manifest["dtype"]].itemsize
     path = folder / "values.bin"
     found = path.stat().st_size if path.exists() else 0
     if found != size:

@@ -9,8 +9,8 @@ forward pass and memory does not grow with the corpus:
                         Gram matrix of the units follow exactly
 
 A reducer is begun once, updated with blocks ``[row, unit]``, merged with reducers that saw other rows, and
-asked for its result. Sums are taken about the mean of the first block and kept in float64, so that large
-offsets do not cost digits.
+asked for its result. ``shed`` drops what only the result needs, before a reducer travels to be merged. Sums
+are taken about the mean of the first block and kept in float64, so that large offsets do not cost digits.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Moments:
         mean = values.mean(0)
         squares = (values - mean).square_().sum(0)
         self._add(len(values), mean.double(), squares.double(), values.amin(0), values.amax(0))
+
+    def shed(self) -> None:
+        self.units = None
 
     def merge(self, other: Moments) -> None:
         self._add(other.count, other.mean, other.squares, other.low, other.high)
@@ -82,6 +85,9 @@ class TopK:
     def update(self, values: torch.Tensor, rows: torch.Tensor) -> None:
         for sign in (1, -1):
             self._keep(sign, sign * values, rows[:, None].expand(values.shape))
+
+    def shed(self) -> None:
+        self.units = self.rows = None
 
     def merge(self, other: TopK) -> None:
         for sign, (values, rows) in other.best.items():
@@ -161,6 +167,9 @@ class LabelSums:
         self.xy += y.T @ x
         if self.products is not None:
             self.products += x.T @ x
+
+    def shed(self) -> None:
+        self.units = self.labels = self.matrix = None
 
     def merge(self, other: LabelSums) -> None:
         """Add the sums of ``other``, brought to this one's shift."""

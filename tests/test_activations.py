@@ -1,9 +1,15 @@
 """The store and the pass that fills it, against transformers by hand and against injected faults."""
 
 import copy
+import errno
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -12,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbkit import activations, models, texts
+from nbkit import activations, models, rows, texts
 from nbkit.texts import Texts
 
 SENTENCES = [
@@ -138,7 +144,15 @@ def test_the_same_arguments_run_no_forward_pass(minilm, corpus, monkeypatch):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"sites": "layer.2.ffn"}, {"pool": "mean"}, {"rows": "token"}, {"dtype": "float32"}, "text", "weight"],
+    [
+        {"sites": "layer.2.ffn"},
+        {"pool": "mean"},
+        {"rows": "token"},
+        {"dtype": "float32"},
+        {"long": "windows"},
+        "text",
+        "weight",
+    ],
 )
 def test_any_change_makes_another_key(minilm, corpus, changed):
     arguments = {"sites": "layer.1.ffn", "pool": "max", "rows": "text", "dtype": "float16"}
@@ -152,7 +166,7 @@ def test_any_change_makes_another_key(minilm, corpus, changed):
     else:
         arguments_then |= changed
     keys = [
-        activations.key_of(activations._identity(s, t, engine="local", **a))
+        activations.key_of(activations._identity(s, t, engine="local", **{"long": "truncate", **a}))
         for s, t, a in ((minilm, corpus, arguments), (subject, other, arguments_then))
     ]
     assert keys[0] != keys[1]
@@ -197,6 +211,8 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
         written.append(arguments)
         return write(*arguments)
 
+    checks = activations.verify(minilm, reviews, n=2)
+    monkeypatch.setattr(activations, "verify", lambda *_, **__: checks)  # its passes are not those counted
     monkeypatch.setattr(activations, "_write_block", cut_off)
     with pytest.raises(KeyboardInterrupt):
         activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
@@ -288,7 +304,7 @@ def test_estimate_counts_what_capture_then_takes(minilm, tmp_path):
 def test_verify_passes_on_the_subject_and_fails_on_a_shifted_hook(minilm, monkeypatch):
     reviews = texts.load("sample:reviews").sample(20, seed=0)
     table = activations.verify(minilm, reviews).set_index("check")
-    assert table["ok"].all() and table.index.tolist() == ["hooks", "padding", "order", "float16"]
+    assert table["ok"].all() and table.index.tolist() == ["hooks", "padding", "order", "storage float16"]
     assert (table["median"] <= table["q99"]).all() and (table["q99"] <= table["error"]).all()
     run = models.Subject.run
 
@@ -316,10 +332,10 @@ def test_verify_sees_a_model_that_minds_its_padding(minilm, monkeypatch):
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 12))
-def test_blocks_partition_the_texts_within_their_capacity(rows, capacity):
-    blocks = activations._blocks(np.array(rows), capacity)
-    assert [t for a, b in blocks for t in range(a, b)] == list(range(len(rows)))
-    assert all(sum(rows[a:b]) <= capacity or b - a == 1 for a, b in blocks)
+def test_blocks_partition_the_texts_within_their_capacity(sizes, capacity):
+    blocks = activations._blocks(np.array(sizes), capacity)
+    assert [t for a, b in blocks for t in range(a, b)] == list(range(len(sizes)))
+    assert all(sum(sizes[a:b]) <= capacity or b - a == 1 for a, b in blocks)
 
 
 @settings(deadline=None)
@@ -331,12 +347,176 @@ def test_pooling_agrees_with_a_loop(seed, pool):
     for text in values:
         lengths = rng.integers(1, 4, rng.integers(1, 4))
         positions = np.concatenate([np.sort(rng.choice(6, n, replace=False)) for n in lengths])
-        members.append((positions, lengths))
+        members.append(rows.Members(np.stack([np.zeros_like(positions), positions], axis=1), lengths))
         for group in np.split(positions, np.cumsum(lengths)[:-1]):
             part = text[group]
             expected.append({"max": part.max(0), "mean": part.mean(0), "last": part[-1]}.get(pool, part[0]))
-    found = activations.pool_tokens(torch.from_numpy(values), members, pool)
+    found = rows.pool_tokens(torch.from_numpy(values), members, pool)
     assert np.allclose(found, expected, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- long texts
+
+
+def short_sighted(minilm, length: int) -> models.Subject:
+    """The same model with room for fewer tokens."""
+    model = copy.deepcopy(minilm.model)
+    table = model.embeddings.position_embeddings.weight.data[:length]
+    model.embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(table)
+    model.config.max_position_embeddings = length
+    tokenizer = copy.deepcopy(minilm.tokenizer)
+    tokenizer.model_max_length = length
+    return models.Subject("short-sighted", model, tokenizer)
+
+
+LONG_TEXT = " ".join(SENTENCES * 4)
+
+
+def test_windows_hold_every_token_once_with_most_context(minilm):
+    subject, corpus = short_sighted(minilm, 16), Texts.from_list([SENTENCES[0], LONG_TEXT])
+    plan = rows.plan_of(subject, corpus, rows="token", long="windows")
+    whole = minilm.tokenizer(LONG_TEXT, add_special_tokens=False, return_offsets_mapping=True)
+    mine = plan.rows[plan.rows["text_id"] == 1]
+    assert mine["token"].tolist() == minilm.tokenizer.convert_ids_to_tokens(whole["input_ids"])
+    assert mine[["start", "end"]].values.tolist() == [list(o) for o in whole["offset_mapping"]]
+    assert plan.losses["truncated_texts"] == 0 and len(plan.pieces[1]) > 2
+    assert mine["position"].tolist() == list(range(1, len(mine) + 1))
+    where = plan.members[1].where
+    at = [plan.pieces[1][piece][position] for piece, position in where]
+    assert at == whole["input_ids"]
+    inner = where[(where[:, 0] > 0) & (where[:, 0] < len(plan.pieces[1]) - 1), 1]
+    room = 14 // rows.OVERLAP  # 14 own tokens a window, three shared with each neighbour
+    assert inner.min() >= 1 + room // 2 and inner.max() <= 14 - room // 2
+
+
+@pytest.mark.parametrize("pool", ["max", "mean", "first", "last", "cls"])
+def test_rows_of_long_texts_pool_over_their_windows(minilm, pool):
+    subject, corpus = short_sighted(minilm, 16), Texts.from_list([SENTENCES[1], LONG_TEXT, SENTENCES[2]])
+    same = dict(sites="layer.3.hidden", dtype="float32", long="windows", cache=False)
+    found = activations.capture(subject, corpus, pool=pool, **same).values
+    tokens = activations.capture(subject, corpus, rows="token", **same)
+    for text in range(3):
+        mine = tokens.values[(tokens.rows["text_id"] == text).to_numpy()]
+        if pool != "cls":
+            by_hand = {"max": mine.max(0), "mean": mine.mean(0), "first": mine[0], "last": mine[-1]}[pool]
+            assert np.allclose(found[text], by_hand, atol=1e-5)
+    alone = activations.capture(subject, Texts.from_list([SENTENCES[1]]), pool=pool, **same).values
+    assert np.allclose(found[0], alone[0], atol=1e-5)
+
+
+def test_words_of_long_texts_are_not_lost_in_windows(minilm):
+    subject, corpus = short_sighted(minilm, 16), Texts.from_list([LONG_TEXT]).tokenize()
+    cut = activations.capture(subject, corpus, sites="layer.1.ffn", rows="word", cache=False)
+    windows = activations.capture(
+        subject, corpus, sites="layer.1.ffn", rows="word", long="windows", cache=False
+    )
+    assert cut.manifest["losses"]["words_beyond_cut"] > 0
+    assert windows.manifest["losses"]["words_beyond_cut"] == 0
+    assert windows.rows["form"].tolist() == corpus.words["form"].tolist()
+
+
+# ---------------------------------------------------------------------------------- faults
+
+
+def test_bfloat16_is_stored_and_read_as_torch_rounds_it(minilm, corpus, tmp_path):
+    same = dict(sites="layer.1.ffn")
+    exact = activations.capture(minilm, corpus, dtype="float32", cache=False, **same).values
+    stored = activations.capture(minilm, corpus, dtype="bfloat16", cache=tmp_path, **same)
+    again = activations.load(next(tmp_path.glob("activations/*/")))
+    expected = torch.from_numpy(exact).bfloat16().float().numpy()
+    assert np.array_equal(np.asarray(stored.values, np.float32), expected)
+    assert np.array_equal(np.asarray(again.values, np.float32), expected)
+
+
+def test_a_batch_too_large_for_the_memory_goes_on_in_halves(minilm, corpus, monkeypatch):
+    expected = activations.capture(minilm, corpus, sites="layer.1.ffn", cache=False).values
+    run = models.Subject.run
+
+    def small(self, batch, sites):
+        if len(batch["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return run(self, batch, sites)
+
+    monkeypatch.setattr(models.Subject, "run", small)
+    assert np.allclose(
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=False).values, expected, atol=1e-3
+    )
+
+    def none(self, batch, sites):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(models.Subject, "run", none)
+    with pytest.raises(RuntimeError, match="single text of .* does not fit"):
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=False)
+
+
+def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_later(minilm, tmp_path, monkeypatch):
+    reviews = texts.load("sample:reviews").sample(40, seed=0)
+    monkeypatch.setattr(activations, "BLOCK_BYTES", 10 * 1536 * 2)
+    write, calls = os.pwrite, []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) > 2 * 1536:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="is full; the blocks before are kept"):
+        activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path)
+    assert not list(tmp_path.glob("activations/*/manifest.json"))
+    monkeypatch.setattr(os, "pwrite", write)
+    found = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path)
+    assert np.array_equal(
+        found.values,
+        activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "other").values,
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_said(minilm, corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written .*NBKIT_CACHE"):
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path / "file")
+
+
+KILLED = """
+import sys
+from nbkit import activations, models, rows, texts
+activations.BLOCK_BYTES = 4 * 1536 * 2
+corpus = texts.load("sample:reviews").sample(240, seed=0)
+activations.capture(models.load("minilm"), corpus, sites="layer.1.ffn", cache=sys.argv[1], progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_resumed_the_store_has_the_same_bytes(minilm, tmp_path, monkeypatch):
+    """SIGKILL at random moments of the work: no finished block is computed again, nothing is torn."""
+    rng, journal = np.random.default_rng(0), "activations/*.part/journal"
+    kept, kills = [], 0
+    while kills < 10:
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")])
+        before, deadline = len(kept), time.monotonic() + 120
+        more = before + int(rng.integers(1, 5))  # blocks of this run, then a moment within the next
+        while time.monotonic() < deadline and process.poll() is None:
+            lines = [p.read_text().splitlines() for p in (tmp_path / "killed").glob(journal)]
+            if lines and len(lines[0]) >= more:
+                break
+            time.sleep(0.001)
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(float(rng.random()) * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        after = next((tmp_path / "killed").glob(journal)).read_text().split("\n")[:-1]
+        assert after[: len(kept)] == kept and len(after) > len(kept)  # what was done stays done, once
+        assert len(set(after)) == len(after)
+        kept = after
+    monkeypatch.setattr(activations, "BLOCK_BYTES", 4 * 1536 * 2)
+    corpus = texts.load("sample:reviews").sample(240, seed=0)
+    for folder in ("killed", "whole"):
+        activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path / folder, progress=False)
+    one, two = (next((tmp_path / f).glob("activations/*/values.bin")) for f in ("killed", "whole"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_select_takes_sites_units_and_texts(minilm, corpus):
@@ -351,3 +531,18 @@ def test_select_takes_sites_units_and_texts(minilm, corpus):
         found.column("x")
     with pytest.raises(ValueError, match="nothing is left"):
         found.select(text_ids=[99])
+
+
+def test_verify_qualifies_half_precision(minilm):
+    """bfloat16 on the CPU: what it costs in accuracy is in the table, and it passes the tolerance for it."""
+    half = models.load("minilm", dtype="bfloat16")
+    table = activations.verify(half, texts.load("sample:reviews"), n=16).set_index("check")
+    assert table.loc["arithmetic bfloat16", "ok"] and table.loc["padding", "ok"]
+    exact = activations.verify(minilm, texts.load("sample:reviews"), n=16).set_index("check")
+    assert table.loc["padding", "q99"] > 100 * exact.loc["padding", "q99"]
+
+
+def test_the_table_of_checks_is_in_the_manifest(minilm, corpus, tmp_path):
+    found = activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path).manifest["verified"]
+    assert [line["check"] for line in found] == ["hooks", "padding", "order", "storage float16"]
+    assert all(line["ok"] for line in found)

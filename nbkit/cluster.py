@@ -1,0 +1,106 @@
+"""Workers: the same work on several processes, machines or GPUs, through Dask.
+
+    activations.capture(subject, texts, engine="dask")       two or more workers on this machine
+    activations.reduce(subject, texts, reducers, engine=Client("scheduler:8786"))
+
+Install with ``pip install 'nbkit[cluster]'``. A worker gets the subject and the plan once, then blocks of
+texts. It writes its blocks straight into the store, so the cache folder must be on a file system that all
+workers see; reducers come back and are merged in the order of the blocks. A worker that dies costs
+its unfinished blocks, which others take over. The result is that of one process, up to float rounding.
+
+On a Slurm cluster (one process a node, dask-jobqueue):
+
+    from dask_jobqueue import SLURMCluster
+    from distributed import Client
+    nodes = SLURMCluster(cores=8, processes=1, memory="32GB", walltime="04:00:00")
+    nodes.scale(16)
+    stored = activations.capture(subject, texts, cache="/shared/nbkit", engine=Client(nodes))
+
+One worker for each GPU of a machine (dask-cuda):
+
+    from dask_cuda import LocalCUDACluster
+    stored = activations.capture(subject, texts, engine=Client(LocalCUDACluster()))
+
+The subject travels on the CPU and moves to the worker's GPU where there is one. These two were not run for
+want of such machines; the local one is tested, with a worker killed half-way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+RETRIES = 3  # a job that was on workers that died; also how often a worker may fail
+
+
+def is_engine(engine: Any) -> bool:
+    """Whether it names Dask or is one of its clients."""
+    return isinstance(engine, str) and engine == "dask" or hasattr(engine, "scatter")
+
+
+def workers(engine: Any) -> int:
+    """How many workers a client has now; for "dask", how many will be made."""
+    return _local_workers() if engine == "dask" else max(1, len(engine.scheduler_info()["workers"]))
+
+
+def deal(
+    function: Callable, jobs: list, engine: Any, subject: Any, *shared: Any
+) -> Iterator[tuple[Any, Any]]:
+    """``function(job, subject, *shared)`` for every job, on the workers; pairs in the order of the jobs.
+
+    ``subject`` and ``shared`` go to every worker once. An error on a worker is raised here.
+    """
+    with _client(engine) as client:
+        device, there = subject.device.type, [client.scatter(x, broadcast=True, hash=False) for x in shared]
+        model = client.scatter(_on_cpu(subject), broadcast=True, hash=False)
+        futures = [
+            client.submit(_on_worker, function, job, model, device, *there, pure=False, retries=RETRIES)
+            for job in jobs
+        ]
+        for job, future in zip(jobs, futures, strict=True):
+            yield job, future.result()
+            future.release()
+
+
+def _on_worker(function: Callable, job: Any, subject: Any, device: str, *shared: Any) -> Any:
+    if device == "cuda" and torch.cuda.is_available() and subject.device.type == "cpu":
+        subject.model.to("cuda")  # the worker's copy: it stays there for the next job
+    return function(job, subject, *shared)
+
+
+def _on_cpu(subject: Any) -> Any:
+    if subject.device.type == "cpu":
+        return subject
+    import copy
+
+    moved = copy.copy(subject)
+    moved.model = copy.deepcopy(subject.model).to("cpu")
+    return moved
+
+
+def _local_workers() -> int:
+    return max(2, (os.cpu_count() or 2) // 4)
+
+
+@contextlib.contextmanager
+def _client(engine: Any) -> Iterator[Any]:
+    """The client given, or one of a cluster on this machine that ends with the work."""
+    if engine != "dask":
+        yield engine
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ImportError("engine='dask' needs Dask: pip install 'nbkit[cluster]'") from error
+    n = _local_workers()
+    threads = max(1, (os.cpu_count() or 1) // n)
+    with (
+        LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(torch.set_num_threads, threads)
+        yield client
