@@ -28,6 +28,7 @@ want of such machines; the local one is tested, with a worker killed half-way.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,7 +57,7 @@ def deal(
     """
     with _client(engine) as client:
         device, there = subject.device.type, [client.scatter(x, broadcast=True, hash=False) for x in shared]
-        model = client.scatter(_on_cpu(subject), broadcast=True, hash=False)
+        model = client.scatter(_travelling(subject), broadcast=True, hash=False)
         futures = [
             client.submit(_on_worker, function, job, model, device, *there, pure=False, retries=RETRIES)
             for job in jobs
@@ -72,13 +73,14 @@ def _on_worker(function: Callable, job: Any, subject: Any, device: str, *shared:
     return function(job, subject, *shared)
 
 
-def _on_cpu(subject: Any) -> Any:
-    if subject.device.type == "cpu":
-        return subject
-    import copy
-
+def _travelling(subject: Any) -> Any:
+    """A copy on the CPU without hooks: transformers leaves some that cannot be sent to a process."""
     moved = copy.copy(subject)
     moved.model = copy.deepcopy(subject.model).to("cpu")
+    for module in moved.model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        vars(module).pop("_output_capturing_hooks_installed", None)  # so that they can be set again there
     return moved
 
 

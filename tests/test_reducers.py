@@ -92,6 +92,44 @@ def test_label_sums_hold_pearson_means_and_covariance(case):
     assert np.allclose(found.covariance(), np.cov(values.astype(np.float64).T, bias=True), atol=2e-3)
 
 
+@settings(deadline=None, max_examples=20)
+@given(cases, st.sampled_from([7, 40, 100]))
+def test_quantiles_are_those_of_the_rows_drawn(case, size):
+    seed, cuts, merge, offset = case
+    values = matrix(seed, offset)
+    found = fed(lambda: reducers.Quantiles(size, seed=seed), values, cuts, merge)
+    drawn = found.rows["text_id"].to_numpy() // 10
+    assert len(drawn) == len(set(drawn)) == min(size, 40) and found.seen.all()
+    assert (found.values == values[drawn]).all()
+    assert np.allclose(
+        found.quantiles((0.25, 0.9))[["0.25", "0.9"]], np.quantile(values[drawn], (0.25, 0.9), 0).T
+    )
+    assert (found.bound() == 0) == (size >= 40)
+
+
+def test_the_bound_on_quantiles_holds_as_often_as_it_says():
+    """400 units, 5,000 rows, 300 of them kept: how far off is the worst quantile of each unit?"""
+    values = np.random.default_rng(0).standard_normal((5000, 400)).astype(np.float32)
+    found = fed(lambda: reducers.Quantiles(300), values, [1000, 2500], False)
+    kept, every = np.sort(found.values, axis=0), np.sort(values, axis=0)
+    rank = np.stack([np.searchsorted(every[:, u], kept[:, u]) for u in range(400)], axis=1) / 5000
+    worst = np.abs(rank - (np.arange(300) / 300)[:, None]).max(0)
+    assert (worst <= found.bound(0.05) + 1 / 300).mean() >= 0.95
+    assert found.bound(0.05) == pytest.approx(np.sqrt(np.log(40) / 600))
+
+
+def test_auroc_from_the_sample(minilm):
+    reviews = texts.load("sample:reviews")
+    labels = reviews.descriptors("surface")
+    exact = activations.capture(minilm, reviews, sites="layer.2.ffn", dtype="float32", cache=False)
+    kept = activations.reduce(minilm, reviews, {"q": reducers.Quantiles(400)}, sites="layer.2.ffn")["q"]
+    labels_there = labels.loc[kept.rows["text_id"]]
+    common = (labels.mean() > 0.1) & (labels.mean() < 0.9)
+    sampled = matching.score(kept.values, labels_there.loc[:, common], "auroc").to_numpy()
+    whole = matching.score(exact.values, labels.loc[exact.rows["text_id"], common], "auroc").to_numpy()
+    assert np.abs(sampled - whole).mean() < 0.02
+
+
 def test_one_pass_feeds_them_all_and_agrees_with_the_store(minilm, monkeypatch):
     reviews = texts.load("sample:reviews").sample(60, seed=0)
     labels = reviews.descriptors()
