@@ -1,0 +1,318 @@
+"""Rankers and probes against other libraries, brute force and planted units; the studies on known answers."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+from sklearn.linear_model import MultiTaskLasso
+from sklearn.metrics import mutual_info_score
+
+from nbkit import activations, rankers, reducers, salience, texts
+
+PLANTED = {3, 17, 41}
+
+
+def words(n=1500, units=60, seed=0, noise=0.7):
+    """Three classes, each with a unit of its own; the others are noise at different scales and offsets."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 3, n)
+    X = rng.standard_normal((n, units)).astype(np.float32)
+    for c, unit in enumerate(sorted(PLANTED) if units > 41 else range(3)):
+        X[:, unit] = 2 * (codes == c) + noise * rng.standard_normal(n)
+    y = pd.Series(np.array(["a", "b", "c"])[codes], name="letter")
+    y.index = pd.MultiIndex.from_arrays([np.arange(n) // 10, np.arange(n) % 10], names=["text_id", "word_id"])
+    return X, y
+
+
+@pytest.mark.parametrize("method", [name for name in rankers.RANKERS if name != "random"])
+def test_planted_units_come_first(method):
+    X, y = words()
+    options = {"epochs": 60, "rate": 1e-2} if method == "lca" else {}  # few words need more passes
+    found = salience.rank(X, y, method, **options)
+    assert set(found.top(3)) == PLANTED
+    assert found.classes == ["a", "b", "c"] and len(found.order) == len(set(found.order)) == 60
+    again = salience.rank(X, y, method, **options)
+    assert (again.order == found.order).all()
+
+
+def test_random_is_a_floor():
+    X, y = words()
+    hits = [len(PLANTED & set(salience.rank(X, y, "random", seed=s).top(3))) for s in range(200)]
+    assert np.mean(hits) == pytest.approx(3 * 3 / 60, abs=0.08)
+
+
+@pytest.mark.parametrize("method", list(rankers.RANKERS))
+def test_constant_and_equal_units_and_few_rows_are_defined(method):
+    X, y = words(n=40)
+    X[:, 0], X[:, 1] = 5.0, X[:, 3]
+    options = {"depth": 5} if method == "gaussian" else {}
+    found = salience.rank(X[:, :50], y, method, **options)
+    assert sorted(found.order) == list(range(50)) and np.isfinite(found.scores).all()
+    if method not in ("random", "lca"):
+        assert found.scores[0] == 0
+
+
+def test_bad_input_is_named():
+    X, y = words(n=30)
+    with pytest.raises(ValueError, match="1 class"):
+        salience.rank(X, ["a"] * 30)
+    with pytest.raises(ValueError, match="30 rows of activations and 29 classes"):
+        salience.rank(X, y[:29])
+    with pytest.raises(ValueError, match="unknown ranker 'best'"):
+        salience.rank(X, y, "best")
+    X[4, 7] = np.nan
+    with pytest.raises(ValueError, match="unit 7"):
+        salience.rank(X, y)
+    X[4, 7], y.iloc[0] = 0, "alone"  # a class with one example
+    assert len(salience.rank(X, y).classes) == 4
+
+
+# ---------------------------------------------------------------- each ranker by another way
+
+
+def test_greedy_is_forward_selection_by_least_squares():
+    X, y = words(n=300, units=12, noise=2.0)
+    X[:, 5] = X[:, 1] + 0.3 * X[:, 5]
+    codes, prior = pd.factorize(y, sort=True)[0], y.value_counts(normalize=True).sort_index().to_numpy()
+    Z = (X - X.mean(0)) / X.std(0)
+    Y = (np.eye(3)[codes] - prior) / np.sqrt(prior)
+    chosen = []
+    for _ in range(6):
+        left = {
+            u: np.square(Y - Z[:, [*chosen, u]] @ np.linalg.lstsq(Z[:, [*chosen, u]], Y, rcond=None)[0]).sum()
+            for u in range(12)
+            if u not in chosen
+        }
+        chosen.append(min(left, key=left.get))
+    assert salience.rank(X, y).top(6).tolist() == chosen
+
+
+def test_lasso_is_that_of_scikit_learn_and_certified():
+    X, y = words(n=400, units=30)
+    m = rankers.moments(X, y)
+    scores, notes = rankers.lasso(m, alpha=0.05)
+    codes = pd.factorize(y, sort=True)[0]
+    Z = (X - X.mean(0)) / X.std(0)
+    Y = (np.eye(3)[codes] - m.prior) / np.sqrt(m.prior)
+    theirs = MultiTaskLasso(alpha=0.05, fit_intercept=False, tol=1e-10, max_iter=10000).fit(Z, Y).coef_.T
+    assert notes["gap"] <= 1e-5 and np.allclose(notes["weights"], theirs, atol=1e-4)
+    assert 3 <= (scores > 0).sum() < 30 and ((scores > 0) == (np.abs(theirs).sum(1) > 0)).all()
+
+
+def test_loss_of_lca_is_the_published_formula():
+    rng = np.random.default_rng(0)
+    W, b, X, y = (
+        rng.standard_normal((4, 6)),
+        rng.standard_normal(4),
+        rng.standard_normal((9, 6)),
+        rng.integers(0, 4, 9),
+    )
+    logits = X @ W.T + b
+    nll = -(logits[np.arange(9), y] - np.log(np.exp(logits).sum(1))).mean()
+    expected = nll + 0.01 * np.abs(W).sum() + 0.02 * np.sqrt(np.square(W).sum())
+    found = rankers.lca_loss(*map(torch.from_numpy, (W, b, X, y)), 0.01, 0.02)
+    assert float(found) == pytest.approx(expected, abs=1e-12)
+
+
+def stepped(weights: np.ndarray, mass: float) -> set[int]:
+    """Top units of all classes at a share of the mass, as the published code collects them."""
+    union = set()
+    for row in np.abs(weights):
+        total, held = row.sum(), 0.0
+        for unit in np.argsort(-row, kind="stable"):
+            if held >= mass * total:
+                break
+            union.add(int(unit))
+            held += row[unit]
+    return union
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.02, 0.98))
+def test_closed_form_of_the_lca_order_is_its_stepping(seed, mass):
+    weights = np.random.default_rng(seed).standard_normal((3, 12))
+    assert {int(u) for u in np.flatnonzero(rankers.entry(weights) < mass - 1e-12)} == stepped(weights, mass)
+
+
+def test_gaussian_likelihood_is_that_of_scipy():
+    X, y = words(n=300, units=8)
+    codes = pd.factorize(y, sort=True)[0]
+    Z = (X - X.mean(0)) / X.std(0)
+    prior = np.bincount(codes) / len(codes)
+    means = [Z[codes == c].mean(0) for c in range(3)]
+    covariances = [rankers._shrunk(Z[codes == c] - means[c], 0.1) for c in range(3)]
+
+    def likelihood(units):
+        joint = np.stack(
+            [
+                np.log(prior[c])
+                + multivariate_normal(means[c][units], covariances[c][np.ix_(units, units)]).logpdf(
+                    Z[:, units]
+                )
+                for c in range(3)
+            ]
+        )
+        return (joint[codes, np.arange(300)] - np.log(np.exp(joint).sum(0))).mean()
+
+    chosen = []
+    for _ in range(4):
+        chosen.append(max((u for u in range(8) if u not in chosen), key=lambda u: likelihood([*chosen, u])))
+    found, _ = rankers.gaussian(X, codes, depth=4, words=300)
+    assert np.argsort(-found)[:4].tolist() == chosen
+
+
+def test_unit_by_unit_rankers_by_loops():
+    X, y = words(n=200, units=6)
+    codes = pd.factorize(y, sort=True)[0]
+    by = {c: X[codes == c] for c in range(3)}
+    span = X.max(0) - X.min(0)
+    apart = [np.abs(by[c].mean(0) - X[codes != c].mean(0)) / span for c in range(3)]
+    assert np.allclose(rankers.selectivity(X, codes)[0], np.max(apart, axis=0), atol=1e-5)
+    Z = (X - X.mean(0)) / X.std(0)
+    pairs = [
+        np.abs(Z[codes == a].mean(0) - Z[codes == b].mean(0)) for a, b in itertools.combinations(range(3), 2)
+    ]
+    assert np.allclose(rankers.probeless(rankers.moments(X, y))[0], np.sum(pairs, axis=0), atol=1e-4)
+    found = rankers.mutual_information(X, codes, bins=8)[0]
+    for unit in range(6):
+        bins = np.searchsorted(np.quantile(X[:, unit], np.linspace(0, 1, 9)[1:-1]), X[:, unit], side="right")
+        assert found[unit] == pytest.approx(mutual_info_score(bins, codes), abs=1e-9)
+
+
+def test_sums_of_one_pass_rank_as_the_words_do(minilm):
+    treebank = texts.load("sample:treebank")
+    y = salience.properties(treebank, "upos")
+    onehot = pd.get_dummies(y).astype(np.float32)
+    same = dict(sites=["layer.1.hidden", "layer.4.hidden"], rows="word", pool="mean")
+    sums = activations.reduce(minilm, treebank, {"s": reducers.LabelSums(onehot, gram=True)}, **same)["s"]
+    stored = activations.capture(minilm, treebank, dtype="float32", cache=False, **same)
+    X, there = salience.matrix(stored, y)
+    for method in ("greedy", "probeless"):
+        assert (
+            salience.rank_sums(sums, method).top(40) == salience.rank(X, there, method).top(40)
+        ).mean() > 0.9
+    with pytest.raises(ValueError, match="'lca' needs the words"):
+        salience.rank_sums(sums, "lca")
+
+
+# ---------------------------------------------------------------- properties, probes, studies
+
+
+def test_properties_of_a_treebank():
+    treebank = texts.load("sample:treebank")
+    upos = salience.properties(treebank, "upos")
+    assert len(upos) == len(treebank.words) and {"NOUN", "VERB"} <= set(upos)
+    tense = salience.properties(treebank, "feats:Tense") if "feats" in treebank.words else pd.Series(["Past"])
+    assert set(tense) <= {"Past", "Pres"}
+    by_form = dict(zip(treebank.words["form"], salience.properties(treebank, "casing"), strict=True))
+    assert by_form["."] == "other" and by_form["the"] == "lower"
+    suffix = salience.properties(treebank, "suffix")
+    assert all(
+        f.lower().endswith(s) for f, s in zip(treebank.words["form"], suffix, strict=True) if s != "none"
+    )
+    assert set(salience.properties(treebank, "length")) == {"1-2", "3-4", "5-7", "8+"}
+    rare = salience.properties(treebank, "deprel", min_count=20)
+    assert rare.value_counts().min() >= 20
+    with pytest.raises(ValueError, match="no property 'colour'"):
+        salience.properties(treebank, "colour")
+
+
+def test_chunks_are_read_off_the_tree():
+    table = pd.DataFrame(
+        {
+            "text_id": 0,
+            "word_id": range(1, 8),
+            "form": "the old dog has slept in gardens".split(),
+            "upos": "DET ADJ NOUN AUX VERB ADP NOUN".split(),
+            "head": [3, 3, 5, 5, 0, 7, 5],
+            "deprel": "det amod nsubj aux root case obl".split(),
+        }
+    )
+    assert salience._chunks(table).tolist() == ["NP", "NP", "NP", "VP", "VP", "PP", "NP"]
+
+
+def test_words_without_class_and_lost_words_are_counted(minilm):
+    treebank = texts.load("sample:treebank").sample(10, seed=0)
+    y = salience.properties(treebank, "upos")
+    stored = activations.capture(
+        minilm, treebank, sites="layer.1.hidden", rows="word", pool="mean", cache=False
+    )
+    X, found = salience.matrix(stored, y.iloc[5:])
+    assert len(X) == len(found) == len(y) - 5
+    assert found.attrs["left_out"] == {"words without class": 5, "classes without word": 0}
+    with pytest.raises(ValueError, match="has a class"):
+        salience.matrix(stored, y.set_axis(y.index.set_levels(y.index.levels[0] + 10**6, level=0)))
+
+
+def test_probe_curve_and_minimal_set():
+    X, y = words()
+    split = salience.split_of(y, seed=0)
+    assert not set(y.index[split.train].get_level_values(0)) & set(y.index[split.test].get_level_values(0))
+    ranking = salience.rank(X[split.train], y.iloc[split.train])
+    table = salience.curve(X, y, ranking, [1, 3, 60], split)
+    assert table["accuracy"].iloc[1] > 0.9 > table["accuracy"].iloc[0] and table["accuracy"].iloc[2] > 0.9
+    for search in ("bisect", "published"):
+        found = salience.minimal_set(X, y, ranking, split, search=search, within=3, seeds=(0,))
+        assert found["units"].tolist() == [3] and found["accuracy"][0] >= found["target"][0]
+    with pytest.raises(ValueError, match="search='all'"):
+        salience.minimal_set(X, y, ranking, split, search="all")
+
+
+def test_ablation_zeroes_what_it_says():
+    X, y = words()
+    split = salience.split_of(y)
+    table = salience.ablation_curve(X, y, salience.rank(X, y), split, shares=(0.05,)).set_index("kept")
+    assert table.loc["top", "zeroed"] > 0.9 > table.loc["random", "zeroed"] >= 0.2
+    assert table.loc["bottom", "refitted"] < 0.5 and (table["units"] == 3).all()
+
+
+def test_control_task_has_one_class_a_type_and_selectivity_is_the_difference():
+    X, y = words()
+    forms = np.random.default_rng(0).integers(0, 80, len(y)).astype(str)
+    control = salience.control_labels(y, forms, seed=1)
+    assert (control.groupby(forms).nunique() == 1).all() and set(control) == {"a", "b", "c"}
+    split = salience.split_of(y)
+    table = salience.control_task(X, y, forms, salience.rank(X, y), split, counts=(None, 3))
+    assert table["units"].tolist() == [60, 3]
+    assert (
+        np.allclose(table["selectivity"], table["accuracy"] - table["control"])
+        and table["selectivity"].min() > 0.3
+    )
+
+
+def test_layers_focus_and_redundancy():
+    X, y = words()
+    X = np.concatenate([X, X[:, sorted(PLANTED)] + 0.01], axis=1)  # copies: units 60, 61, 62
+    units = pd.DataFrame({"site": ["layer.0.hidden"] * 30 + ["layer.1.hidden"] * 33})
+    split, ranking = salience.split_of(y), salience.rank(X, y)
+    counts = salience.layer_counts(units, np.array([3, 17, 41]))
+    assert counts.to_dict() == {"layer.0.hidden": 2, "layer.1.hidden": 1}
+    probes = salience.layer_probes(X, y, units, split)
+    assert probes["accuracy"].iloc[1] > probes["accuracy"].iloc[0]
+    whole = salience.layer_probes(X, y, units, split, cumulative=True)
+    assert whole["units"].tolist() == [30, 63]
+    found = salience.redundancy(X, y, units, ranking, split, size=3, rounds=3)
+    assert (found.clusters[60:] == found.clusters[sorted(PLANTED)]).all()
+    assert (
+        len(found.kept) == 60
+        and {sorted(PLANTED)[k - 60] if k > 59 else k for k in found.kept[:3]} == PLANTED
+    )
+    accuracy = found.disjoint["accuracy"].tolist()
+    assert accuracy[0] > 0.9 and accuracy[1] > 0.9 > accuracy[2]  # the copies do as well, the rest does not
+    assert found.layers["layers"].tolist() == [2, 2, 2]
+    weights = np.array([[4.0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    assert salience.focus(weights, ["one", "all"]).to_dict() == {"one": 1, "all": 2}
+
+
+def test_rankings_are_compared_with_chance():
+    X, y = words()
+    given = {m: salience.rank(X, y, m) for m in ("greedy", "probeless", "selectivity")}
+    table = salience.compare_rankings(given, n=3)
+    assert (table["overlap"] == 1).all() and (table["votes"] == 1).all() and (table["chance"] == 3 / 60).all()
+    with pytest.raises(ValueError, match="two rankings"):
+        salience.compare_rankings({"greedy": given["greedy"]})
