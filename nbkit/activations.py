@@ -341,7 +341,7 @@ def verify(
     work = _work(
         subject, texts, _identity(subject, texts, sites, "text", "max", "float32", "truncate", "local")
     )
-    order = [t for t in _longest_first(work.plan, (0, len(texts))) if len(work.plan.members[t].lengths)]
+    order = [t for t in _longest_first(work.plan, (0, len(texts))) if len(work.plan.members(t).lengths)]
     together = _run_batch(subject, work, order).float().cpu()
     alone = torch.cat([_run_batch(subject, work, [t]).float().cpu() for t in order])
     back = _run_batch(subject, work, order[::-1]).float().cpu().flip(0)
@@ -528,24 +528,25 @@ def _budget(subject: Subject) -> int:
 
 def _longest_first(plan: Plan, block: tuple[int, int]) -> list[int]:
     """The texts of a block by the length of their longest piece: memory peaks at once."""
-    lengths = np.array([max(map(len, plan.pieces[t])) for t in range(*block)])
-    return (block[0] + np.argsort(-lengths, kind="stable")).tolist()
+    return (block[0] + np.argsort(-plan.longest[slice(*block)], kind="stable")).tolist()
 
 
 def _batches(plan: Plan, block: tuple[int, int], budget: int) -> Iterator[list[int]]:
     """Texts of a block in batches of like length, at most ``budget`` tokens with padding (or one text)."""
     batch: list[int] = []
+    pieces = 0
     for t in _longest_first(plan, block):
-        if batch and _padded_tokens(plan, [*batch, t]) > budget:
+        if batch and (pieces + plan.n_pieces[t]) * plan.longest[batch[0]] > budget:
             yield batch
-            batch = []
+            batch, pieces = [], 0
         batch.append(t)
+        pieces += plan.n_pieces[t]
     yield batch
 
 
 def _padded_tokens(plan: Plan, batch: list[int]) -> int:
     """Tokens in the forward pass of a batch that has its longest text first."""
-    return sum(len(plan.pieces[t]) for t in batch) * max(map(len, plan.pieces[batch[0]]))
+    return int(plan.n_pieces[batch].sum() * plan.longest[batch[0]])
 
 
 def _run_batch(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
@@ -570,7 +571,7 @@ def _run_batch(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
 def _forward(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
     plan, identity = work.plan, work.identity
     found = subject.run(_inputs(subject, plan, batch), identity["sites"])
-    members, pieces = [plan.members[t] for t in batch], [len(plan.pieces[t]) for t in batch]
+    members, pieces = [plan.members(t) for t in batch], plan.n_pieces[batch]
     pooled = [pool_tokens(found[site], members, identity["pool"], pieces) for site in identity["sites"]]
     return torch.cat(pooled, dim=1)
 
@@ -578,13 +579,14 @@ def _forward(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
 def _inputs(subject: Subject, plan: Plan, batch: list[int]) -> dict[str, torch.Tensor]:
     """What the model takes, for a few texts, on its device."""
     pad = subject.tokenizer.pad_token_id or 0  # masked: which id it is does not matter
-    pieces = [piece for t in batch for piece in plan.pieces[t]]
+    pieces = [piece for t in batch for piece in plan.pieces(t)]
+    ids = [plan.ids[piece] for piece in pieces]
     inputs = {
-        "input_ids": _padded(pieces, pad),
-        "attention_mask": _padded([np.ones_like(piece) for piece in pieces], 0),
+        "input_ids": _padded(ids, pad),
+        "attention_mask": _padded([np.ones_like(piece) for piece in ids], 0),
     }
     if plan.types is not None:
-        inputs["token_type_ids"] = _padded([piece for t in batch for piece in plan.types[t]], 0)
+        inputs["token_type_ids"] = _padded([plan.types[piece] for piece in pieces], 0)
     return {name: tensor.to(subject.device) for name, tensor in inputs.items()}
 
 

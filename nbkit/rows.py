@@ -2,7 +2,7 @@
 
     plan = plan_of(subject, texts, rows="word", pool="max", long="windows")
     plan.rows       one line a row: text_id (and word_id, form, or position, token; start, end)
-    plan.pieces     token ids of every text, as the model takes them: one piece, or windows
+    plan.pieces(t)  where the token ids of a text are, as the model takes them: one piece, or windows
     plan.losses     texts cut, words beyond the cut, words and texts without a token
     pool_tokens(values, members, pool)     [piece, token, unit] -> [row, unit]
 
@@ -20,9 +20,11 @@ Texts are tokenized ``TEXTS_AT_ONCE`` at a time and kept as arrays, about ten by
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,14 +51,37 @@ class Members(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run and where its rows go."""
+    """What to run and where its rows go; flat arrays, since a million small ones would be the larger part."""
 
-    pieces: list[list[np.ndarray]]  # per text: token ids, special tokens included
-    types: list[list[np.ndarray]] | None  # token type ids where the tokenizer makes them (XLNet's matter)
-    members: list[Members]
-    first_row: np.ndarray  # [text + 1] row at which each text begins
+    ids: np.ndarray  # token ids of all pieces of all texts, special tokens included
+    types: np.ndarray | None  # token type ids where the tokenizer makes other ones than 0 (XLNet's matter)
+    piece_start: np.ndarray  # [piece + 1] where each begins in ``ids``
+    first_piece: np.ndarray  # [text + 1]
+    where: np.ndarray  # [token, 2] of ``Members``, text after text
+    lengths: np.ndarray  # [row]
+    first_token: np.ndarray  # [text + 1] where each begins in ``where``
+    first_row: np.ndarray  # [text + 1]
     rows: pd.DataFrame
     losses: dict[str, int]
+
+    def pieces(self, text: int) -> list[slice]:
+        """The pieces of a text in ``ids`` and ``types``."""
+        bounds = self.piece_start[self.first_piece[text] : self.first_piece[text + 1] + 1].tolist()
+        return [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+    def members(self, text: int) -> Members:
+        tokens = slice(self.first_token[text], self.first_token[text + 1])
+        return Members(self.where[tokens], self.lengths[self.first_row[text] : self.first_row[text + 1]])
+
+    @cached_property
+    def n_pieces(self) -> np.ndarray:
+        """[text]"""
+        return np.diff(self.first_piece)
+
+    @cached_property
+    def longest(self) -> np.ndarray:
+        """[text] tokens of the longest piece"""
+        return np.maximum.reduceat(np.diff(self.piece_start), self.first_piece[:-1])
 
 
 class _Tokens(NamedTuple):
@@ -82,23 +107,47 @@ def plan_of(
     makers = {"text": _text_rows, "word": _word_rows, "token": _token_rows}
     words = _sorted_words(texts) if rows == "word" else None
     starts = range(0, len(texts), TEXTS_AT_ONCE)
-    pieces, types, members, frames, losses = [], [], [], [], {"truncated_texts": 0}
+    parts, frames, losses = [], [], {"truncated_texts": 0}
     for start in tqdm(starts, desc="tokens", leave=False, disable=not progress or len(starts) < 5):
         part = texts.frame.iloc[start : start + TEXTS_AT_ONCE]
         tokens, cut = _tokenize(subject, part["text"].tolist(), long)
         text_ids = part["text_id"].to_numpy()
         found, frame, lost = makers[rows](subject, tokens, text_ids, words if rows == "word" else pool)
-        pieces += [t.pieces for t in tokens]
-        types += [t.types for t in tokens]
-        members += found
+        parts.append(_flat(tokens, found))
         frames.append(frame)
         for name, n in {"truncated_texts": cut, **lost}.items():
             losses[name] = losses.get(name, 0) + n
     if any(losses.values()):
         log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in losses.items() if n))
-    first_row = np.concatenate([[0], np.cumsum([len(m.lengths) for m in members])])
+    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    bounds = {name: _bounds(joined.pop(sizes)) for name, sizes in SIZES.items()}
+    types = joined.pop("types")
     table = pd.concat(frames, ignore_index=True)
-    return Plan(pieces, types if types[0] is not None else None, members, first_row, table, losses)
+    return Plan(**joined, **bounds, types=types if types.any() else None, rows=table, losses=losses)
+
+
+#: Bounds of a plan, and the sizes they are made of.
+SIZES = {"piece_start": "of_piece", "first_piece": "of_text", "first_token": "own", "first_row": "n_rows"}
+
+
+def _flat(tokens: list[_Tokens], members: list[Members]) -> dict[str, np.ndarray]:
+    """A part of a plan: its arrays, and sizes instead of bounds."""
+    pieces = list(itertools.chain(*(t.pieces for t in tokens)))
+    types = list(itertools.chain(*(t.types for t in tokens))) if tokens[0].types is not None else []
+    return {
+        "ids": np.concatenate(pieces),
+        "types": np.concatenate(types) if types else np.zeros(0, np.int8),
+        "where": np.concatenate([m.where for m in members]).astype(np.int32),
+        "lengths": np.concatenate([m.lengths for m in members]).astype(np.int32),
+        "of_piece": np.array([len(p) for p in pieces]),
+        "of_text": np.array([len(t.pieces) for t in tokens]),
+        "own": np.array([len(m.where) for m in members]),
+        "n_rows": np.array([len(m.lengths) for m in members]),
+    }
+
+
+def _bounds(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 # ---------------------------------------------------------------------------------- tokens

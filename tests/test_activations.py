@@ -379,12 +379,12 @@ def test_windows_hold_every_token_once_with_most_context(minilm):
     mine = plan.rows[plan.rows["text_id"] == 1]
     assert mine["token"].tolist() == minilm.tokenizer.convert_ids_to_tokens(whole["input_ids"])
     assert mine[["start", "end"]].values.tolist() == [list(o) for o in whole["offset_mapping"]]
-    assert plan.losses["truncated_texts"] == 0 and len(plan.pieces[1]) > 2
+    assert plan.losses["truncated_texts"] == 0 and len(plan.pieces(1)) > 2
     assert mine["position"].tolist() == list(range(1, len(mine) + 1))
-    where = plan.members[1].where
-    at = [plan.pieces[1][piece][position] for piece, position in where]
+    where = plan.members(1).where
+    at = [plan.ids[plan.pieces(1)[piece]][position] for piece, position in where]
     assert at == whole["input_ids"]
-    inner = where[(where[:, 0] > 0) & (where[:, 0] < len(plan.pieces[1]) - 1), 1]
+    inner = where[(where[:, 0] > 0) & (where[:, 0] < len(plan.pieces(1)) - 1), 1]
     room = 14 // rows.OVERLAP  # 14 own tokens a window, three shared with each neighbour
     assert inner.min() >= 1 + room // 2 and inner.max() <= 14 - room // 2
 

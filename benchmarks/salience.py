@@ -1,0 +1,247 @@
+r"""Salient units for part of speech: our rankers beside NeuroX 1.0.9's LCA, on the same words and splits.
+
+    python benchmarks/salience.py --peers PEERS/bin/python
+
+PEERS as in capture.py. Words are those of 3,700 sentences of UD English EWT (NBKIT_DATA; 4 to 50 words),
+units the embeddings and the six hidden layers of MiniLM. Five splits by sentence. Every ranking is judged by
+the same probe (ours), refitted on its first units; NeuroX is given the published settings (l1 = l2 = 1e-5,
+batch 128, 10 epochs). Writes results/salience.json and a figure: accuracy by number of units, time to
+rank, selectivity, where the salient units are, how far rankings agree, and whether `lca` is NeuroX's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+SENTENCES, SPLITS, SHARE = 3700, 5, 0.855
+COUNTS = (10, 27, 100, 270)
+TARGETS = {10: 0.65, 27: 0.80, 100: 0.92, 270: 0.945}
+METHODS = ("greedy", "lca", "probeless", "selectivity", "random")
+PROPERTIES = ("upos", "deprel", "suffix", "casing", "chunk")
+
+
+def neurox(folder: Path) -> None:
+    """In the peers' environment: NeuroX's ranking of X and y, its seconds, and its loss on given weights."""
+    import torch
+    from neurox.interpretation import linear_probe
+
+    X, y = np.load(folder / "X.npy"), np.load(folder / "y.npy")
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    probe = linear_probe.train_logistic_regression_probe(
+        X, y, lambda_l1=1e-5, lambda_l2=1e-5, num_epochs=10, batch_size=128
+    )
+    classes = {str(c): int(c) for c in np.unique(y)}
+    order, _ = linear_probe.get_neuron_ordering(probe, classes)
+    seconds = time.perf_counter() - start
+    weights = next(iter(probe.parameters())).detach().numpy()
+    tops = {}
+    for share in (0.05, 0.25, 0.5, 0.9):
+        some, _ = linear_probe.get_top_neurons(probe, share, classes)
+        tops[share] = sorted(int(u) for u in some)
+    np.save(folder / "weights.npy", weights)
+    np.save(folder / "order.npy", np.asarray(order))
+    given = np.load(folder / "given.npz")
+    with torch.no_grad():
+        probe.linear.weight.copy_(torch.from_numpy(given["weight"]))
+        probe.linear.bias.copy_(torch.from_numpy(given["bias"]))
+        rows = slice(0, 512)
+        loss = torch.nn.CrossEntropyLoss()(probe(torch.from_numpy(X[rows])), torch.from_numpy(y[rows]).long())
+        weight = probe.linear.weight
+        loss = loss + 1e-3 * linear_probe.l1_penalty(weight) + 1e-3 * linear_probe.l2_penalty(weight)
+    (folder / "neurox.json").write_text(json.dumps({"seconds": seconds, "tops": tops, "loss": float(loss)}))
+
+
+def beside_neurox(X, codes, weight, bias, python: str) -> dict:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "X.npy", X)
+        np.save(folder / "y.npy", codes)
+        np.savez(folder / "given.npz", weight=weight, bias=bias)
+        subprocess.run([python, __file__, "--neurox", name], check=True, capture_output=True)
+        found = json.loads((folder / "neurox.json").read_text())
+        return {**found, "order": np.load(folder / "order.npy"), "weights": np.load(folder / "weights.npy")}
+
+
+def words():
+    """Activations [word, unit], words with their annotation, and the frame of units."""
+    from nbkit import activations, models, texts
+
+    corpus = texts.load(Path(os.environ.get("NBKIT_DATA", "../shared/data")) / "ud_en_ewt", split="train")
+    lengths = corpus.words.groupby("text_id").size()
+    corpus = corpus.where(text_id=lengths.index[lengths.between(4, 50)].tolist()).sample(SENTENCES, seed=0)
+    stored = activations.capture(
+        models.load("minilm"),
+        corpus,
+        sites=["embeddings", "hidden"],
+        rows="word",
+        pool="mean",
+        dtype="float32",
+    )
+    return corpus, stored
+
+
+def agreement(X, codes, theirs: dict, weight, bias) -> dict:
+    """Our `lca` against NeuroX: the loss on the same weights, the units at shares of its weights' mass."""
+    import torch
+
+    from nbkit import rankers
+
+    rows = slice(0, 512)
+    ours = rankers.lca_loss(*map(torch.from_numpy, (weight, bias, X[rows], codes[rows])), 1e-3, 1e-3)
+    entry = rankers.entry(theirs["weights"])
+    sets = {
+        share: sorted(np.flatnonzero(entry < float(share)).tolist()) == top
+        for share, top in theirs["tops"].items()
+    }
+    return {"loss_difference": abs(float(ours) - theirs["loss"]), "same_units_at_mass": sets}
+
+
+def one_split(X, y, seed: int, python: str | None) -> tuple[list[dict], dict]:
+    """Accuracy by ranking and number of units; and the agreement of `lca` with NeuroX."""
+    import pandas as pd
+
+    from nbkit import salience
+
+    split = salience.split_of(y, share=SHARE, seed=seed)
+    X_train, y_train = X[split.train], y.to_numpy()[split.train]
+    codes, classes = pd.factorize(y_train, sort=True)
+    rankings, seconds, same = {}, {}, {}
+    for method in METHODS:
+        start = time.perf_counter()
+        options = {"depth": max(COUNTS)} if method == "greedy" else {}
+        rankings[method] = salience.rank(X_train, y_train, method, seed=seed, **options)
+        seconds[method] = time.perf_counter() - start
+    if python:
+        rng = np.random.default_rng(seed)
+        weight = rng.standard_normal((len(classes), X.shape[1])).astype(np.float32)
+        bias = rng.standard_normal(len(classes)).astype(np.float32)
+        theirs = beside_neurox(X_train, codes, weight, bias, python)
+        rest = np.setdiff1d(np.arange(X.shape[1]), theirs["order"])
+        order = np.concatenate([theirs["order"], rest]).astype(int)
+        rankings["NeuroX"] = salience.Ranking(order, np.zeros(len(order)), "NeuroX", list(classes))
+        seconds["NeuroX"] = theirs["seconds"]
+        same = agreement(X_train, codes, theirs, weight, bias)
+    lines = []
+    for method, ranking in rankings.items():
+        for n, accuracy in salience.curve(X, y, ranking, COUNTS, split, seed=seed).itertuples(index=False):
+            lines.append(
+                {"method": method, "n": n, "accuracy": accuracy, "seconds": seconds[method], "seed": seed}
+            )
+    everything = salience.curve(X, y, rankings["greedy"], [X.shape[1]], split, seed=seed)["accuracy"][0]
+    lines.append(
+        {"method": "all units", "n": X.shape[1], "accuracy": everything, "seconds": 0.0, "seed": seed}
+    )
+    return lines, {**same, "words": [len(split.train), len(split.test)]}
+
+
+def studies(corpus, stored) -> dict:
+    """On the first split: selectivity, minimal sets, ablation, layers by property, agreement of rankings."""
+    from nbkit import salience
+
+    X, y = salience.matrix(stored, salience.properties(corpus, "upos"))
+    split = salience.split_of(y, share=SHARE)
+    forms = stored.rows["form"].to_numpy()
+    ranking = salience.rank(X[split.train], y.iloc[split.train])
+    found = {
+        "control": salience.control_task(X, y, forms, ranking, split).to_dict("records"),
+        "minimal": salience.minimal_set(X, y, ranking, split, within=1).to_dict("records"),
+        "ablation": salience.ablation_curve(X, y, ranking, split).to_dict("records"),
+        "layers": {},
+    }
+    layer = stored.units["layer"].to_numpy()
+    for what in PROPERTIES:
+        X_here, labels = salience.matrix(stored, salience.properties(corpus, what, min_count=50))
+        first = salience.rank(X_here, labels, depth=100).top(100)
+        counts = salience.layer_counts(stored.units, first)
+        found["layers"][what] = {"units": counts.to_dict(), "mean_layer": float(layer[first].mean())}
+    rankings = {m: salience.rank(X[split.train], y.iloc[split.train], m) for m in METHODS}
+    found["rankings"] = salience.compare_rankings(rankings).to_dict("records")
+    return found
+
+
+def table(lines: list[dict]):
+    import pandas as pd
+
+    from nbkit import evaluation
+
+    frame = pd.DataFrame(lines)
+    rows = []
+    for (method, n), part in frame.groupby(["method", "n"], sort=False):
+        estimate = evaluation.bootstrap(part["accuracy"].to_numpy())
+        row = {
+            "method": method,
+            "n": n,
+            "accuracy": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+        }
+        rows.append({**row, "seconds": part["seconds"].median(), "target": TARGETS.get(n)})
+    return pd.DataFrame(rows)
+
+
+def figure(rows, folder: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    from nbkit import figures
+
+    with figures.style():
+        fig, ax = plt.subplots(figsize=(6, 3.6))
+        for method, part in rows[rows["method"] != "all units"].groupby("method", sort=False):
+            error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
+            ax.errorbar(part["n"], part["accuracy"], yerror=error, marker="o", capsize=2, label=method)
+        everything = rows[rows["method"] == "all units"].iloc[0]
+        ax.axhline(
+            everything["accuracy"], color="black", lw=1, ls=":", label=f"all {everything['n']:,} units"
+        )
+        ax.set_xscale("log")
+        ax.set_xticks(COUNTS, [str(n) for n in COUNTS])
+        ax.set_xlabel("units kept, probe refitted")
+        ax.set_ylabel("accuracy, part of speech")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figures.save(fig, "salience-figure", {"results": "salience.json"}, folder=folder)
+        plt.close(fig)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--neurox", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", help="python of the environment with NeuroX")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    given = parser.parse_args()
+    if given.neurox:
+        neurox(given.neurox)
+        return
+    from nbkit import provenance, salience
+
+    corpus, stored = words()
+    X, y = salience.matrix(stored, salience.properties(corpus, "upos"))
+    lines, same = [], []
+    for seed in range(SPLITS):
+        some, agrees = one_split(X, y, seed, given.peers)
+        lines += some
+        same.append(agrees)
+        print(f"split {seed}: {agrees}", file=sys.stderr, flush=True)
+    rows = table(lines)
+    print(rows.round(3).to_string())
+    record = provenance.manifest(benchmark="salience", sentences=SENTENCES, load=os.getloadavg()[0])
+    record |= {"results": rows.to_dict("records"), "every_split": lines, "lca_and_neurox": same}
+    record |= studies(corpus, stored)
+    print(json.dumps({k: record[k] for k in ("control", "minimal", "layers", "rankings")}, indent=1))
+    given.out.mkdir(exist_ok=True)
+    (given.out / "salience.json").write_text(json.dumps(record, indent=1) + "\n")
+    figure(rows, given.out)
+
+
+if __name__ == "__main__":
+    main()
