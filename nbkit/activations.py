@@ -41,6 +41,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -570,10 +571,10 @@ def _run_batch(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
 @torch.inference_mode()
 def _forward(subject: Subject, work: _Work, batch: list[int]) -> torch.Tensor:
     plan, identity = work.plan, work.identity
-    found = subject.run(_inputs(subject, plan, batch), identity["sites"])
     members, pieces = [plan.members(t) for t in batch], plan.n_pieces[batch]
-    pooled = [pool_tokens(found[site], members, identity["pool"], pieces) for site in identity["sites"]]
-    return torch.cat(pooled, dim=1)
+    pool = functools.partial(pool_tokens, members=members, pool=identity["pool"], pieces=pieces)
+    found = subject.run(_inputs(subject, plan, batch), identity["sites"], keep=pool)
+    return torch.cat([found[site] for site in identity["sites"]], dim=1)
 
 
 def _inputs(subject: Subject, plan: Plan, batch: list[int]) -> dict[str, torch.Tensor]:

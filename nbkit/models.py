@@ -41,7 +41,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -185,11 +185,18 @@ class Subject:
         return [site for site in groups["all"] if site in chosen]
 
     @contextlib.contextmanager
-    def record(self, sites: str | Iterable[str], *, stop: bool = False) -> Iterator[dict[str, torch.Tensor]]:
+    def record(
+        self,
+        sites: str | Iterable[str],
+        *,
+        stop: bool = False,
+        keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Iterator[dict[str, torch.Tensor]]:
         """Inside `with`, every `subject.model(**batch)` refills the dict that is yielded.
 
         The tensors, [batch, token, width], are the model's own, not copies: read them, reduce
-        them or clone them, and change none in place. With `stop`, the forward pass raises a
+        them or clone them, and change none in place. With `keep`, what is recorded is what it
+        makes of each tensor as soon as there is one. With `stop`, the forward pass raises a
         private exception after the last site; `run` is the way to use that.
         """
         wanted, recorded = set(self.select(sites)), {}
@@ -200,7 +207,8 @@ class Subject:
             site = kind if kind == "embeddings" else f"layer.{layer}.{kind}"
             if site not in wanted:
                 return
-            recorded[site] = tensor.transpose(0, 1) if architecture.xlnet else tensor
+            tensor = tensor.transpose(0, 1) if architecture.xlnet else tensor
+            recorded[site] = tensor if keep is None else keep(tensor)
             if stop and len(recorded) == len(wanted):
                 raise _Stop
 
@@ -227,12 +235,19 @@ class Subject:
                 tap(stack, _part(block, architecture.attention), put)
             yield recorded
 
-    def run(self, batch: Mapping[str, torch.Tensor], sites: str | Iterable[str]) -> dict[str, torch.Tensor]:
+    def run(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        sites: str | Iterable[str],
+        *,
+        keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
         """One forward pass over a tokenized batch, up to the last site asked for.
 
         `batch` is what the tokenizer returns with `return_tensors="pt"`; entries the model does
         not take (offsets, special-token masks) are left out. Gives {site: [batch, token, width]}
-        on the subject's device, in model order, without gradients.
+        on the subject's device, in model order, without gradients; or {site: keep(tensor)}, so
+        that the tensors themselves go at once and their memory is used again.
         """
         wanted = self.select(sites)
         takes = inspect.signature(self.model.forward).parameters
@@ -243,7 +258,7 @@ class Subject:
                 f"a batch of {length} tokens, but {self.name} has {self.max_length} positions; "
                 f"tokenize with truncation=True, max_length={self.max_length}"
             )
-        with torch.no_grad(), self.record(wanted, stop=True) as seen, contextlib.suppress(_Stop):
+        with torch.no_grad(), self.record(wanted, stop=True, keep=keep) as seen, contextlib.suppress(_Stop):
             self.model(**inputs)
         return {site: seen[site] for site in wanted}
 

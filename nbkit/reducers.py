@@ -119,8 +119,8 @@ class TopK:
         tied = (best[:, -1] == best[:, -2]).nonzero()[:, 0]
         best, place = best[:, :-1], place[:, :-1]
         if len(tied):
-            some = values[tied].sort(dim=1, descending=True, stable=True)
-            best[tied], place[tied] = some.values[:, : self.k], some.indices[:, : self.k]
+            place[tied] = _by_value_then_place(values[tied]).topk(self.k, dim=1).indices
+            best[tied] = values[tied].gather(1, place[tied])
         return best, rows[place] if rows.ndim == 1 else rows.gather(1, place)
 
     def result(self) -> pd.DataFrame:
@@ -140,6 +140,13 @@ class TopK:
         found = pd.concat(parts, ignore_index=True)
         described = self.rows.iloc[found["row"]].reset_index(drop=True)
         return found.drop(columns="row").join(described)
+
+
+def _by_value_then_place(values: torch.Tensor) -> torch.Tensor:
+    """Whole numbers [unit, row] in the order of float32 ``values``, of equal ones the first the largest."""
+    bits = (values.float() + 0.0).view(torch.int32).long()  # + 0.0: there is a negative zero
+    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
+    return (ordered << 32) - torch.arange(values.shape[1], device=values.device)
 
 
 class Quantiles:

@@ -222,7 +222,7 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
     counted = []
     run = models.Subject.run
     monkeypatch.setattr(
-        models.Subject, "run", lambda s, b, w: counted.append(len(b["input_ids"])) or run(s, b, w)
+        models.Subject, "run", lambda s, b, w, **k: counted.append(len(b["input_ids"])) or run(s, b, w, **k)
     )
     monkeypatch.setattr(activations, "_write_block", write)
     resumed = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
@@ -308,9 +308,9 @@ def test_verify_passes_on_the_subject_and_fails_on_a_shifted_hook(minilm, monkey
     assert (table["median"] <= table["q99"]).all() and (table["q99"] <= table["error"]).all()
     run = models.Subject.run
 
-    def shifted(subject, batch, sites):
-        found = run(subject, batch, sites)
-        return {site: tensor.roll(1, dims=1) for site, tensor in found.items()}
+    def shifted(subject, batch, sites, **keep):
+        found = run(subject, batch, sites, **keep)
+        return {site: tensor.roll(1, dims=-1) for site, tensor in found.items()}
 
     monkeypatch.setattr(models.Subject, "run", shifted)
     assert not activations.verify(minilm, reviews).set_index("check").loc["hooks", "ok"]
@@ -432,17 +432,17 @@ def test_a_batch_too_large_for_the_memory_goes_on_in_halves(minilm, corpus, monk
     expected = activations.capture(minilm, corpus, sites="layer.1.ffn", cache=False).values
     run = models.Subject.run
 
-    def small(self, batch, sites):
+    def small(self, batch, sites, **keep):
         if len(batch["input_ids"]) > 2:
             raise torch.OutOfMemoryError("injected")
-        return run(self, batch, sites)
+        return run(self, batch, sites, **keep)
 
     monkeypatch.setattr(models.Subject, "run", small)
     assert np.allclose(
         activations.capture(minilm, corpus, sites="layer.1.ffn", cache=False).values, expected, atol=1e-3
     )
 
-    def none(self, batch, sites):
+    def none(self, batch, sites, **keep):
         raise torch.OutOfMemoryError("injected")
 
     monkeypatch.setattr(models.Subject, "run", none)

@@ -137,7 +137,7 @@ def test_one_pass_feeds_them_all_and_agrees_with_the_store(minilm, monkeypatch):
     store = activations.capture(minilm, reviews, sites="layer.2.ffn", dtype="float32", cache=False)
     passes, run = [], type(minilm).run
     monkeypatch.setattr(
-        type(minilm), "run", lambda s, b, w: passes.append(len(b["input_ids"])) or run(s, b, w)
+        type(minilm), "run", lambda s, b, w, **k: passes.append(len(b["input_ids"])) or run(s, b, w, **k)
     )
     wanted = {"top": reducers.TopK(3), "moments": reducers.Moments(), "sums": reducers.LabelSums(labels)}
     found = activations.reduce(minilm, reviews, wanted, sites="layer.2.ffn", progress=False)
