@@ -201,6 +201,32 @@ def layers(tags: pd.DataFrame, min_score: float = 0.3, ax: Axes | None = None) -
     return ax
 
 
+def accuracy_curves(table: pd.DataFrame, everything: float, ax: Axes | None = None) -> Axes:
+    """Accuracy by number of units, a line a ranking: ``table`` [n, ranking]; dotted, that of all units."""
+    ax = _axes(ax, (5, 3.4))
+    for color, name in zip((BLUE, RED, GREEN, GREY, ORANGE), table, strict=False):
+        ax.plot(table.index, table[name], "o-", ms=4, color=color, label=name)
+    ax.axhline(everything, color="k", lw=0.8, ls=":", label="all units")
+    ax.set_xscale("log")
+    ax.set_xticks(table.index, [str(n) for n in table.index])
+    ax.minorticks_off()
+    ax.set(xlabel="units kept, probe refitted", ylabel="accuracy on other sentences", ylim=(0, 1))
+    ax.legend(loc="lower right", fontsize="small")
+    return ax
+
+
+def layer_bars(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Salient units of each site, side by side for each property: ``counts`` [site, property]."""
+    ax = _axes(ax, (5, 3.4))
+    places, width = np.arange(len(counts)), 0.8 / counts.shape[1]
+    for i, (color, name) in enumerate(zip((BLUE, ORANGE, GREEN, RED), counts, strict=False)):
+        ax.bar(places + (i - (counts.shape[1] - 1) / 2) * width, counts[name], width, color=color, label=name)
+    ax.set_xticks(places, [str(name).replace("layer.", "") for name in counts.index])
+    ax.set(xlabel="layer", ylabel="units among the first 100")
+    ax.legend()
+    return ax
+
+
 def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Precision@k and recall@k with intervals.
 

@@ -50,10 +50,18 @@ class Preset:
             loaded = {group: whole.where(**{column: group}) for group in groups}
         return {name: self._cut(corpus, seed) for name, corpus in loaded.items()}
 
+    def treebank(self, seed: int = 0) -> texts.Texts:
+        """The annotated corpus of the notebooks on words, at most ``sentences`` of it."""
+        corpus = texts.load(self._filled(self["treebank"]))
+        return corpus.sample(min(self["sentences"], len(corpus)), seed=seed)
+
     def source(self) -> str:
         """The source with $NBKIT_DATA filled in; when it is not set, the folder beside the checkout."""
+        return self._filled(self["source"])
+
+    def _filled(self, source: str) -> str:
         os.environ.setdefault("NBKIT_DATA", str(self.home.parent.parent / "shared" / "data"))
-        return os.path.expandvars(self["source"])
+        return os.path.expandvars(source)
 
     def _cut(self, corpus: texts.Texts, seed: int) -> texts.Texts:
         if "words" in self.settings:

@@ -119,9 +119,16 @@ class TopK:
         tied = (best[:, -1] == best[:, -2]).nonzero()[:, 0]
         best, place = best[:, :-1], place[:, :-1]
         if len(tied):
-            place[tied] = _by_value_then_place(values[tied]).topk(self.k, dim=1).indices
+            place[tied] = self._first_of_equals(values[tied], best[tied, -1:])
             best[tied] = values[tied].gather(1, place[tied])
         return best, rows[place] if rows.ndim == 1 else rows.gather(1, place)
+
+    def _first_of_equals(self, values: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
+        """[unit, k] places of all values above ``edge`` [unit, 1], and of the first ones level with it."""
+        above, level = values > edge, values == edge
+        left = self.k - above.sum(1, keepdim=True)
+        number = level.cumsum(1, dtype=torch.int32)  # of a value among its equals, from 1
+        return (above | level & (number <= left)).nonzero()[:, 1].reshape(len(values), self.k)
 
     def result(self) -> pd.DataFrame:
         parts = []
@@ -140,13 +147,6 @@ class TopK:
         found = pd.concat(parts, ignore_index=True)
         described = self.rows.iloc[found["row"]].reset_index(drop=True)
         return found.drop(columns="row").join(described)
-
-
-def _by_value_then_place(values: torch.Tensor) -> torch.Tensor:
-    """Whole numbers [unit, row] in the order of float32 ``values``, of equal ones the first the largest."""
-    bits = (values.float() + 0.0).view(torch.int32).long()  # + 0.0: there is a negative zero
-    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
-    return (ordered << 32) - torch.arange(values.shape[1], device=values.device)
 
 
 class Quantiles:

@@ -172,14 +172,27 @@ def _tokenize(subject: Subject, texts: list[str], long: str) -> tuple[list[_Toke
     owner = np.asarray(encoded.get("overflow_to_sample_mapping", range(len(texts))))
     bounds = np.searchsorted(owner, np.arange(len(texts) + 1))
     found, cut = [], 0
-    for first, stop in zip(bounds, bounds[1:], strict=False):
+    columns = {name: encoded[name] for name in encoded if name != "overflow_to_sample_mapping"}
+    for first, stop in zip(bounds.tolist(), bounds[1:].tolist(), strict=False):
         if long == "truncate":
             cut, stop = cut + (stop - first > 1), first + 1
-        found.append(_joined(encoded, range(first, stop), room, stride))
+        whole = stop == first + 1
+        found.append(_single(columns, first) if whole else _joined(columns, range(first, stop), room, stride))
     return found, int(cut)
 
 
-def _joined(encoded, which: range, room: int | None, stride: int) -> _Tokens:
+def _single(encoded: dict[str, list], i: int) -> _Tokens:
+    """A text of one piece: as ``_joined``, and several times as fast."""
+    ids = np.array(encoded["input_ids"][i], dtype=np.int32)
+    types = [np.array(encoded["token_type_ids"][i], dtype=np.int8)] if "token_type_ids" in encoded else None
+    own = np.flatnonzero(np.array(encoded["special_tokens_mask"][i]) == 0)
+    where = np.zeros((len(own), 2), dtype=np.int32)
+    where[:, 1] = own
+    spans = np.array(encoded["offset_mapping"][i], dtype=np.int32).reshape(-1, 2)[own]
+    return _Tokens([ids], types, ids[own], where, spans)
+
+
+def _joined(encoded: dict[str, list], which: range, room: int | None, stride: int) -> _Tokens:
     """One text of the pieces ``which`` of what the tokenizer gave."""
     pieces = [np.asarray(encoded["input_ids"][i], dtype=np.int32) for i in which]
     types = None
@@ -206,8 +219,6 @@ def _most_context(sizes: list[int], room: int | None, stride: int) -> tuple[np.n
 
     Returns the tokens' numbers in the text and their positions in the windows laid end to end.
     """
-    if len(sizes) == 1:
-        return np.arange(sizes[0]), np.arange(sizes[0])
     number, context = [], []
     for window, n in enumerate(sizes):
         local = np.arange(n)
