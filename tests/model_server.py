@@ -10,13 +10,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+REPLY = "food, praise"
 TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<reply>{% endif %}"
 )
 
 
 def make_model(folder: Path, texts: list[str]) -> Path:
-    """A causal model with random weights, and a tokenizer trained on ``texts``; nothing is downloaded."""
+    """A tiny causal model that answers ``REPLY`` to anything, made from ``texts``; nothing is downloaded."""
     import tokenizers
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -32,13 +33,29 @@ def make_model(folder: Path, texts: list[str]) -> Path:
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=1024,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    _teach(model, tokenizer, texts[:64])
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _teach(model, tokenizer, texts: list[str]) -> None:
+    import torch
+
+    answer = tokenizer(REPLY + "<end>")["input_ids"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    for step in range(300):
+        asked = tokenizer(texts[step % len(texts)] + " <reply>")["input_ids"]
+        tokens = torch.tensor([asked + answer])
+        labels = torch.tensor([[-100] * len(asked) + answer])
+        optimizer.zero_grad()
+        model(input_ids=tokens, labels=labels).loss.backward()
+        optimizer.step()
 
 
 def free_port() -> int:
