@@ -36,6 +36,14 @@ log = logging.getLogger(__name__)
 
 LONGEST = 6  # words; a longer "descriptor" is a sentence, not a descriptor
 
+#: What a server that knows structured output is held to; ``read_reply`` reads it like any other list.
+SCHEMA = {
+    "type": "object",
+    "properties": {"descriptors": {"type": "array", "items": {"type": "string"}}},
+    "required": ["descriptors"],
+    "additionalProperties": False,
+}
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -57,7 +65,8 @@ class Prompt:
                 {"role": "user", "content": example[0]},
                 {"role": "assistant", "content": json.dumps(example[1])},
             ]
-        return [{"role": "system", "content": task}, *shown, {"role": "user", "content": text}]
+        asked = [{"role": "system", "content": task}, *shown, {"role": "user", "content": text}]
+        return gen.Request(asked, version=self.version, schema=SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,12 @@ def propose(
         asked = [prompt.messages(text, example) for text in texts.frame["text"]]
         replies = generator.complete_all(asked)
         losses[generator.name] = {"requests": len(asked)}
-        for text_id, reply in zip(texts.frame["text_id"], replies, strict=True):
+        for text_id, messages, reply in zip(texts.frame["text_id"], asked, replies, strict=True):
             found = read_reply(reply.text) if reply.text is not None else None
+            if found is None and reply.text is not None and isinstance(generator, gen.Ledger):
+                generator.note(messages, "unparsable", reply.text)
             if found is None:
-                kind = reply.failure or "unreadable"
+                kind = reply.failure or "unparsable"
                 losses[generator.name][kind] = losses[generator.name].get(kind, 0) + 1
             lines += [(text_id, generator.name, descriptor) for descriptor in found or []]
     frame = pd.DataFrame(lines, columns=["text_id", "generator", "descriptor"])

@@ -61,7 +61,7 @@ def test_the_union_of_generators_with_every_loss_counted():
         [0, "first", "a"], [0, "first", "b"], [0, "second", "b"], [1, "second", "c"], [2, "second", "d"],
     ]  # fmt: skip
     assert found.attrs["losses"] == {
-        "first": {"requests": 3, "timed out": 1, "unreadable": 1},
+        "first": {"requests": 3, "timed out": 1, "unparsable": 1},
         "second": {"requests": 3},
     }
 
