@@ -483,7 +483,8 @@ class Ledger:
             self._base.execute("DELETE FROM failures WHERE key = ?", (key,))
             if reply.failure not in PASSING:
                 line = (key, self.name, reply.text, reply.failure, reply.raw, *reply.tokens)
-                money = self._money(reply.tokens) or 0.0
+                # a server that does not count tokens is charged the most: else the cap would not hold
+                money = (self._money(reply.tokens) or 0.0) if any(reply.tokens) else self._most(messages)
                 self._base.execute("REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*line, money))
             if reply.text is None:
                 self._fail(key, messages, reply.failure, reply.raw)

@@ -144,6 +144,15 @@ def test_the_cap_is_never_passed_and_what_was_paid_stays(tmp_path):
         Ledger(Counting(), tmp_path / "r.sqlite", max_money=1)
 
 
+def test_replies_without_a_token_count_are_charged_the_most_they_can_cost(tmp_path):
+    silent = Counting()
+    silent.complete_all = lambda requests: [Reply("x") for _ in requests]
+    ledger = Ledger(silent, tmp_path / "r.sqlite", prices={"m": (1e6, 2e6)}, max_money=150.0)
+    replies = ledger.complete_all(ask(20))
+    sent = sum(reply.text is not None for reply in replies)
+    assert 0 < sent < 20 and 0 < ledger.spent() <= 150 < ledger.spent() * (sent + 1) / sent
+
+
 def test_an_unparsable_reply_is_absent_counted_and_kept_raw(tmp_path):
     counting = Counting()
     counting.complete_all = lambda requests: [Reply("[]") for _ in requests]
