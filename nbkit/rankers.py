@@ -32,7 +32,7 @@ from nbkit import scorers
 if TYPE_CHECKING:
     from nbkit.reducers import LabelSums
 
-FLAT = 1e-6  # standard deviation, relative to the size, below which a unit counts as constant
+FLAT = 1e-6  # deviation, relative to its mean and to the median unit's, up to which a unit is constant
 
 
 class Moments(NamedTuple):
@@ -62,7 +62,7 @@ def moments_of(sums: LabelSums) -> Moments:
     covariance = sums.covariance().to_numpy()
     std = np.sqrt(np.clip(np.diag(covariance), 0, None))
     centre = (sums.x / sums.count + sums.shift).cpu().numpy()
-    std = np.where(std > FLAT * np.maximum(np.abs(centre), 1e-12), std, np.inf)
+    std = _unless_constant(std, centre)
     prior = (sums.y / sums.count).cpu().numpy()
     means = np.nan_to_num((sums.class_means().to_numpy() - centre) / std)
     gram = covariance / std[:, None] / std
@@ -92,8 +92,13 @@ def spread_of(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the units; infinite for constant ones, so that they become zero."""
     mean = X.mean(0, dtype=np.float64)
     std = np.sqrt(np.maximum(np.square(X - mean.astype(X.dtype)).mean(0, dtype=np.float64), 0))
-    std = np.where(std > FLAT * np.maximum(np.abs(mean), 1e-12), std, np.inf)
+    std = _unless_constant(std, mean)
     return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _unless_constant(std: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    least = FLAT * np.maximum(np.abs(mean), np.median(std) if len(std) else 0)
+    return np.where(std > np.maximum(least, 1e-12), std, np.inf)
 
 
 # ---------------------------------------------------------------------------------- methods

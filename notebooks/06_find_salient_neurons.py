@@ -44,7 +44,8 @@ stored = activations.capture(
 )
 X, y = salience.matrix(stored, salience.properties(treebank, "upos", min_count=10))
 noun = (y == "NOUN").to_numpy()
-Z = (X - X.mean(0)) / X.std(0)
+spread = np.where(X.std(0) > 1e-5, X.std(0), np.inf)  # one unit of the embeddings does not vary
+Z = (X - X.mean(0)) / spread
 by_hand = np.abs(Z[noun].mean(0) - Z[~noun].mean(0))
 print(f"{X.shape[0]:,} words x {X.shape[1]:,} units; left out: {y.attrs['left_out']}")
 stored.units["unit"][by_hand.argsort()[::-1][:3]].tolist()
