@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: In the order of DESIGN: a module imports only modules above it; the leaves are for anyone.
 ORDER = (
     "grammar texts models activations exemplars generators descriptors scorers matching evaluation planted"
-    " illusions presets widgets"
+    " geometry illusions presets widgets"
 ).split()
 LEAVES = {"provenance", "figures", "reducers"}
 
