@@ -11,6 +11,7 @@ in one corpus is often not what they have in common in the next. A description i
     Report.geometry     overlap of the top-10 activation ranges of two corpora (the paper's figure: 38 %)
     Report.taxonomy     how many tags survive in how many corpora
     Report.summary()    a dict of the headline numbers
+    confusion, outlier_share   from ``nbkit.geometry``: where the corpora lie in the space of a site
 
 The test (ours). In each corpus the texts are cut into two halves. A unit's tag is its best descriptor on
 the first half. *Within*: is it the best on the second half too, and how much of its score is left?
@@ -37,6 +38,8 @@ from tqdm.auto import tqdm
 
 from nbkit import matching
 from nbkit.evaluation import Estimate, bootstrap
+from nbkit.geometry import confusion as confusion
+from nbkit.geometry import outlier_share as outlier_share
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
