@@ -11,6 +11,7 @@ in one corpus is often not what they have in common in the next. A description i
     Report.geometry     overlap of the top-10 activation ranges of two corpora (the paper's figure: 38 %)
     Report.taxonomy     how many tags survive in how many corpora
     Report.summary()    a dict of the headline numbers
+    confusion, outlier_share   from ``nbkit.geometry``: where the corpora lie in the space of a site
 
 The test (ours). In each corpus the texts are cut into two halves. A unit's tag is its best descriptor on
 the first half. *Within*: is it the best on the second half too, and how much of its score is left?
@@ -37,6 +38,8 @@ from tqdm.auto import tqdm
 
 from nbkit import matching
 from nbkit.evaluation import Estimate, bootstrap
+from nbkit.geometry import confusion as confusion
+from nbkit.geometry import outlier_share as outlier_share
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
@@ -97,28 +100,19 @@ def compare(
     that do not match, or no descriptor in common.
     """
     labels = _check(activations_by_corpus, labels_by_corpus)
-    shared = shared_descriptors(labels, 2 * min_positives)
-    matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
-    values = {name: a.values for name, a in activations_by_corpus.items()}
-    units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
-    generator = np.random.default_rng(seed)
-    permuted = {name: generator.permutation(matrix) for name, matrix in matrices.items()}
-    kinds = {
-        "units": (values, matrices),
-        "random directions": (_directions(values, directions, seed), matrices),
-        "permuted units": (values, matrices),
-        "permuted rows": (values, permuted),
-    }
     if random_weights is not None:
         _check(random_weights, labels_by_corpus)
-        kinds["random weights"] = ({n: random_weights[n].values for n in values}, matrices)
+    shared = shared_descriptors(labels, 2 * min_positives)
+    matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
+    units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
+    generator = np.random.default_rng(seed)
+    kinds = _kinds(activations_by_corpus, matrices, random_weights, directions, seed, generator)
     fates = {}
     for kind, (x, y) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
         elsewhere = generator.permutation(len(units)) if kind == "permuted units" else None
         parts = [_fates(x, y, method, min_score, s, elsewhere) for s in range(seed, seed + splits)]
         fates[kind] = pd.concat(parts, ignore_index=True)
-    lines = [_agreement(kind, fate, min_score, seed) for kind, fate in fates.items()]
-    controls = pd.DataFrame(lines)
+    controls = pd.DataFrame([_agreement(kind, fate, min_score, seed) for kind, fate in fates.items()])
     table = fates["units"].assign(
         unit=lambda f: units[f["unit"]], descriptor=lambda f: np.asarray(shared)[f["descriptor"]]
     )
@@ -136,7 +130,7 @@ def compare(
         agreement=controls.iloc[:1],
         controls=controls,
         geometry=range_overlap(activations_by_corpus),
-        taxonomy=_taxonomy(table, min_score, len(values) - 1),
+        taxonomy=_taxonomy(table, min_score, len(activations_by_corpus) - 1),
         settings=settings,
     )
 
@@ -194,6 +188,28 @@ def _check(
     return {
         name: matching.align(stored, labels_by_corpus[name]) for name, stored in activations_by_corpus.items()
     }
+
+
+def _kinds(
+    stored: Mapping[str, Activations],
+    labels: dict[str, np.ndarray],
+    random_weights: Mapping[str, Activations] | None,
+    directions: int,
+    seed: int,
+    generator: np.random.Generator,
+) -> dict[str, tuple[dict, dict]]:
+    """The units and their floors: for each kind, activations and labels of every corpus."""
+    values = {name: a.values for name, a in stored.items()}
+    permuted = {name: generator.permutation(matrix) for name, matrix in labels.items()}
+    kinds = {
+        "units": (values, labels),
+        "random directions": (_directions(values, directions, seed), labels),
+        "permuted units": (values, labels),
+        "permuted rows": (values, permuted),
+    }
+    if random_weights is not None:
+        kinds["random weights"] = ({name: random_weights[name].values for name in values}, labels)
+    return kinds
 
 
 def _directions(values: Mapping[str, np.ndarray], n: int, seed: int) -> dict[str, np.ndarray]:

@@ -81,6 +81,24 @@ def test_identical_corpora_have_no_gap():
     assert gap.low <= 0 <= gap.high
 
 
+def test_two_samples_of_one_source_have_no_gap_even_when_sizes_differ():
+    """One meaning everywhere, 600 texts beside 6,000: size alone must not look like an illusion."""
+    (small, labels), (large, more) = corpus(6, local=3), corpus(7, n=6000, local=3)
+    found = illusions.compare({"x": small, "y": large}, {"x": labels, "y": more}, progress=False)
+    line = found.agreement.iloc[0]
+    assert line["tags"] == 2 * UNITS
+    assert line["gap"].low <= 0 <= line["gap"].high
+
+
+def test_two_corpora_of_very_different_sizes():
+    """Local meanings are still found: half of the units of either corpus."""
+    (small, labels), (large, more) = corpus(8, local=3), corpus(9, n=6000, local=4)
+    found = illusions.compare({"x": small, "y": large}, {"x": labels, "y": more}, progress=False)
+    line = found.agreement.iloc[0]
+    assert line["gap"].value == pytest.approx(0.5, abs=0.02)
+    assert found.taxonomy["survives"].tolist() == [0, 1]
+
+
 def test_random_weights_are_a_further_floor(three):
     acts, labels = three
     rng = np.random.default_rng(0)

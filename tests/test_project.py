@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: In the order of DESIGN: a module imports only modules above it; the leaves are for anyone.
 ORDER = (
     "grammar texts models rows activations exemplars generators descriptors scorers matching evaluation"
-    " planted illusions rankers salience presets widgets"
+    " planted geometry illusions rankers salience presets widgets"
 ).split()
 LEAVES = {"provenance", "figures", "reducers", "cluster"}
 
