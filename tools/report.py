@@ -25,6 +25,8 @@ CAPTIONS = {
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",
+    "06_salient_units": "Left: accuracy for parts of speech of a probe refitted on the first units of each ranking,"
+    " on held-out sentences. Right: the layers of the first hundred units, for three properties.",
 }
 
 
@@ -58,6 +60,10 @@ def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append((f"{kind}: {name}", _estimate(found[what])))
         floors = ", ".join(f"{floor} {_estimate(e)}" for floor, e in found["floors"].items())
         lines.append((f"{kind}: floors (across)", floors))
+    found = facts["salience"]
+    few = " / ".join(f"{found[key]:.2f}" for key in ("greedy_30", "greedy_100", "all"))
+    name = f"part of speech from 30 / 100 / all {found['units']:,} units"
+    lines.append((name, f"{few} ({found['words']:,} words, held-out sentences)"))
     return lines
 
 
@@ -78,7 +84,9 @@ def write_report(preset: presets.Preset) -> Path:
         headline=_headline(facts),
         cards=_cards(facts),
         figures="".join(_figure(preset, name) for name in ("04_agreement", "05_precision_recall")),
-        more="".join(_figure(preset, name) for name in ("03_held_out", "01_unit_by_corpus")),
+        more="".join(
+            _figure(preset, name) for name in ("03_held_out", "01_unit_by_corpus", "06_salient_units")
+        ),
         browser=html.escape(browser),
         rows=_rows(facts),
         seconds="".join(
