@@ -456,16 +456,18 @@ class Ledger:
 
     def _ask(self, batch: Sequence[tuple[str, Messages]]) -> dict[str, Reply]:
         """Runs in a worker: what comes back is in the file before anybody can be interrupted."""
-        allowed = [(key, messages) for key, messages in batch if self._reserve(messages)]
         replies = {key: Reply(None, OVER_THE_CAP) for key, _ in batch}
+        allowed = {key: messages for key, messages in batch if self._reserve(messages)}
+        unanswered = dict(allowed)
         try:
-            answers = self._generator.complete_all([m for _, m in allowed]) if allowed else []
-            for (key, messages), reply in zip(allowed, answers, strict=True):
+            answers = self._generator.complete_all(list(allowed.values())) if allowed else []
+            for (key, messages), reply in zip(allowed.items(), answers, strict=True):
                 self._keep(key, messages, reply)
                 replies[key] = reply
+                del unanswered[key]
         finally:
             with self._lock:
-                self._reserved -= sum(self._most(messages) for _, messages in allowed)
+                self._reserved -= sum(self._most(messages) for messages in unanswered.values())
         return replies
 
     def _reserve(self, messages: Messages) -> bool:
@@ -480,6 +482,7 @@ class Ledger:
 
     def _keep(self, key: str, messages: Messages, reply: Reply) -> None:
         with self._lock, self._base:
+            self._reserved -= self._most(messages)  # with what it cost, in one step: never counted twice
             self._base.execute("DELETE FROM failures WHERE key = ?", (key,))
             if reply.failure not in PASSING:
                 line = (key, self.name, reply.text, reply.failure, reply.raw, *reply.tokens)

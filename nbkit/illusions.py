@@ -235,12 +235,12 @@ def _fates(
     Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum),
     within_same, within_score, and for each corpus same:NAME and score:NAME (NaN in its own).
     """
-    scorer = matching._scorer(method)
+    scorer = matching.scorer_of(method)
     chosen, looked_up = {}, {}
     for name, x in values.items():
         first, second = matching.halves(len(x), 0.5, seed)
-        chosen[name] = matching._score_blocks(x[first], labels[name][first], scorer)
-        looked_up[name] = matching._score_blocks(x[second], labels[name][second], scorer)
+        chosen[name] = scorer(x[first], labels[name][first])
+        looked_up[name] = scorer(x[second], labels[name][second])
         if elsewhere is not None:
             looked_up[name] = looked_up[name][:, elsewhere]
     parts = []

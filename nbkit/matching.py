@@ -48,7 +48,7 @@ def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = 
     its rows (for a store: indexed by ``text_id``). Rows that do not match, and labels outside [0, 1],
     are a ``ValueError``, and so are activations that are not finite (the unit is named).
     """
-    scorer = _scorer(method)
+    scorer = scorer_of(method)
     names: pd.Index | np.ndarray = np.arange(np.shape(getattr(values, "values", values))[1])
     if hasattr(values, "units"):
         labels, names = align(values, labels), values.units["unit"].to_numpy()
@@ -161,7 +161,7 @@ def tag(
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
     plan = _planned(activations.rows["text_id"], split, by, control, permutations, resamples, seed)
-    scorer, matrix = _both(_scorer(method)) if ends == "both" else _scorer(method), _checked(labels)
+    scorer, matrix = _both(scorer_of(method)) if ends == "both" else scorer_of(method), _checked(labels)
     names, chosen = activations.units["unit"].to_numpy(), []
     step = len(names) if method in TOGETHER else UNITS_AT_ONCE
     blocks = range(0, len(names), max(1, step))
@@ -306,7 +306,7 @@ def compose(
     columns = [activations.column(u) for u in (range(len(activations.units)) if units is None else units)]
     groups = None if by is None else _of_texts(by, activations.rows["text_id"], "by").to_numpy()
     first, second = halves(len(labels), split, seed, groups=groups)
-    matrix, names, scorer = _checked(labels), labels.columns.to_numpy(), _scorer(method)
+    matrix, names, scorer = _checked(labels), labels.columns.to_numpy(), scorer_of(method)
     if method in TOGETHER:
         raise ValueError(f"{method!r} scores a unit beside others: choose another method for compose")
     draws = list(_resampled(second, groups, resamples, np.random.default_rng(seed)))
@@ -616,7 +616,8 @@ def _named(error: NotFinite, names, start: int) -> ValueError:
     return ValueError(str(error).replace(f"unit {error.column} ", f"unit {names[start + error.column]} ", 1))
 
 
-def _scorer(method: str) -> Callable[..., np.ndarray]:
+def scorer_of(method: str) -> Callable[..., np.ndarray]:
+    """The scorer of that name. ``ValueError`` for one that does not exist, with those that do."""
     if method not in SCORERS:
         raise ValueError(f"unknown scorer {method!r}; there are {', '.join(SCORERS)}")
     return SCORERS[method]

@@ -75,6 +75,7 @@ def _cross(means: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def codes_of(X: np.ndarray, y: Sequence) -> tuple[np.ndarray, list[str]]:
+    """Class of each row as a number, and the names. ``ValueError`` for rows no probe can be fitted to."""
     if len(X) != len(y):
         raise ValueError(f"{len(X)} rows of activations and {len(y)} classes")
     if not np.isfinite(X).all():

@@ -25,8 +25,8 @@ CAPTIONS = {
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",
-    "06_salient_units": "Left: accuracy for parts of speech of a probe refitted on the first units of each ranking,"
-    " on held-out sentences. Right: the layers of the first hundred units, for three properties.",
+    "06_salient_units": "Left: accuracy for parts of speech of a probe refitted on the first units of each"
+    " ranking, on held-out sentences. Right: the layers of the first hundred units, for three properties.",
 }
 
 
