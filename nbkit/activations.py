@@ -245,6 +245,7 @@ def _feed(subject: Subject, work: _Work, blocks: list, reducers: Mapping[str, An
         numbers = torch.arange(first, last, device=subject.device)
         for reducer in reducers.values():
             reducer.update(values, numbers)
+        del values  # before the next block is made: else two would be in memory
 
 
 def _fed(blocks: list, subject: Subject, work: _Work, reducers: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -502,6 +503,30 @@ def _blocks(rows_of_text: np.ndarray, capacity: int) -> list[tuple[int, int]]:
 
 
 # ---------------------------------------------------------------------------------- forward passes
+
+
+class Batch(NamedTuple):
+    """Some texts of a plan as the model takes them."""
+
+    inputs: dict[str, torch.Tensor]  # [piece, token], on the subject's device
+    rows: np.ndarray  # [row] positions in ``plan.rows``, text after text
+    tokens: np.ndarray  # positions of their tokens in the flattened [piece * token]
+    lengths: np.ndarray  # [row] how many of ``tokens`` each row has
+
+
+def batches(subject: Subject, plan: Plan) -> Iterator[Batch]:
+    """All texts of a plan in batches of like length, for forward passes of one's own."""
+    for texts in _batches(plan, (0, len(plan.n_pieces)), _budget(subject)):
+        inputs, members = _inputs(subject, plan, texts), [plan.members(t) for t in texts]
+        starts = np.cumsum(plan.n_pieces[texts]) - plan.n_pieces[texts]
+        width = inputs["input_ids"].shape[1]
+        tokens = [(s + m.where[:, 0]) * width + m.where[:, 1] for s, m in zip(starts, members, strict=True)]
+        yield Batch(
+            inputs,
+            np.concatenate([np.arange(plan.first_row[t], plan.first_row[t + 1]) for t in texts]),
+            np.concatenate(tokens).astype(np.int64),
+            np.concatenate([m.lengths for m in members]).astype(np.int64),
+        )
 
 
 def _block_values(subject: Subject, work: _Work, block: tuple[int, int], bar: tqdm | None) -> torch.Tensor:

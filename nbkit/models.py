@@ -10,6 +10,7 @@ The names, in the order you meet them:
     subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
     with subject.record("hidden") as seen:        # the same around your own forward passes
         subject.model(**batch)                    # `seen` is refilled by every one of them
+    with subject.edit({"layer.3.ffn": function}): # forward passes go on with what it returns
     subject.randomized(seed=0)                    # the same network with untrained weights
     subject.fingerprint                           # changes when the numbers may change
 
@@ -200,40 +201,73 @@ class Subject:
         private exception after the last site; `run` is the way to use that.
         """
         wanted, recorded = set(self.select(sites)), {}
-        architecture = _architecture(self.model.config.model_type)
-        layer = -1
 
-        def put(kind: str, tensor: torch.Tensor) -> None:
-            site = kind if kind == "embeddings" else f"layer.{layer}.{kind}"
+        def put(site: str, tensor: torch.Tensor) -> None:
             if site not in wanted:
                 return
-            tensor = tensor.transpose(0, 1) if architecture.xlnet else tensor
             recorded[site] = tensor if keep is None else keep(tensor)
             if stop and len(recorded) == len(wanted):
                 raise _Stop
 
-        def begin(model, args) -> None:
+        with self._tapped(put, recorded.clear):
+            yield recorded
+
+    @contextlib.contextmanager
+    def edit(self, edits: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
+        """Inside `with`, every forward pass goes on with `edits[site](tensor)` in place of a site's tensor.
+
+        Tensors are [batch, token, width]; an edit returns a new one of the same shape. What is
+        recorded outside this `with` sees the tensors before, inside it those after. XLNet's heads
+        and attention cannot be edited: `ValueError`.
+        """
+        for site in edits:
+            self.select(site)
+            if site not in set(self.sites["site"]):
+                raise ValueError(f"{site!r} is a group: name single sites to edit, like layer.3.hidden")
+            if self.model.config.model_type == "xlnet" and site.endswith(("heads", "attention")):
+                raise ValueError(f"{site!r} of XLNet can be recorded but not edited: edit hidden or ffn")
+        with self._tapped(lambda site, tensor: edits[site](tensor) if site in edits else None):
+            yield
+
+    @contextlib.contextmanager
+    def _tapped(
+        self,
+        put: Callable[[str, torch.Tensor], torch.Tensor | None],
+        begin: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """Every site of every forward pass goes through `put(site, tensor)`; what it returns, if anything,
+        takes the tensor's place. `begin` is called first."""
+        architecture = _architecture(self.model.config.model_type)
+        layer = -1
+
+        def at(kind: str, tensor: torch.Tensor) -> torch.Tensor | None:
+            site = kind if kind == "embeddings" else f"layer.{layer}.{kind}"
+            if not architecture.xlnet:
+                return put(site, tensor)
+            changed = put(site, tensor.transpose(0, 1))
+            return None if changed is None else changed.transpose(0, 1)
+
+        def start(model, args) -> None:
             nonlocal layer
             layer = -1
-            recorded.clear()
+            begin()
 
-        def enter(block, args) -> None:
+        def enter(block, args) -> tuple | None:
             # Counting entries, rather than a hook for each layer, is what makes ALBERT's shared
             # blocks work: the same module is entered once for every layer.
             nonlocal layer
             layer += 1
-            if layer == 0:
-                put("embeddings", args[0])
+            return _with_first(args, at("embeddings", args[0])) if layer == 0 else None
 
         with contextlib.ExitStack() as stack:
-            _hook(stack, self.model.base_model, before=begin)
+            _hook(stack, self.model.base_model, before=start)
             for block in dict.fromkeys(_blocks(self.model, architecture)):
-                _hook(stack, block, enter, lambda m, args, out: put("hidden", _first(out)))
+                _hook(stack, block, enter, lambda m, args, out: _with_first(out, at("hidden", _first(out))))
                 ffn = _part(block, architecture.ffn)
-                _hook(stack, ffn, before=lambda m, args: put("ffn", args[0]))
+                _hook(stack, ffn, before=lambda m, args: _with_first(args, at("ffn", args[0])))
                 tap = _tap_einsum if architecture.xlnet else _tap_projection
-                tap(stack, _part(block, architecture.attention), put)
-            yield recorded
+                tap(stack, _part(block, architecture.attention), at)
+            yield
 
     def run(
         self,
@@ -534,6 +568,13 @@ def _first(output: torch.Tensor | tuple) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def _with_first(values: torch.Tensor | tuple, changed: torch.Tensor | None) -> torch.Tensor | tuple | None:
+    """``values`` with its first tensor changed, as a hook returns it; None: nothing changes."""
+    if changed is None or not isinstance(values, tuple):
+        return changed
+    return (changed, *values[1:])
+
+
 def _why(error: Exception) -> str:
     """The first sentence of an error of another library."""
     return f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
@@ -547,7 +588,7 @@ def _hook(stack: contextlib.ExitStack, module: torch.nn.Module, before=None, aft
 
 
 def _tap_projection(stack: contextlib.ExitStack, projection: torch.nn.Module, put) -> None:
-    _hook(stack, projection, before=lambda m, args: put("heads", args[0]))
+    _hook(stack, projection, before=lambda m, args: _with_first(args, put("heads", args[0])))
     _hook(stack, projection, after=lambda m, args, out: put("attention", out))
 
 
