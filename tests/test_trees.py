@@ -404,11 +404,11 @@ def opinions(n=96, seed=0):
 def test_tuning_learns_and_leaves_the_subject_alone(sample):
     subject, before = sample[0], sample[0].fingerprint
     train, dev = opinions(), opinions(60, seed=9)
-    tuned = tuning.finetune(subject, train, "good", epochs=3, rate=5e-4, progress=False)
+    tuned = tuning.finetune(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
     assert tuning.matthews(dev.frame["good"], tuned.predict(dev)) > 0.8
     assert models.Subject("again", subject.model, subject.tokenizer).fingerprint == before
     assert tuned.subject.fingerprint != before and not tuned.subject.model.training
-    again = tuning.finetune(subject, train, "good", epochs=3, rate=5e-4, progress=False)
+    again = tuning.finetune(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
     assert again.subject.fingerprint == tuned.subject.fingerprint
     assert tuned.history["loss"].tail(3).mean() < tuned.history["loss"].head(3).mean()
 
