@@ -14,7 +14,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; no meani
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -257,4 +257,75 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     )
     ax.grid(axis="y", alpha=0.3)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def arcs(
+    forms: Sequence[str],
+    gold: set[tuple[int, int]],
+    predicted: set[tuple[int, int]],
+    ax: Axes | None = None,
+) -> Axes:
+    """A sentence with its gold edges above and the predicted ones below; blue: right, red: wrong."""
+    ax = _axes(ax, (0.75 * len(forms) + 1, 3.2))
+    for edges, side in ((gold, 1), (predicted, -1)):
+        for a, b in edges:
+            right = side > 0 or (a, b) in gold
+            angle = np.linspace(0, np.pi, 40)
+            x = (a + b) / 2 - (b - a) / 2 * np.cos(angle)
+            y = side * (0.25 + 0.28 * (b - a) * np.sin(angle))
+            ax.plot(
+                x, y, color=("k" if side > 0 else BLUE) if right else RED, lw=1.4, ls="-" if right else "--"
+            )
+    for i, form in enumerate(forms):
+        ax.text(i, 0, form, ha="center", va="center")
+    ax.set_xlim(-0.7, len(forms) - 0.3)
+    ax.text(-0.6, 0.6, "gold", color="k", va="bottom", fontsize="small")
+    ax.text(-0.6, -0.6, "probe", color=BLUE, va="top", fontsize="small")
+    ax.axis("off")
+    return ax
+
+
+def layer_lines(
+    table: pd.DataFrame,
+    ylabel: str,
+    *,
+    log: bool = False,
+    published: pd.DataFrame | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A figure by layer: ``table`` has null, layer, value, low, high; one line for each null.
+
+    ``published`` (depth from 0 to 1, value) are points of another model, drawn by relative depth.
+    """
+    ax = _axes(ax, (5, 3.4))
+    looks = zip((BLUE, RED, GREEN, GREY), ("o-", "s--", "^--", "x:"), strict=True)
+    for (color, look), (null, part) in zip(looks, table.groupby("null", sort=False), strict=False):
+        name = "the subject" if null == "none" else f"{null} (floor)"
+        ax.plot(part["layer"], part["value"], look, ms=4, color=color, label=name)
+        ax.fill_between(part["layer"], part["low"], part["high"], color=color, alpha=0.2, lw=0)
+    if published is not None:
+        low, high = table["layer"].min(), table["layer"].max()
+        x = low + published["depth"] * (high - low)
+        ax.plot(x, published["value"], "D", mfc="none", color="k", ms=5, label="BERT-large, published")
+    if log:
+        ax.set_yscale("log")
+    layers = sorted(table["layer"].unique())
+    ax.set_xticks(layers, ["emb." if layer < 0 else str(layer) for layer in layers])
+    ax.set(xlabel="layer", ylabel=ylabel)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def gains(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Gain over the baseline with intervals: ``table`` of ``trees.differences``."""
+    some = table[table["site"] != "baseline"].reset_index(drop=True)
+    ax = _axes(ax, (5.5, 0.8 + 0.32 * len(some)))
+    places = np.arange(len(some))[::-1]
+    spread = [some["gain"] - some["low"], some["high"] - some["gain"]]
+    ax.errorbar(some["gain"], places, xerr=spread, fmt="o", color=BLUE, capsize=3)
+    ax.axvline(0, color="k", lw=0.8)
+    names = [f"{site}, weight {weight:g}" for site, weight in zip(some["site"], some["weight"], strict=True)]
+    ax.set_yticks(places, names)
+    ax.set(xlabel="gain in Matthews correlation over the baseline, 95 %")
     return ax

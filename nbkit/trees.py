@@ -3,7 +3,7 @@
     depths(words), distances(words)         of the gold trees: root 1, edges between words
     pseudo_depths(s)                        the depth profile nearest to squared norms, without any gold
     measure(subject, treebank, "sp")        one probe a site, all sites trained together -> frame
-    predict(...)                            distances or depths of one sentence, for pictures
+    predicted_edges(probes, bank, number)   the tree a distance probe sees in one sentence, for pictures
     finetune(subject, train, dev, ...)      sentence labels with a tree term at a site -> frame
     differences(frame)                      against the paired baseline, with intervals
 
@@ -380,6 +380,21 @@ _TALLIES = {
     "distance": _distance_figures,
     "edge": _edge_figures,
 }
+
+
+@torch.inference_mode()
+def predicted_edges(probes: Probes, sentences: Bank, number: int) -> dict[str, set[tuple[int, int]]]:
+    """{site: edges} of the spanning tree that distance probes see in one sentence, without punctuation."""
+    start, size = sentences.starts[number], sentences.sizes[number]
+    rows = np.arange(start, start + size)[None]
+    found = squared_distances(vectors(sentences, rows), probes.weight)[:, 0].numpy()
+    return {site: spanning_tree(found[i], ~sentences.punct[rows[0]]) for i, site in enumerate(probes.sites)}
+
+
+def gold_edges(sentences: Bank, number: int) -> set[tuple[int, int]]:
+    """Edges (smaller, larger position) of the gold tree of one sentence, without punctuation."""
+    start, size = sentences.starts[number], sentences.sizes[number]
+    return _gold_edges(sentences.distance[number], ~sentences.punct[start : start + size])
 
 
 def spanning_tree(distance: np.ndarray, words: np.ndarray) -> set[tuple[int, int]]:

@@ -4,6 +4,9 @@
     browser                      in a notebook: choose a descriptor, then a unit
     browser.view(unit)           the HTML of one unit
     browser.to_html(units)       a page that needs no kernel, no server and no network
+    salience_slider(...)         accuracy, units and words as the number of units moves
+    tree_stepper(...)            gold and probed trees, sentence by sentence and layer by layer
+    Views(title, controls, view) what the last two are: any view with a few choices
 
 A unit's view has one column a corpus: its strongest texts with the tokens shaded by activation, a
 histogram of its activations, and above them the fate of its tags: the score of each corpus's best
@@ -13,8 +16,10 @@ descriptors in every corpus. A tag whose number is high in one column only is th
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import numpy as np
@@ -43,6 +48,12 @@ CSS = """
 .nbkit mark{background:none;border-radius:2px;color:inherit}
 .nbkit mark.peak{outline:1.5px solid #b03a00}
 .nbkit svg{display:block;width:100%;height:34px}
+.nbkit .bar{background:#eee;height:.9em;min-width:8em;border-radius:2px}
+.nbkit .bar div{background:#0072B2;height:100%;border-radius:2px}
+.nbkit table.plain th{text-align:left;font-weight:400;padding-right:.8em}
+.nbkit table.plain td{padding:.1em .5em;min-width:2em}
+.nbkit .wide{overflow-x:auto}
+.nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
 .nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
 """
 
@@ -210,6 +221,218 @@ document.getElementById("unit").addEventListener("change", function () {{
   var chosen = this.value;
   document.querySelectorAll("section").forEach(function (s) {{ s.hidden = s.id !== chosen; }});
 }});
+</script></html>
+"""
+
+
+class Views:
+    """A view with a few choices: ``view(*choice)`` is HTML, ``controls`` {name: its options}.
+
+    Numbers get a slider, names a list. ``to_html`` makes a page of all combinations.
+    """
+
+    def __init__(self, title: str, controls: Mapping[str, Sequence], view: Callable[..., str]) -> None:
+        empty = [name for name, options in controls.items() if not len(options)]
+        if empty:
+            raise ValueError(f"the control {empty[0]!r} has nothing to choose from")
+        self.title, self.controls = title, {name: list(options) for name, options in controls.items()}
+        self._view, self._known = view, {}
+
+    def view(self, *choice: object) -> str:
+        """The HTML for one value of each control."""
+        if choice not in self._known:
+            self._known[choice] = f'<div class="nbkit">{self._view(*choice)}</div>'
+        return self._known[choice]
+
+    def widget(self) -> ipywidgets.Widget:
+        controls = [self._control(name, options) for name, options in self.controls.items()]
+        page = ipywidgets.HTML()
+
+        def show(*_: object) -> None:
+            page.value = f"<style>{CSS}</style>{self.view(*(control.value for control in controls))}"
+
+        for control in controls:
+            control.observe(show, names="value")
+        show()
+        return ipywidgets.VBox([*controls, page])
+
+    def _control(self, name: str, options: list) -> ipywidgets.Widget:
+        kind = ipywidgets.SelectionSlider if _numbers(options) else ipywidgets.Dropdown
+        return kind(options=options, description=name, layout={"width": "40em"})
+
+    def to_html(self) -> str:
+        """A page that needs no kernel, no server and no network."""
+        inputs, places = [], [range(len(options)) for options in self.controls.values()]
+        for name, options in self.controls.items():
+            if _numbers(options):
+                field = f'<input type="range" min="0" max="{len(options) - 1}" value="0"><output></output>'
+            else:
+                names = "".join(
+                    f'<option value="{i}">{html.escape(str(option))}</option>'
+                    for i, option in enumerate(options)
+                )
+                field = f"<select>{names}</select>"
+            inputs.append(f"<p><label>{html.escape(name)} {field}</label></p>")
+        views = {
+            ",".join(map(str, place)): self.view(
+                *(options[i] for i, options in zip(place, self.controls.values(), strict=True))
+            )
+            for place in itertools.product(*places)
+        }
+        data = {"views": views, "names": [[str(o) for o in options] for options in self.controls.values()]}
+        return VIEWS_PAGE.format(
+            title=html.escape(self.title),
+            css=CSS,
+            controls="".join(inputs),
+            data=json.dumps(data).replace("</", "<\\/"),
+        )
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
+        bundle = self.widget()._repr_mimebundle_(**kwargs)
+        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+        first = self.view(*(options[0] for options in self.controls.values()))
+        return {**bundle, "text/html": f"<style>{CSS}</style>{first}"}
+
+    def __repr__(self) -> str:
+        return f"Views({self.title}: {', '.join(self.controls)})"
+
+
+def _numbers(options: Sequence) -> bool:
+    return all(isinstance(option, (int, float, np.integer, np.floating)) for option in options)
+
+
+def salience_slider(
+    stored: Mapping[str, tuple[np.ndarray, pd.Series]],
+    units: pd.DataFrame,
+    rankings: Mapping[str, Any],
+    curves: Mapping[str, pd.DataFrame],
+    words: pd.Series,
+    *,
+    shown: int = 12,
+) -> Views:
+    """How much of a property the first n units keep, which units they are, and which words excite them.
+
+    stored     {property: (X [word, unit], y [word])} of ``salience.matrix``
+    units      frame of the columns
+    rankings   {property: Ranking}
+    curves     {property: frame with n and accuracy} of ``salience.curve``; the last line is all units
+    words      form of each word, by (text_id, word_id)
+    shown      units in the list
+    """
+    counts = sorted(set.intersection(*(set(c["n"][:-1]) for c in curves.values())))
+    tables = {what: _unit_lines(*stored[what], units, rankings[what], words, shown) for what in rankings}
+
+    def view(what: str, n: int) -> str:
+        curve = curves[what].set_index("n")["accuracy"]
+        chosen = rankings[what].top(n)
+        layers = units["site"].iloc[chosen].value_counts().reindex(units["site"].unique(), fill_value=0)
+        bars = "".join(
+            f"<tr><th>{html.escape(site)}</th><td>{_bar_html(count / n)}</td><td>{count}</td></tr>"
+            for site, count in layers.items()
+        )
+        everything = float(curve.iloc[-1])
+        return (
+            f"<h3>{html.escape(what)}: {n} of {len(units):,} units keep {curve[n]:.2f}, all reach"
+            f" {everything:.2f}</h3>{_bar_html(curve[n] / everything)}"
+            f'<div class="corpora"><div><h4>where they are</h4><table class="plain">{bars}</table></div>'
+            f"<div><h4>the first {min(n, shown)}, and the words they are highest on</h4>"
+            f"<ol>{''.join(tables[what][:n])}</ol></div></div>"
+        )
+
+    return Views("Salient neurons", {"property": list(rankings), "units": counts}, view)
+
+
+def _unit_lines(X, y: pd.Series, units: pd.DataFrame, ranking, words: pd.Series, shown: int) -> list[str]:
+    forms, lines = words.loc[y.index].to_numpy(), []
+    classes = y.to_numpy()
+    for column in ranking.top(shown):
+        best = np.argsort(-X[:, column], kind="stable")[:40]
+        common = pd.Series(classes[best]).mode().iloc[0]
+        some = ", ".join(dict.fromkeys(str(f).lower() for f in forms[best]).keys() if len(best) else [])
+        short = ", ".join(some.split(", ")[:6])
+        lines.append(
+            f"<li><b>{html.escape(units['unit'].iloc[column])}</b> {html.escape(str(common))}:"
+            f" {html.escape(short)}</li>"
+        )
+    return lines
+
+
+def _bar_html(share: float) -> str:
+    return f'<div class="bar"><div style="width:{100 * min(1.0, max(0.0, share)):.0f}%"></div></div>'
+
+
+def tree_stepper(
+    forms: Mapping[str, Sequence[str]],
+    gold: Mapping[str, set[tuple[int, int]]],
+    predicted: Mapping[str, Mapping[Any, set[tuple[int, int]]]],
+) -> Views:
+    """Step through sentences and layers: gold edges above the words, those of a probe below.
+
+    forms      {sentence: its words}
+    gold       {sentence: edges as (smaller, larger) positions}
+    predicted  {sentence: {layer: edges}} (``trees.predicted_edges``)
+    """
+
+    def view(sentence: str, layer: Any) -> str:
+        truth, said = gold[sentence], predicted[sentence][layer]
+        share = len(truth & said) / max(1, len(truth))
+        return (
+            f"<h3>{share:.0%} of the edges at {html.escape(str(layer))}</h3>"
+            f"{_tree_svg(forms[sentence], truth, said)}"
+            '<p class="note">above: gold; below: the probe, blue where right, red and broken where wrong</p>'
+        )
+
+    layers = list(next(iter(predicted.values())))
+    return Views("Trees in the vectors", {"sentence": list(forms), "layer": layers}, view)
+
+
+def _tree_svg(forms: Sequence[str], gold: set, predicted: set) -> str:
+    """Arcs over and under the words."""
+    widths = [max(30, 9 * len(form) + 12) for form in forms]
+    middle = np.cumsum(widths) - np.array(widths) / 2
+    rise = 12 + 9 * max([b - a for a, b in gold | predicted], default=1)
+    paths = []
+    for edges, up in ((gold, True), (predicted, False)):
+        for a, b in sorted(edges):
+            right = up or (a, b) in gold
+            base, height = (rise if up else rise + 26), (12 + 18 * (b - a)) * (-1 if up else 1)
+            color = "#1a1a1a" if up else ("#0072B2" if right else "#B03A00")
+            dash = "" if right else ' stroke-dasharray="5 3"'
+            paths.append(
+                f'<path d="M{middle[a]:.0f} {base} Q{(middle[a] + middle[b]) / 2:.0f} {base + height}'
+                f' {middle[b]:.0f} {base}" fill="none" stroke="{color}" stroke-width="1.6"{dash}/>'
+            )
+    words = "".join(
+        f'<text x="{x:.0f}" y="{rise + 18}" text-anchor="middle">{html.escape(form)}</text>'
+        for x, form in zip(middle, forms, strict=True)
+    )
+    width, height = sum(widths), 2 * rise + 26
+    return (
+        f'<div class="wide"><svg class="tree" viewBox="0 0 {width} {height}" role="img"'
+        f' style="width:{width}px;height:{height}px"><title>gold and probed edges</title>'
+        f"{''.join(paths)}{words}</svg></div>"
+    )
+
+
+VIEWS_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>body{{margin:1em auto;max-width:80em;padding:0 1em;font-family:system-ui,sans-serif}}
+select,input{{font-size:1em;max-width:100%;padding:.3em}}output{{margin-left:.5em}}{css}</style>
+<h1>{title}</h1>{controls}<div id="view"></div>
+<script id="data" type="application/json">{data}</script>
+<script>
+var data = JSON.parse(document.getElementById("data").textContent);
+var fields = Array.from(document.querySelectorAll("select,input"));
+function show() {{
+  var choice = fields.map(function (f) {{ return f.value; }}).join(",");
+  document.getElementById("view").innerHTML = data.views[choice];
+  fields.forEach(function (f, i) {{
+    var out = f.parentNode.querySelector("output");
+    if (out) out.textContent = data.names[i][f.value];
+  }});
+}}
+fields.forEach(function (f) {{ f.addEventListener("input", show); }});
+show();
 </script></html>
 """
 

@@ -1,0 +1,162 @@
+r"""Trees in MiniLM: all metrics and sites on UD English EWT, and fine-tuning with trees on CoLA.
+
+    python benchmarks/trees.py            probes: sp, ssp, essp, distance, depth, edge, with nulls
+    python benchmarks/trees.py --cola     fine-tuning: baseline, 3 sites x 3 weights, 5 paired seeds
+
+Probes: sentences of 4 to 40 words of EWT's training part; held-out figures on its test part; three seeds. The
+time of sp, ssp and essp for all seven hidden states is taken for all sites in one product, and for one site
+after another (one seed of sp). Fine-tuning: ``--texts`` sentences of CoLA's in-domain training part (None:
+all), the rest as in Li et al. 2023 but for the subject. Runs are kept as they end.
+Writes results/trees.json, results/trees-cola.json and figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
+SEEDS = (0, 1, 2)
+COLA_SITES = ("layer.1.hidden", "layer.3.hidden", "layer.5.hidden")
+COLA_WEIGHTS = (0.1, 1.0, 10.0)
+
+
+def alternating(bank, whole_epochs: int = 2) -> dict[str, float]:
+    """Seconds of ``whole_epochs`` epochs of sp: all sites in one product, and one after another."""
+    from nbkit import trees
+
+    train, dev, _ = trees.parts(bank, None, 0)
+    options = {"epochs": whole_epochs, "patience": whole_epochs, "progress": False}
+    together, apart = [], []
+    for _ in range(2):
+        start = time.perf_counter()
+        trees.fit(train, dev, "sp", **options)
+        together.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for i, site in enumerate(bank.sites):
+            one = [replace(part, values=part.values[i : i + 1], sites=[site]) for part in (train, dev)]
+            trees.fit(*one, "sp", **options)
+        apart.append(time.perf_counter() - start)
+    return {"together": min(together), "one_by_one": min(apart), "epochs": whole_epochs}
+
+
+def probes() -> None:
+    from nbkit import models, provenance, texts, trees
+
+    subject = models.load("minilm")
+    train = texts.load(DATA / "ud_en_ewt", split="train")
+    test = texts.load(DATA / "ud_en_ewt", split="test")
+    record = provenance.manifest(benchmark="trees", load=os.getloadavg()[0], minutes={})
+    jobs = {
+        "sp, ssp, essp": (("sp", "ssp", "essp"), SEEDS, ("none",), "gold"),
+        "distance, depth": (("distance", "depth"), SEEDS, ("none", "random weights"), "gold"),
+        "nulls": (("sp", "ssp", "essp"), (0,), ("shuffled", "random weights", "gaussian"), "gold"),
+        "edge": (("edge",), (0,), ("none",), "gold"),
+        "edge, control": (("edge",), (0,), ("none",), "control"),
+    }
+    frames = []
+    for name, (metrics, seeds, nulls, task) in jobs.items():
+        start = time.perf_counter()
+        found = trees.measure(
+            subject, train, metrics, test=test, seeds=seeds, nulls=nulls, task=task, progress=False
+        )
+        record["minutes"][name] = (time.perf_counter() - start) / 60
+        record.setdefault("losses", found.attrs["losses"])
+        frames.append(found)
+        print(name, f"{record['minutes'][name]:.1f} min", flush=True)
+        print(trees.intervals(found).round(3).to_string(), flush=True)
+    whole = trees.bank(subject, train, progress=False)
+    record["sentences"] = {"train": len(whole), "test": int(frames[0]["sentences"].iloc[0])}
+    record["chain"] = trees.chain(trees.bank(subject, test, progress=False))
+    record["time"] = alternating(whole)
+    found = pd.concat(frames, ignore_index=True)
+    three = found[found["metric"].isin(["sp", "ssp", "essp"])]
+    record["bounds"] = trees.bounds(three).to_dict("records")
+    record["chosen_site"] = trees.choose_site(three)
+    record["results"] = json.loads(trees.intervals(found).to_json(orient="records"))
+    record["published"] = published(subject, train)
+    save("trees", record)
+    print({k: record[k] for k in ("chain", "time", "minutes", "bounds", "chosen_site", "published")})
+
+
+def published(subject, train) -> list[dict]:
+    """The paper's way, padding scored, few sentences and epochs: how much of the loss is padding."""
+    from nbkit import trees
+
+    bank = trees.published_bank(subject, train.sample(240, seed=0))
+    lines = []
+    for metric in ("sp", "ssp", "essp"):
+        train_part, dev, test = trees.parts(bank, None, 0)
+        table = trees.score(
+            trees.fit(train_part, dev, metric, published=True, epochs=3, progress=False), test
+        )
+        lines += table[["site", "loss", "entropy", "mean_depth"]].assign(metric=metric).to_dict("records")
+    return lines
+
+
+def cola_texts(name: str):
+    """CoLA as it comes: source, label, mark, sentence, without a header."""
+    from nbkit.texts import Texts
+
+    table = pd.read_csv(DATA / "cola" / name, sep="\t", header=None, quoting=3)
+    corpus = Texts.from_list(table[3].tolist(), f"cola-{name.split('.')[0]}")
+    return replace(corpus, frame=corpus.frame.assign(acceptable=table[1].astype(str).to_numpy()))
+
+
+def cola(n: int | None, seeds: int) -> None:
+    from nbkit import models, provenance, trees
+
+    train, dev = cola_texts("in_domain_train.tsv"), cola_texts("in_domain_dev.tsv")
+    if n:
+        train = train.sample(n, seed=0)
+    path = HERE / "results" / "trees-cola.json"
+    start = time.perf_counter()
+    options = {"half": True, "epochs": 3, "rate": 5e-5}
+
+    def keep(found: pd.DataFrame) -> None:
+        record = provenance.manifest(benchmark="trees on CoLA", train=len(train), dev=len(dev), **options)
+        record["minutes"] = (time.perf_counter() - start) / 60
+        record["runs"] = found.to_dict("records")
+        record["differences"] = trees.differences(found).to_dict("records")
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(found.iloc[-1].to_dict(), flush=True)
+
+    found = trees.finetune(
+        models.load("minilm"),
+        train,
+        dev,
+        "acceptable",
+        sites=COLA_SITES,
+        weights=COLA_WEIGHTS,
+        seeds=range(seeds),
+        keep=keep,
+        progress=False,
+        **options,
+    )
+    print(trees.differences(found).round(3).to_string())
+
+
+def save(name: str, record: dict) -> None:
+    folder = HERE / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cola", action="store_true")
+    parser.add_argument("--texts", type=int, help="CoLA sentences to train on")
+    parser.add_argument("--seeds", type=int, default=5)
+    given = parser.parse_args()
+    cola(given.texts, given.seeds) if given.cola else probes()
+
+
+if __name__ == "__main__":
+    main()
