@@ -7,6 +7,8 @@
     fit_probe(X, y, units=ranking.top(27))                a probe on those units; .accuracy(X, y)
     minimal_set, ablation_curve, control_task, layer_counts, layer_probes, focus, redundancy,
     compare_rankings                                      the studies, each a table
+    across({name: words_of(subject, corpus, "upos")})     subjects, languages, before and after tuning
+    intervene(subject, ...)                               change units inside the model (``nbkit.causal``)
 
 Linguistic correlation analysis (Dalvi et al. 2019; Durrani, Dalvi and Sajjad, JMLR 2023) trains a linear
 probe on all layers' units and reads the salient ones off its weights. ``rank(method="lca")`` does so;
@@ -18,7 +20,7 @@ memory does not grow with the corpus.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,10 +30,13 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
+from nbkit import activations as stores
+from nbkit.causal import intervene as intervene
 from nbkit.rankers import FROM_MOMENTS, RANKERS, codes_of, moments_of, spread_of
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
+    from nbkit.models import Subject
     from nbkit.reducers import LabelSums
     from nbkit.texts import Texts
 
@@ -512,3 +517,80 @@ def compare_rankings(rankings: dict[str, Ranking], *, n: int = 100) -> pd.DataFr
         votes = ((every[list(mine)] >= len(first) / 2).mean(), n / max(total))
         lines.append({"ranking": name, "overlap": np.mean(shared), "votes": votes[0], "chance": votes[1]})
     return pd.DataFrame(lines)
+
+
+# ---------------------------------------------------------------------------------- several subjects
+
+
+class Words(NamedTuple):
+    """Words of one subject and corpus: what ``across`` compares."""
+
+    X: np.ndarray  # [word, unit]
+    y: pd.Series
+    units: pd.DataFrame
+
+
+def words_of(
+    subject: Subject,
+    corpus: Texts,
+    what: str,
+    *,
+    sites: str | Sequence[str] = ("embeddings", "hidden"),
+    min_count: int = 10,
+    cache: Any = None,
+    progress: bool = False,
+) -> Words:
+    """Capture the words of ``corpus`` (mean of their tokens) and take their classes (``properties``)."""
+    options = {"rows": "word", "pool": "mean", "dtype": "float32", "cache": cache, "progress": progress}
+    stored = stores.capture(subject, corpus, sites=sites, **options)
+    X, y = matrix(stored, properties(corpus, what, min_count=min_count))
+    return Words(X, y, stored.units)
+
+
+class Across(NamedTuple):
+    """The same study of several subjects, corpora or languages, side by side."""
+
+    table: pd.DataFrame  # name, words, classes, units, accuracy (first n), all, kept, depth
+    layers: pd.DataFrame  # [site, name] units among the first n
+    shared: pd.DataFrame  # [name, name] share of the first n that two have in common; NaN: other units
+
+
+def across(
+    words: Mapping[str, Words], *, method: str = "greedy", n: int = 100, share: float = 0.8, seed: int = 0
+) -> Across:
+    """Rank, refit and locate the first ``n`` units for each of several ``words``.
+
+    For architectures (any list of subjects), languages (one multilingual subject on parallel treebanks), and
+    a subject before and after fine-tuning. ``kept`` is accuracy / accuracy of all units, ``depth`` the mean
+    place of the first n from 0 (embeddings) to 1 (last layer). Two random sets share n / units:
+    ``shared.attrs["chance"]``.
+    """
+    if len(words) < 2:
+        raise ValueError("give two at least to compare")
+    lines, counts, first = [], {}, {}
+    for name, (X, y, units) in words.items():
+        split = split_of(y, share=share, seed=seed)
+        options = {"depth": n} if method == "greedy" else {}
+        ranking = rank(X[split.train], y.iloc[split.train], method, seed=seed, **options)
+        some, everything = curve(X, y, ranking, [n, X.shape[1]], split, seed=seed)["accuracy"]
+        counts[name] = layer_counts(units, ranking.top(n))
+        place = pd.factorize(units["site"])[0] / max(1, units["site"].nunique() - 1)
+        first[name] = (set(units["unit"].iloc[ranking.top(n)]), len(units))
+        lines.append(
+            {
+                "name": name,
+                "words": len(y),
+                "classes": y.nunique(),
+                "units": X.shape[1],
+                "accuracy": some,
+                "all": everything,
+                "kept": some / everything,
+                "depth": float(place[ranking.top(n)].mean()),
+            }
+        )
+    shared = pd.DataFrame(np.nan, index=list(words), columns=list(words))
+    for (a, (mine, size)), (b, (theirs, other)) in itertools.product(first.items(), repeat=2):
+        if size == other:
+            shared.loc[a, b] = len(mine & theirs) / n
+    shared.attrs["chance"] = {name: n / size for name, (_, size) in first.items()}
+    return Across(pd.DataFrame(lines), pd.DataFrame(counts), shared)

@@ -793,3 +793,33 @@ def test_minilm_from_the_hub_when_the_package_is_absent(monkeypatch, hub, tmp_pa
     (folder / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(ValueError, match="SHA-256"):
         models.load()
+
+
+# ---------------------------------------------------------------------------------- edits
+
+
+def test_an_edit_reaches_its_site_and_what_follows(subject, kind):
+    batch = tokenized(subject)
+    sites = list(subject.sites["site"])
+    clean = subject.run(batch, "all")
+    for site in ("embeddings", "layer.1.ffn", "layer.1.hidden", "layer.1.heads", "layer.1.attention"):
+        if kind == "xlnet" and site.endswith(("heads", "attention")):
+            with pytest.raises(ValueError, match="cannot|not edited"), subject.edit({site: lambda t: t}):
+                pass
+            continue
+        with subject.edit({site: lambda t: t + 1.0}):
+            edited = subject.run(batch, "all")
+        first = sites.index(site)
+        for i, other in enumerate(sites):
+            same = torch.allclose(clean[other], edited[other], atol=1e-6)
+            if i < first:
+                assert same, (site, other)
+        assert torch.allclose(edited[site], clean[site] + 1.0, atol=1e-5), site
+        assert not torch.allclose(clean[sites[-1]], edited[sites[-1]], atol=1e-4) or site == sites[-1]
+        again = subject.run(batch, "all")
+        assert all(torch.equal(again[s], clean[s]) for s in sites)  # the hooks are gone
+
+
+def test_a_group_cannot_be_edited(bert):
+    with pytest.raises(ValueError, match="is a group"), bert.edit({"hidden": lambda t: t}):
+        pass

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from nbkit import activations, figures, presets, provenance, texts, widgets
+from nbkit import activations, figures, presets, provenance, salience, texts, widgets
 from nbkit.evaluation import Estimate
 
 NAMES = ("reviews", "fiction")
@@ -198,3 +198,66 @@ def test_the_treebank_preset_cuts_ewt_into_genres(shared_data, monkeypatch):
     for genre, corpus in corpora.items():
         n = corpus.words.groupby("text_id").size()
         assert len(corpus) == 1800 and n.between(4, 50).all() and set(corpus.frame["genre"]) == {genre}
+
+
+# ---------------------------------------------------------------------------------- views with choices
+
+
+def test_views_hold_every_combination_without_a_kernel():
+    view = widgets.Views(
+        "Two <ways>", {"name": ["a", "b</script>"], "n": [1, 2, 3]}, lambda a, n: f"<p>{a}{n}</p>"
+    )
+    page = view.to_html()
+    assert not Page(page).addresses and "Two &lt;ways&gt;" in page and "b</script>" not in page
+    data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.DOTALL)[1])
+    assert len(data["views"]) == 6 and "<p>b</script>3</p>" in data["views"]["1,2"]
+    control = view.widget().children
+    assert isinstance(control[0], ipywidgets.Dropdown) and isinstance(control[1], ipywidgets.SelectionSlider)
+    control[1].value = 3
+    assert "<p>a3</p>" in control[2].value
+    assert "<p>a1</p>" in view._repr_mimebundle_()["text/html"]
+    with pytest.raises(ValueError, match="'n' has nothing"):
+        widgets.Views("x", {"n": []}, str)
+
+
+def test_the_tree_stepper_shows_right_and_wrong_edges():
+    stepper = widgets.tree_stepper(
+        {"s": ["the", "dog", "barked"]}, {"s": {(0, 1), (1, 2)}}, {"s": {"layer.0.hidden": {(0, 1), (0, 2)}}}
+    )
+    page = stepper.view("s", "layer.0.hidden")
+    assert "50% of the edges" in page and page.count("<path") == 4 and page.count("stroke-dasharray") == 1
+
+
+def test_the_salience_slider_tells_accuracy_layers_and_words():
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_arrays([np.arange(60), np.ones(60, int)], names=["text_id", "word_id"])
+    y = pd.Series(np.where(np.arange(60) < 30, "N", "V"), index=index)
+    X = rng.standard_normal((60, 4)).astype(np.float32)
+    X[:30, 2] += 9
+    units = pd.DataFrame({"unit": list("abcd"), "site": ["layer.0.hidden"] * 2 + ["layer.1.hidden"] * 2})
+    words = pd.Series([f"w{i}" for i in range(60)], index=index)
+    ranking = salience.rank(X, y)
+    curve = pd.DataFrame({"n": [1, 2, 4], "accuracy": [0.9, 0.95, 1.0]})
+    slider = widgets.salience_slider({"upos": (X, y)}, units, {"upos": ranking}, {"upos": curve}, words)
+    page = slider.view("upos", 1)
+    assert "1 of 4 units keep 0.90, all reach 1.00" in page and page.count("<li>") == 1
+    assert "<b>c</b> N:" in page and f"w{int(X[:, 2].argmax())}" in page
+
+
+def test_figures_of_trees():
+    fig, axes = plt.subplots(1, 3)
+    figures.arcs(["a", "b", "c"], {(0, 1), (1, 2)}, {(0, 1), (0, 2)}, ax=axes[0])
+    colors = [line.get_color() for line in axes[0].lines]
+    assert colors.count("k") == 2 and colors.count(figures.BLUE) == 1 and colors.count(figures.RED) == 1
+    table = pd.DataFrame(
+        {"null": ["none"] * 2, "layer": [-1, 0], "value": [1.0, 2], "low": [0.9, 2], "high": [1, 3]}
+    )
+    published = pd.DataFrame({"depth": [0.0, 1.0], "value": [1.0, 2.0]})
+    figures.layer_lines(table, "loss", published=published, ax=axes[1])
+    assert axes[1].lines[-1].get_xdata().tolist() == [-1, 0]
+    gains = pd.DataFrame(
+        {"site": ["baseline", "x"], "weight": [0, 1.0], "gain": [0, 0.1], "low": [0, 0], "high": [0, 0.2]}
+    )
+    figures.gains(gains, ax=axes[2])
+    assert [t.get_text() for t in axes[2].get_yticklabels()] == ["x, weight 1"]
+    plt.close(fig)

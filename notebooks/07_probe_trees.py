@@ -1,0 +1,217 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Probe trees: is the syntax of a sentence in its vectors?
+#
+# **Do** look for dependency trees in the hidden states, layer by layer, with probes, and draw one.
+# **Learn** what a probe's success is worth beside three nulls, and why "a tree is there" is easier said than
+# "this tree is there".
+# **Need** about a minute, 20 MB of disk, no network.
+
+# %%
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+
+from nbkit import figures, presets, provenance, trees, widgets
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %%
+preset = presets.load(PRESET)
+subject, treebank = preset.subject(), preset.treebank(seed=SEED)
+print(treebank)
+
+# %% [markdown]
+# ## By hand: depths of a tree, and the nearest tree to some numbers
+#
+# In "the old dog barked" the verb is the root (depth 1), the dog hangs on it (2), and "the" and "old" on
+# the dog (3). A *depth profile* is what such depths look like when sorted: one 1, then 2, then each the
+# same as the one before or one more.
+#
+# Give every word a number, and ask for the depth profile nearest to them: sort, begin with 1 and 2, and
+# then keep or add one, whichever is nearer.
+
+# %%
+numbers = [2.4, 3.1, 1.2, 0.3]  # the, old, dog, barked
+order = sorted(range(4), key=lambda i: numbers[i])
+labels = [1, 2]
+for i in order[2:]:
+    last = labels[-1]
+    labels.append(last if abs(numbers[i] - last) < abs(numbers[i] - last - 1) else last + 1)
+by_hand = dict(zip(order, labels, strict=True))
+[by_hand[i] for i in range(4)]
+
+# %% [markdown]
+# ## With the kit
+#
+# `pseudo_depths` does this for whole batches, without a loop. It must agree with the hand.
+
+# %%
+kit = trees.pseudo_depths(torch.tensor([numbers]))[0].tolist()
+assert kit == [by_hand[i] for i in range(4)], "hand and kit disagree"
+kit
+
+# %% [markdown]
+# Now real sentences. `bank` takes every word's vector (mean of its tokens) at the embeddings and the six
+# hidden layers, and the gold trees. Sentences that cannot be used are counted.
+
+# %%
+bank = trees.bank(subject, treebank, progress=False)
+train, dev, test = trees.parts(bank, None, SEED)
+print(
+    f"{len(train)} sentences to train on, {len(dev)} to stop by, {len(test)} to judge on;"
+    f" left out: {bank.losses}"
+)
+
+# %% [markdown]
+# ## The structural probe: distances
+#
+# A matrix B is learned so that the squared distance between two projected words is the number of edges
+# between them in the tree. Its minimum spanning tree is the probe's tree; UUAS is the share of gold edges
+# in it. What is that worth? Joining each word to its neighbour is a tree too, and so is what the probe
+# finds in a subject with random weights.
+
+# %%
+options = {"seeds": (0, 1, 2), "progress": False, "rank": 64}
+distance = trees.measure(subject, treebank, "distance", nulls=("none", "random weights"), **options)
+summary = trees.intervals(distance)
+uuas = summary[summary["figure"] == "uuas"]
+chain = trees.chain(test)
+print(f"neighbours joined: UUAS {chain['uuas']:.2f}")
+uuas.pivot_table(index="site", columns="null", values="value", sort=False).round(2)
+
+# %% [markdown]
+# ## The tree topological probe: depths
+#
+# Three losses, all of squared norms s. `sp`: how far is s from the gold depths. `ssp`: how far is s from
+# *some* depth profile, the nearest one. `essp`: the same profile, written to the words in reversed order.
+# The paper that proposes them sees `ssp` and `essp` as bounds below and above `sp`.
+
+# %%
+nulls = ("none", "shuffled", "random weights", "gaussian")
+topological = trees.measure(subject, treebank, ["sp", "ssp", "essp"], nulls=nulls, **options)
+bounds = trees.bounds(topological)
+print(f"ssp <= sp <= essp at {bounds['holds'].sum()} of {len(bounds)} sites and nulls")
+bounds[bounds["null"] == "none"].round(3)
+
+# %% [markdown]
+# `ssp` is small everywhere, also where there is nothing to find: for shuffled words, for a subject with
+# random weights, for noise. A probe can always send one word to 1 and all others to 2, which is a depth
+# profile. So look at what the profile is like: its mean depth, and its entropy in bits.
+
+# %%
+ssp = topological[topological["metric"] == "ssp"]
+ssp.groupby("null", sort=False)[["loss", "mean_depth", "entropy"]].mean().round(3)
+
+# %% [markdown]
+# The curves, with the values that the paper prints for BERT-large on a log scale (24 layers, another
+# corpus, padding scored as well: see `trees.published_bank`).
+
+# %%
+PUBLISHED = {  # layer of 24: value, Li et al. 2023
+    "sp": {0: 1.52, 16: 0.518, 24: 1.23},
+    "ssp": {0: 0.040, 8: 0.0103, 11: 0.021, 12: 0.054, 24: 0.114},
+}
+topological_summary = trees.intervals(topological)
+loss = topological_summary[topological_summary["figure"] == "loss"]
+with figures.style():
+    fig, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+    figures.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
+    axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":")
+    axes[0].text(-1, chain["uuas"], "neighbours joined", va="bottom", fontsize="small")
+    for ax, metric in zip(axes[1:], PUBLISHED, strict=True):
+        values = pd.Series(PUBLISHED[metric])
+        published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
+        part = loss[loss["metric"] == metric]
+        figures.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
+        ax.get_legend().remove()
+    axes[2].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    fig.tight_layout()
+    plt.show()
+
+# %% [markdown]
+# ## One sentence
+#
+# The gold tree above the words, the probe's below.
+
+# %%
+probes = trees.fit(train, dev, "distance", rank=64, seed=SEED, progress=False)
+fits = [i for i in range(len(test)) if 7 <= test.sizes[i] <= 10]
+best_site = uuas[uuas["null"] == "none"].set_index("site")["value"].idxmax()
+number = fits[0]
+forms = {
+    f"{n + 1}": test.forms[test.starts[i] : test.starts[i] + test.sizes[i]].tolist()
+    for n, i in enumerate(fits[:12])
+}
+gold = {name: trees.gold_edges(test, i) for name, i in zip(forms, fits, strict=False)}
+said = {name: trees.predicted_edges(probes, test, i) for name, i in zip(forms, fits, strict=False)}
+with figures.style():
+    arcs, ax = plt.subplots(figsize=(8, 3.2))
+    figures.arcs(forms["1"], gold["1"], said["1"][best_site], ax=ax)
+    plt.show()
+
+# %% [markdown]
+# Step through other sentences and layers.
+
+# %%
+names = {f"{name}: {' '.join(words)}": name for name, words in forms.items()}
+stepper = widgets.tree_stepper(
+    {title: forms[name] for title, name in names.items()},
+    {title: gold[name] for title, name in names.items()},
+    {title: said[name] for title, name in names.items()},
+)
+stepper
+
+# %% [markdown]
+# ## Is it the vectors, or the probe?
+#
+# A probe that chooses each word's head, and the control task of Hewitt and Liang: every word type attaches
+# by lot to itself, the first or the last word. What the probe reaches there, it reaches by knowing the
+# word.
+
+# %%
+edge = {
+    task: trees.measure(subject, treebank, "edge", task=task, seeds=(SEED,), rank=64, progress=False)
+    for task in ("gold", "control")
+}
+table = pd.DataFrame({task: found.set_index("site")["accuracy"] for task, found in edge.items()})
+table.assign(selectivity=table["gold"] - table["control"]).round(2)
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Measure `"ssp"` at `sites="heads"` and `sites="ffn"`. Where is the profile clearest?
+# 2. Use `assign="antisort"` for `essp`. Why is it a better upper bound than the reversed order?
+# 3. Find a sentence whose probed tree is right in the middle layers and wrong in the last.
+#
+# ## What we learned
+#
+# Gold distances are in the vectors beyond neighbours and beyond random weights; "some depth profile" is in
+# everything, noise included. Next: does training on such trees help a model? `08_finetune_with_trees`.
+
+# %%
+sources = {"subject": subject.fingerprint, "corpus": treebank.fingerprint, "seed": SEED}
+figures.save(fig, "07_trees_by_layer", sources, folder=preset.figures)
+figures.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
+best = uuas[uuas["site"] == best_site].set_index("null")["value"]
+preset.record(
+    trees={
+        "sentences": len(bank),
+        "site": best_site,
+        "uuas": float(best["none"]),
+        "uuas_random_weights": float(best["random weights"]),
+        "uuas_neighbours": chain["uuas"],
+    }
+)
+
+# %%
+provenance.show()
