@@ -57,6 +57,13 @@ CSS = """
 .nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
 """
 
+#: While a list or a slider has the focus, JupyterLab still takes arrows, letters and D D for its own commands,
+#: unless a box around it has this attribute. ipywidgets cannot set one, so a line of script does.
+KEYBOARD = """document.addEventListener("focusin", function (event) {
+  var box = event.target.closest(".nbkit-controls");
+  if (box) box.setAttribute("data-lm-suppress-shortcuts", "true");
+});"""
+
 
 def neuron_browser(
     subject: Subject,
@@ -142,8 +149,7 @@ class NeuronBrowser:
         name.observe(show_named, names="value")
         list_units()
         show()
-        left = ipywidgets.VBox([descriptor, unit, name])
-        return ipywidgets.VBox([left, page])
+        return ipywidgets.VBox([_controls([descriptor, unit, name]), page])
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         """The live widget, with a static view beside it for readers without a kernel."""
@@ -187,6 +193,13 @@ class NeuronBrowser:
             f'<div class="corpus"><h4>{html.escape(name)}</h4>{histogram}'
             f'<div class="note">top {self.k}: {high:.2f} to {low:.2f}</div><ol>{items}</ol></div>'
         )
+
+
+def _controls(controls: Sequence[ipywidgets.Widget]) -> ipywidgets.VBox:
+    """The controls in a box that keeps the keys typed into it (``KEYBOARD``)."""
+    script = {"output_type": "display_data", "data": {"application/javascript": KEYBOARD}, "metadata": {}}
+    unseen = ipywidgets.Output(outputs=(script,), layout={"display": "none"})
+    return ipywidgets.VBox([*controls, unseen]).add_class("nbkit-controls")
 
 
 def shade_html(text: str, tokens: pd.DataFrame, bound: float) -> str:
@@ -254,7 +267,7 @@ class Views:
         for control in controls:
             control.observe(show, names="value")
         show()
-        return ipywidgets.VBox([*controls, page])
+        return ipywidgets.VBox([_controls(controls), page])
 
     def _control(self, name: str, options: list) -> ipywidgets.Widget:
         kind = ipywidgets.SelectionSlider if _numbers(options) else ipywidgets.Dropdown

@@ -73,7 +73,7 @@ def test_shading_keeps_the_text_and_marks_the_peak():
 def test_the_controls_change_the_view(browser):
     widget = browser.widget()
     left, page = widget.children
-    descriptor, unit, name = left.children
+    descriptor, unit, name, _ = left.children
     descriptor.value = "negation"
     assert unit.value == browser.best_units("negation", 1)[0] and unit.value in page.value
     unit.value = unit.options[3][1]
@@ -211,10 +211,11 @@ def test_views_hold_every_combination_without_a_kernel():
     assert not Page(page).addresses and "Two &lt;ways&gt;" in page and "b</script>" not in page
     data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.DOTALL)[1])
     assert len(data["views"]) == 6 and "<p>b</script>3</p>" in data["views"]["1,2"]
-    control = view.widget().children
-    assert isinstance(control[0], ipywidgets.Dropdown) and isinstance(control[1], ipywidgets.SelectionSlider)
-    control[1].value = 3
-    assert "<p>a3</p>" in control[2].value
+    box, shown = view.widget().children
+    assert isinstance(box.children[0], ipywidgets.Dropdown)
+    assert isinstance(box.children[1], ipywidgets.SelectionSlider)
+    box.children[1].value = 3
+    assert "<p>a3</p>" in shown.value
     assert "<p>a1</p>" in view._repr_mimebundle_()["text/html"]
     with pytest.raises(ValueError, match="'n' has nothing"):
         widgets.Views("x", {"n": []}, str)

@@ -192,3 +192,52 @@ def test_the_page_of_trees(page, photograph, tmp_path):
     expect(page.locator("svg.tree text")).to_have_text(small.SENTENCES["two"])
     expect(page.locator("h3")).to_have_text("71% of the edges at layer.3.hidden")  # 5 of 7
     photograph(page, f"page-trees-{page.device}-1")
+
+
+# ---------------------------------------------------------------------------------- the report
+
+FOUND = [0.5, 0.4, 0.6, 9]
+FACTS = {
+    "units": 9216, "texts": 1840, "descriptors": 106, "shared": 32, "tags": 17229, "tags_shuffled": 0,
+    "precision_recall": [
+        {"method": f"{rule}, {where}", "k": 2, "precision": FOUND, "recall": FOUND}
+        for rule in ("pearson", "frequency") for where in ("same corpus", "other corpora")
+    ],
+    "agreement": {
+        kind: {"tags": 61, "within": FOUND, "across": FOUND, "gap": FOUND, "floors": {"permuted rows": FOUND}}
+        for kind in (report.FFN, report.LAST)
+    },
+    "salience": {"greedy_30": 0.8, "greedy_100": 0.9, "all": 0.95, "units": 2688, "words": 2896},
+    "seconds": {"00_check_setup": 5.6},
+}  # fmt: skip
+
+
+@pytest.fixture
+def written_report(neurons, tmp_path, monkeypatch):
+    """The report on invented numbers, with the committed figures and the small browser."""
+    monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path))
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    preset = presets.load("sample", ROOT / "notebooks" / "presets.toml")
+    preset.results.mkdir()
+    (preset.results / "summary.json").write_text(json.dumps(FACTS))
+    (preset.results / "browser.html").write_text(neurons.to_html(), encoding="utf-8")
+    return report.write_report(preset)
+
+
+def test_the_report(page, neurons, written_report, photograph):
+    page.goto(written_report.as_uri())
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.locator(".cards div", has_text="illusion gap")).to_contain_text("0.50")
+    drawn = [svg.bounding_box() for svg in page.locator("figure svg").all()]
+    assert len(drawn) >= 5 and all(box["width"] > 250 and box["height"] > 100 for box in drawn)
+    broken = "images => images.filter(i => !(i.complete && i.naturalWidth)).length"
+    assert page.locator("img").evaluate_all(broken) == 0
+    photograph(page, f"report-{page.device}-0")
+    frame = page.frame_locator("iframe")
+    frame.get_by_label("Unit").select_option(index=1)
+    unit = frame.locator("#unit option").nth(1).inner_text().split(" · ")[0]
+    expect(frame.locator("section:visible h3")).to_have_text(unit)
+    page.get_by_text("Time of each notebook").click()
+    expect(page.get_by_text("00_check_setup")).to_be_visible()
+    page.locator("iframe").scroll_into_view_if_needed()
+    photograph(page, f"report-{page.device}-1")
