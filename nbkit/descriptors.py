@@ -1,8 +1,9 @@
 """Descriptors: short properties of texts, found in a corpus, merged, and put on every text.
 
-    propose(texts, generators)      what each generator says is in each text
-    merge(proposals)                near-duplicates become one descriptor
+    propose(texts, generators)      what each generator says is in each text, or in a stratified sample
+    merge(proposals)                near-duplicates become one descriptor; edits by hand are read from a file
     label(texts, descriptors)       label matrix [text, descriptor], P(descriptor | text) in [0, 1]
+    agreement({name: labels})       how far ways of labelling agree, beside chance
 
 After Mondal et al. 2024 (arXiv 2401.16731, read second hand): every text goes to a generator with a task
 description, one worked example drawn at random from the corpus, and the text; the union of the
@@ -15,16 +16,19 @@ A reply that cannot be read is absent and counted: ``proposals.attrs["losses"]``
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
 
 from nbkit import generators as gen
 from nbkit.models import sentence_encoder
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+METHODS = ("proposals", "similarity", "asked")  # of label
 LONGEST = 6  # words; a longer "descriptor" is a sentence, not a descriptor
 
 #: What a server that knows structured output is held to; ``read_reply`` reads it like any other list.
@@ -70,6 +75,34 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Question:
+    """The second prompt: which of these descriptors does the text have, with what probability?
+
+    ``at_once`` descriptors go into one request.
+    """
+
+    task: str = (
+        "You get a text and a list of properties. For each property say how probable it is that a careful"
+        " reader would say that the text has it. Answer with a JSON object from property to a number"
+        " between 0 and 1."
+    )
+    at_once: int = 10
+    version: str = "1"
+
+    def messages(self, text: str, names: Sequence[str]) -> gen.Messages:
+        """Chat messages about ``text`` and the descriptors ``names``."""
+        asked = f"Text: {text}\nProperties: {json.dumps(list(names), ensure_ascii=False)}"
+        schema = {
+            "type": "object",
+            "properties": {name: {"type": "number"} for name in names},
+            "required": list(names),
+            "additionalProperties": False,
+        }
+        messages = [{"role": "system", "content": self.task}, {"role": "user", "content": asked}]
+        return gen.Request(messages, version=f"question {self.version}", schema=schema)
+
+
+@dataclass(frozen=True)
 class Descriptors:
     """Merged descriptors.
 
@@ -89,8 +122,55 @@ class Descriptors:
         pairs = zip(self.frame["descriptor"], self.frame["members"], strict=True)
         return {member: name for name, members in pairs for member in members}
 
+    def edited(self, edits: Mapping[str, Any]) -> Descriptors:
+        """The same after changes by hand: {"join": {one: other}, "drop": [...], "rename": {old: new}}.
+
+        They are made in this order; a name that is not among the descriptors is a ``ValueError``. A joined
+        one counts in ``n_texts`` as if no text had both.
+        """
+        frame = self.frame.copy()
+        known = set(frame["descriptor"])
+        named = [*edits.get("join", {}), *edits.get("join", {}).values(), *edits.get("drop", [])]
+        for name in [*named, *edits.get("rename", {})]:
+            if name not in known:
+                raise ValueError(
+                    f"the edits name {name!r}, which is no descriptor here: was the corpus changed?"
+                )
+        for one, other in edits.get("join", {}).items():
+            away, to = (frame.index[frame["descriptor"] == name][0] for name in (one, other))
+            frame.at[to, "members"] = [*frame.at[to, "members"], *frame.at[away, "members"]]
+            frame.at[to, "n_texts"] += frame.at[away, "n_texts"]
+            frame = frame.drop(index=away)
+        gone = frame["descriptor"].isin(edits.get("drop", []))
+        frame = frame[~gone].replace({"descriptor": dict(edits.get("rename", {}))})
+        twice = frame["descriptor"][frame["descriptor"].duplicated()]
+        if len(twice):
+            raise ValueError(f"the edits make two descriptors {twice.iloc[0]!r}: join them instead")
+        order = frame.sort_values(["n_texts", "descriptor"], ascending=[False, True], ignore_index=True)
+        return Descriptors(order, self.dropped + int(gone.sum()))
+
     def __len__(self) -> int:
         return len(self.frame)
+
+
+def stratified(texts: Texts, n: int, *, by: str | None = None, seed: int = 0) -> Texts:
+    """``n`` texts drawn in proportion from the values of a column, or (None) from fifths of text length.
+
+    Top exemplars alone would show a generator one end of the corpus. A corpus that has no more: all of it.
+    """
+    if n >= len(texts):
+        return texts
+    if by is not None and by not in texts.frame:
+        raise ValueError(f"{texts.name} has no column {by!r}: {', '.join(texts.frame)}")
+    lengths = texts.frame["text"].str.len().rank(method="first")
+    strata = pd.qcut(lengths, 5, labels=False) if by is None else texts.frame[by].astype(str)
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(texts))
+    place = pd.Series(order).groupby(strata.to_numpy()[order]).cumcount().to_numpy()
+    size = strata.map(strata.value_counts()).to_numpy()[order]
+    # every stratum is used up at the same pace, so that any n is in proportion
+    chosen = order[np.argsort((place + generator.random(len(order))) / size, kind="stable")[:n]]
+    return texts.where(text_id=texts.frame["text_id"].iloc[np.sort(chosen)].tolist())
 
 
 def propose(
@@ -98,16 +178,21 @@ def propose(
     generators: str | gen.Generator | Sequence[str | gen.Generator],
     *,
     prompt: Prompt | None = None,
+    n: int | None = None,
+    by: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """What each generator says is in each text: a frame with text_id, generator, descriptor.
 
     ``generators`` are specs or connected generators; several give the union, each line naming its
-    own. ``seed`` draws the worked example. ``.attrs["losses"]`` counts, for each generator, requests,
-    failures by kind and replies that could not be read; ``.attrs["provenance"]`` says what each is.
+    own. With ``n``, only so many texts are asked about, a ``stratified`` sample (``by`` a column). ``seed``
+    draws it and the worked example. ``.attrs["texts"]`` are the ids of the texts asked about;
+    ``.attrs["losses"]`` counts, for each generator, requests, failures by kind and replies that could not be
+    read; ``.attrs["provenance"]`` says what each is.
     """
     wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else generators
     connected = [gen.connect(g) if isinstance(g, str) else g for g in wanted]
+    texts = texts if n is None else stratified(texts, n, by=by, seed=seed)
     prompt = prompt or Prompt()
     lines, losses = [], {}
     for generator in connected:
@@ -125,6 +210,7 @@ def propose(
             lines += [(text_id, generator.name, descriptor) for descriptor in found or []]
     frame = pd.DataFrame(lines, columns=["text_id", "generator", "descriptor"])
     frame.attrs["losses"] = losses
+    frame.attrs["texts"] = texts.frame["text_id"].tolist()
     frame.attrs["provenance"] = {g.name: g.provenance for g in connected}
     return frame
 
@@ -152,16 +238,21 @@ def merge(
     *,
     threshold: float = 0.75,
     min_texts: int = 10,
+    min_size: int = 1,
+    edits: str | Path | Mapping[str, Any] | None = None,
     encoder: Any = None,
 ) -> Descriptors:
     """Near-duplicate proposals become one descriptor, named by its most frequent member.
 
     threshold   cosine similarity from which two proposals belong together
     min_texts   descriptors found in fewer texts are dropped (and counted)
+    min_size    wordings that a community must have. The paper's is 10; ours is 1, since a minimum number of
+                texts counts what matters
+    edits       renamed, joined and dropped by hand (``Descriptors.edited``): a dict, or the JSON file that
+                ``widgets.descriptor_editor`` saves; a file that is not there yet changes nothing
     encoder     anything with ``.encode(list_of_strings)``; default ``models.sentence_encoder()``
 
-    ``sentence_transformers.util.community_detection`` with minimum size 1: the paper's minimum of 10
-    members would count wordings; a minimum number of texts counts what matters.
+    Communities are those of ``sentence_transformers.util.community_detection``.
     """
     if proposals.empty:
         raise ValueError("there are no proposals to merge: every reply was lost, see .attrs['losses']")
@@ -170,19 +261,24 @@ def merge(
     texts_of = proposals.groupby("descriptor")["text_id"].agg(set)
     names = sorted(texts_of.index, key=lambda name: (-len(texts_of[name]), name))
     embeddings = np.asarray(_encode(names, encoder))
-    groups = community_detection(embeddings, threshold=threshold, min_community_size=1)
+    groups = community_detection(embeddings, threshold=threshold, min_community_size=min_size)
     lines = []
     for group in groups:
         members = [names[i] for i in sorted(group)]  # most frequent first
         n_texts = len(set().union(*(texts_of[member] for member in members)))
         lines.append((members[0], n_texts, members))
+    if not lines:
+        raise ValueError(f"no community has {min_size} wordings: lower min_size or the threshold")
     frame = pd.DataFrame(lines, columns=["descriptor", "n_texts", "members"])
     frame = frame.sort_values(["n_texts", "descriptor"], ascending=[False, True], ignore_index=True)
     kept = frame["n_texts"] >= min_texts
     if not kept.any():
         most = frame["n_texts"].max()
         raise ValueError(f"no descriptor is in {min_texts} texts (the most is {most}): lower min_texts")
-    return Descriptors(frame[kept].reset_index(drop=True), int((~kept).sum()))
+    merged = Descriptors(frame[kept].reset_index(drop=True), int((~kept).sum()))
+    if edits is None or (isinstance(edits, (str, Path)) and not Path(edits).exists()):
+        return merged
+    return merged.edited(edits if isinstance(edits, Mapping) else json.loads(Path(edits).read_text()))
 
 
 def label(
@@ -190,7 +286,9 @@ def label(
     descriptors: Descriptors,
     method: str = "proposals",
     *,
-    proposals: pd.DataFrame,
+    proposals: pd.DataFrame | None = None,
+    generator: str | gen.Generator | None = None,
+    question: Question | None = None,
     encoder: Any = None,
 ) -> pd.DataFrame:
     """Label matrix [text, descriptor] with P(descriptor | text); the index is ``text_id``.
@@ -198,16 +296,24 @@ def label(
     proposals    1 where a generator named the descriptor or one of its members, else 0
     similarity   from the cosine between text and descriptor, turned into a probability by a logistic
                  regression on the texts that ``proposals`` covers (which may be a sample of the corpus)
+    asked        a ``generator`` is asked about every text and descriptor (``question``). Texts for which an
+                 answer is missing are absent; ``.attrs["losses"]`` counts them and the failures
 
-    Any other method is a ``ValueError``.
+    Any other method is a ``ValueError``, and so is one without what it needs.
     """
-    if method not in ("proposals", "similarity"):
-        raise ValueError(f"method={method!r} is not one of proposals, similarity")
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
+    if method == "asked":
+        if generator is None:
+            raise ValueError('method="asked" needs generator=, say "openai:MODEL"')
+        return _asked(texts, descriptors.names, generator, question or Question())
+    if proposals is None:
+        raise ValueError(f"method={method!r} needs proposals=, what propose() returned")
     said = _said(texts, descriptors, proposals)
     if method == "proposals":
         return said
     closeness = similarity(texts, descriptors.names, encoder)
-    covered = said.index.isin(proposals["text_id"])
+    covered = said.index.isin(proposals.attrs.get("texts", proposals["text_id"]))
     known = said.to_numpy()[covered].ravel()
     if known.min() == known.max():
         raise ValueError("similarity cannot be calibrated: every label of the sample is the same")
@@ -216,6 +322,34 @@ def label(
     return pd.DataFrame(
         probability.reshape(closeness.shape), index=closeness.index, columns=closeness.columns
     )
+
+
+def agreement(labels: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
+    """How far ways of labelling agree on the texts and descriptors they share, one line a pair.
+
+    Columns: one, other, texts, descriptors, kappa (Cohen's, labels cut at .5), correlation (mean over
+    descriptors that vary in both), chance (the same correlation with the texts of one shuffled).
+    """
+    if len(labels) < 2:
+        raise ValueError("give two label matrices at least")
+    generator, lines = np.random.default_rng(seed), []
+    for (one, a), (other, b) in itertools.combinations(labels.items(), 2):
+        rows, columns = a.index.intersection(b.index), a.columns.intersection(b.columns)
+        if rows.empty or columns.empty:
+            raise ValueError(f"{one!r} and {other!r} share no text or no descriptor")
+        x, y = a.loc[rows, columns].to_numpy(), b.loc[rows, columns].to_numpy()
+        shuffled = y[generator.permutation(len(y))]
+        kappa = cohen_kappa_score((x >= 0.5).ravel(), (y >= 0.5).ravel())
+        found = (kappa, _mean_correlation(x, y), _mean_correlation(x, shuffled))
+        lines.append((one, other, len(rows), len(columns), *found))
+    names = ["one", "other", "texts", "descriptors", "kappa", "correlation", "chance"]
+    return pd.DataFrame(lines, columns=names)
+
+
+def _mean_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    varied = (x.std(0) > 0) & (y.std(0) > 0)
+    found = [np.corrcoef(x[:, i], y[:, i])[0, 1] for i in np.flatnonzero(varied)]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def similarity(texts: Texts, names: Sequence[str], encoder: Any = None) -> pd.DataFrame:
@@ -235,6 +369,53 @@ def _worked_example(
     reply = generator.complete(prompt.messages(text))
     found = read_reply(reply.text) if reply.text is not None else None
     return (text, found) if found else None
+
+
+def _asked(
+    texts: Texts, names: list[str], generator: str | gen.Generator, question: Question
+) -> pd.DataFrame:
+    generator = gen.connect(generator) if isinstance(generator, str) else generator
+    parts = [names[i : i + question.at_once] for i in range(0, len(names), question.at_once)]
+    pairs = list(itertools.product(texts.frame["text"], parts))
+    replies = generator.complete_all([question.messages(text, part) for text, part in pairs])
+    matrix = np.full((len(texts), len(names)), np.nan)
+    losses: dict[str, int] = {"requests": len(pairs)}
+    for number, ((text, part), reply) in enumerate(zip(pairs, replies, strict=True)):
+        found = read_answer(reply.text, part) if reply.text is not None else None
+        if found is None:
+            kind = reply.failure or "unparsable"
+            losses[kind] = losses.get(kind, 0) + 1
+            if reply.text is not None and isinstance(generator, gen.Ledger):
+                generator.note(question.messages(text, part), "unparsable", reply.text)
+            continue
+        row, column = divmod(number, len(parts))
+        first = column * question.at_once
+        matrix[row, first : first + len(part)] = found
+    whole = ~np.isnan(matrix).any(1)
+    losses["texts without all answers"] = int((~whole).sum())
+    frame = pd.DataFrame(matrix, index=_index(texts), columns=names)[whole]
+    frame.attrs["losses"] = losses
+    return frame
+
+
+def read_answer(reply: str, names: Sequence[str]) -> list[float] | None:
+    """Probabilities of ``names`` in a reply: a JSON object of numbers, or of yes and no. None: not all."""
+    match = re.search(r"\{.*\}", reply, re.DOTALL)
+    try:
+        said = json.loads(match.group()) if match else None
+    except ValueError:
+        return None
+    if not isinstance(said, dict):
+        return None
+    words = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}
+    found = []
+    for name in names:
+        value = said.get(name)
+        value = words.get(str(value).strip().lower(), value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            return None
+        found.append(float(value))
+    return found
 
 
 def _said(texts: Texts, descriptors: Descriptors, proposals: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@
     validated(scores, minimum)        a gold standard from held-out texts
     bootstrap(values)                 the mean with its interval
     sanity(scorer, values, labels)    does a scorer notice missing labels, and extra ones?
+    recovered(found, written)         which known descriptors were found, by meaning
 
 ``tags`` is a frame with unit, rank, descriptor (``matching.tag``); ``gold`` a frame with unit and
 descriptor, one line for every descriptor that is right for a unit. Both measures are averages over units.
@@ -265,3 +266,57 @@ def _first(tags: pd.DataFrame, k: int) -> pd.DataFrame:
     if k < 1:
         raise ValueError(f"k={k}: at least one tag is needed")
     return tags.loc[tags["rank"] <= k, ["unit", "descriptor"]]
+
+
+class Recovered(NamedTuple):
+    """How far found descriptors cover known ones."""
+
+    table: pd.DataFrame  # descriptor (known), mass, nearest (found), cosine, found
+    recall: Estimate  # share of the known descriptors found, bootstrap over them
+    mass: float  # the same, each weighted by its mass
+    distinct: float  # share of the found descriptors with no other one as near as the threshold
+
+
+def recovered(
+    found: Iterable[str],
+    written: pd.Series | Iterable[str],
+    *,
+    threshold: float = 0.6,
+    encoder: Any = None,
+    seed: int = 0,
+) -> Recovered:
+    """Which of the known descriptors have a found one of the same meaning?
+
+    found      descriptors that a generator discovered
+    written    known descriptors, or their mass (say, number of texts) by name
+    threshold  cosine of sentence embeddings from which two mean the same (ours)
+    encoder    as for ``descriptors.merge``
+    """
+    from nbkit.models import sentence_encoder
+
+    found = list(dict.fromkeys(found))
+    mass = written if isinstance(written, pd.Series) else pd.Series(1.0, index=list(dict.fromkeys(written)))
+    if not found or mass.empty:
+        raise ValueError(f"{len(found)} descriptors found and {len(mass)} known: there is nothing to compare")
+    encoder = encoder or sentence_encoder()
+    a, b = (
+        np.asarray(encoder.encode(names, normalize_embeddings=True, show_progress_bar=False))
+        for names in (list(mass.index), found)
+    )
+    cosine, among = a @ b.T, b @ b.T
+    np.fill_diagonal(among, -1)
+    hit = cosine.max(1) >= threshold
+    table = pd.DataFrame(
+        {
+            "descriptor": mass.index,
+            "mass": mass.to_numpy(),
+            "nearest": np.array(found, dtype=object)[cosine.argmax(1)],
+            "cosine": cosine.max(1),
+            "found": hit,
+        }
+    )
+    recall = bootstrap(hit.astype(float), seed=seed)
+    share = float(mass.to_numpy()[hit].sum() / mass.sum())
+    return Recovered(
+        table, recall, share, float((among.max(1) < threshold).mean()) if len(found) > 1 else 1.0
+    )

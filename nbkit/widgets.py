@@ -7,6 +7,7 @@
     salience_slider(...)         accuracy, units and words as the number of units moves
     tree_stepper(...)            gold and probed trees, sentence by sentence and layer by layer
     Views(title, controls, view) what the last two are: any view with a few choices
+    descriptor_editor(merged, path)   rename, join and drop descriptors; later runs read the file
 
 A unit's view has one column a corpus: its strongest texts with the tokens shaded by activation, a
 histogram of its activations, and above them the fate of its tags: the score of each corpus's best
@@ -19,6 +20,7 @@ import html
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -30,6 +32,7 @@ from nbkit.figures import fate_table
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
+    from nbkit.descriptors import Descriptors
     from nbkit.models import Subject
     from nbkit.texts import Texts
 
@@ -372,6 +375,116 @@ def _unit_lines(X, y: pd.Series, units: pd.DataFrame, ranking, words: pd.Series,
 
 def _bar_html(share: float) -> str:
     return f'<div class="bar"><div style="width:{100 * min(1.0, max(0.0, share)):.0f}%"></div></div>'
+
+
+class DescriptorEditor:
+    """See ``descriptor_editor``. ``edits`` is what the file holds, ``result`` the descriptors after it."""
+
+    def __init__(self, merged: Descriptors, path: str | Path) -> None:
+        self.merged, self.path = merged, Path(path)
+        nothing = {"join": {}, "drop": [], "rename": {}}
+        self.edits = {**nothing, **(json.loads(self.path.read_text()) if self.path.exists() else {})}
+        self.result = merged.edited(self.edits)
+
+    def rename(self, old: str, new: str) -> None:
+        self._change("rename", {**self.edits["rename"], self._original(old): new.strip()})
+
+    def join(self, one: str, other: str) -> None:
+        self._change("join", {**self.edits["join"], self._original(one): self._original(other)})
+
+    def drop(self, name: str) -> None:
+        self._change("drop", [*self.edits["drop"], self._original(name)])
+
+    def undo(self) -> None:
+        """Back to what was merged; the file is kept, empty."""
+        self.edits = {"join": {}, "drop": [], "rename": {}}
+        self._save(self.merged)
+
+    def _original(self, name: str) -> str:
+        """The name before it was changed by hand."""
+        back = {new: old for old, new in self.edits["rename"].items()}
+        return back.get(name, name)
+
+    def _change(self, kind: str, value: Any) -> None:
+        edits = {**self.edits, kind: value}
+        result = self.merged.edited(edits)  # raises before anything is saved
+        self.edits = edits
+        self._save(result)
+
+    def _save(self, result: Descriptors) -> None:
+        partial = self.path.with_name(self.path.name + ".part")
+        partial.write_text(json.dumps(self.edits, indent=1, ensure_ascii=False))
+        partial.replace(self.path)
+        self.result = result
+
+    def widget(self) -> ipywidgets.Widget:
+        """A list of descriptors, a field for a new name, and buttons."""
+        wide = {"width": "40em"}
+        chosen = ipywidgets.Select(description="descriptor", rows=10, layout=wide)
+        text = ipywidgets.Text(description="new name", layout=wide)
+        other = ipywidgets.Dropdown(description="join to", layout=wide)
+        page, buttons = ipywidgets.HTML(), {}
+
+        def refresh(message: str = "") -> None:
+            frame = self.result.frame
+            options = [
+                (f"{name} ({n})", name) for name, n in zip(frame["descriptor"], frame["n_texts"], strict=True)
+            ]
+            chosen.options, other.options = options, options
+            chosen.index = other.index = 0 if options else None
+            page.value = f"<style>{CSS}</style>{self.view()}<p><b>{html.escape(message)}</b></p>"
+
+        def act(change: Callable[[], None]) -> None:
+            try:
+                change()
+            except ValueError as error:
+                refresh(str(error))
+            else:
+                refresh(f"saved in {self.path.name}")
+
+        actions = {
+            "rename": lambda: self.rename(chosen.value, text.value),
+            "join": lambda: self.join(chosen.value, other.value),
+            "drop": lambda: self.drop(chosen.value),
+            "undo all": self.undo,
+        }
+        for name, action in actions.items():
+            buttons[name] = ipywidgets.Button(description=name)
+            buttons[name].on_click(lambda _, action=action: act(action))
+        refresh()
+        return ipywidgets.VBox([chosen, text, other, ipywidgets.HBox(list(buttons.values())), page])
+
+    def view(self) -> str:
+        """The descriptors as they are now, with the wordings each stands for."""
+        lines = "".join(
+            f"<tr><th>{html.escape(line.descriptor)}</th><td>{line.n_texts}</td>"
+            f"<td>{html.escape(', '.join(line.members[:8]))}</td></tr>"
+            for line in self.result.frame.head(30).itertuples()
+        )
+        return (
+            f'<div class="nbkit"><h3>{len(self.result)} descriptors</h3><table class="plain">'
+            f"<tr><th>descriptor</th><th>texts</th><th>stands for</th></tr>{lines}</table></div>"
+        )
+
+    def to_html(self) -> str:
+        """A page that needs no kernel."""
+        style = f"<style>body{{font-family:system-ui,sans-serif}}{CSS}</style>"
+        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Descriptors</title>'
+        return f"{head}{style}{self.view()}</html>"
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
+        bundle = self.widget()._repr_mimebundle_(**kwargs)
+        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+        return {**bundle, "text/html": f"<style>{CSS}</style>{self.view()}"}
+
+    def __repr__(self) -> str:
+        return f"DescriptorEditor({len(self.result)} descriptors, {self.path.name})"
+
+
+def descriptor_editor(merged: Descriptors, path: str | Path) -> DescriptorEditor:
+    """Rename, join and drop descriptors by hand. Every change goes into the file ``path`` at once, and
+    ``descriptors.merge(..., edits=path)`` reads it in later runs."""
+    return DescriptorEditor(merged, path)
 
 
 def tree_stepper(

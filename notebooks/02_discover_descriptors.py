@@ -81,6 +81,21 @@ toy = pd.DataFrame({"text_id": range(4), "generator": "hand", "descriptor": phra
 print(descriptors.merge(toy, min_texts=1).frame["members"].tolist())
 
 # %% [markdown]
+# What is wrong in your eyes you can rename, join or drop by hand; the file is read by later runs
+# (`merge(..., edits="edits.json")`).
+
+# %%
+import tempfile
+from pathlib import Path
+
+from nbkit import widgets
+
+edits = Path(tempfile.mkdtemp()) / "edits.json"
+editor = widgets.descriptor_editor(descriptors.merge(toy, min_texts=1), edits)
+editor.rename("weather", "the weather")
+editor
+
+# %% [markdown]
 # Now the corpora, all together, so that they share one vocabulary.
 
 # %%
@@ -88,6 +103,31 @@ together = pd.concat([p.assign(text_id=[(name, i) for i in p["text_id"]]) for na
 merged = descriptors.merge(together, min_texts=preset["min_texts"])
 print(f"{together['descriptor'].nunique()} proposals became {len(merged)} descriptors")
 merged.frame.head(12)
+
+# %% [markdown]
+# ## How good is a set of descriptors?
+#
+# Where the descriptors of the texts are known, as in the sample, any set can be held against them: the share
+# found by meaning (a cosine of .6 between embeddings), the share of their mass in texts, and how many of the
+# set are no doubles of one another. Here, what `keyphrase` finds, before and after merging.
+
+# %%
+from nbkit import evaluation
+
+by_generator = dict(list(proposed.groupby("generator")))
+lines = {}
+if "recorded:sample" in by_generator:  # a corpus without written descriptors has nothing to be held against
+    known = by_generator["recorded:sample"]["descriptor"].value_counts()
+    phrases = by_generator["keyphrase"]
+    sets = {"phrases": phrases["descriptor"].unique().tolist()}
+    sets |= {
+        f"merged at {t}": descriptors.merge(phrases, threshold=t, min_texts=1).names for t in (0.75, 0.6)
+    }
+    for what, names in sets.items():
+        q = evaluation.recovered(names, known, seed=SEED)
+        facts = {"recall": str(q.recall), "mass": round(q.mass, 2), "distinct": round(q.distinct, 2)}
+        lines[what] = {"descriptors": len(names), **facts}
+pd.DataFrame(lines).T
 
 # %% [markdown]
 # ## Labelling every text
@@ -106,9 +146,9 @@ share.loc[merged.names[:12]].style.format("{:.2f}").background_gradient(cmap="Bl
 # %% [markdown]
 # Each corpus has its own mixture. A descriptor that one corpus hardly knows cannot be tested there.
 #
-# A second way to label asks how close text and descriptor are for a sentence encoder, calibrated to
-# probabilities on the proposals. It reaches texts that no generator has read. How often would it put a
-# text with the descriptor above one without?
+# **Other ways to label.** A second way asks how close text and descriptor are for a sentence encoder,
+# calibrated to probabilities on the proposals. It reaches texts that no generator has read. How often would
+# it put a text with the descriptor above one without?
 
 # %%
 from sklearn.metrics import roc_auc_score
@@ -118,6 +158,22 @@ said = discovered[name].loc[proposals[name]["text_id"].unique()]
 told = [c for c in said if 5 <= said[c].sum() <= len(said) - 5]
 area = [roc_auc_score(said[c], by_similarity.loc[said.index, c]) for c in told]
 print(f"{len(told)} descriptors, median AUROC {np.median(area):.2f}")
+descriptors.agreement({"proposals": said, "similarity": by_similarity}, seed=SEED).round(2)
+
+# %% [markdown]
+# A third way asks a language model about every text and descriptor: `label(..., "asked", generator=...)`.
+# With a server, or a model on this machine, the steps of this notebook are the same three lines:
+#
+# ```python
+# ledger = generators.Ledger(generators.connect("openai:MODEL", base_url="http://localhost:8000/v1"),
+#                            "replies.sqlite", prices={"MODEL": (0.15, 0.60)}, max_money=2.0)
+# proposals = descriptors.propose(corpus, ledger, n=500)      # a stratified sample; paid replies are kept
+# labels = descriptors.label(corpus, merged, "asked", generator=ledger)
+# ```
+#
+# `ledger.estimate(...)` says what a run would cost before anything is sent, `ledger.failures()` what was
+# lost. `generators.connect("recorded:replies.jsonl", of="openai:MODEL")` records a run, so that a workshop
+# replays it without a key and without a network.
 
 # %% [markdown]
 # ## One vocabulary of grammar
@@ -146,7 +202,8 @@ preset.record(descriptors=labels.shape[1], discovered=len(merged))
 # ## Exercises
 #
 # 1. Lower the threshold of `merge` to .6. Which community goes wrong first?
-# 2. Write a prompt with a steer for one corpus ("what a buyer cares about") and print its messages.
+# 2. Write a prompt with a steer for one corpus ("what a buyer cares about"), print its messages, and compare
+#    two sets of descriptors with `evaluation.recovered`: coverage, doubles, agreement with the written ones.
 # 3. Which written descriptors does `keyphrase` never find? What kind are they?
 #
 # ## What we learned

@@ -1,6 +1,7 @@
 """Proposals, merging and labels on known cases."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbkit import descriptors, generators, texts
+from nbkit import descriptors, evaluation, generators, texts, widgets
 from nbkit.texts import Texts
 
 
@@ -133,3 +134,147 @@ def test_nothing_to_merge_is_said():
         descriptors.label(
             Texts.from_list(["a"]), descriptors.Descriptors(pd.DataFrame(), 0), "magic", proposals=proposals()
         )
+
+
+# ---------------------------------------------------------------------------------- by hand, asked, compared
+
+
+MERGED = descriptors.Descriptors(
+    pd.DataFrame(
+        {
+            "descriptor": ["price", "cost", "mood"],
+            "n_texts": [9, 4, 2],
+            "members": [["price"], ["cost"], ["mood"]],
+        }
+    ),
+    0,
+)
+
+
+def test_edits_join_drop_and_rename_and_are_read_by_later_runs(tmp_path):
+    edits = {"join": {"cost": "price"}, "drop": ["mood"], "rename": {"price": "money"}}
+    edited = MERGED.edited(edits)
+    assert edited.frame.values.tolist() == [["money", 13, ["price", "cost"]]] and edited.dropped == 1
+    assert edited.mapping() == {"price": "money", "cost": "money"}
+    toy = pd.DataFrame(
+        {"text_id": range(4), "generator": "g", "descriptor": ["cat", "cats", "train", "train"]}
+    )
+    path = tmp_path / "edits.json"
+    assert descriptors.merge(toy, min_texts=1, edits=path).names == ["cat", "train"]
+    path.write_text(json.dumps({"rename": {"cat": "felines"}}))
+    assert descriptors.merge(toy, min_texts=1, edits=path).names == ["felines", "train"]
+    with pytest.raises(ValueError, match="edits name 'dog', which is no descriptor"):
+        MERGED.edited({"drop": ["dog"]})
+    with pytest.raises(ValueError, match="make two descriptors 'mood'"):
+        MERGED.edited({"rename": {"price": "mood"}})
+
+
+def test_the_editor_saves_every_change_and_refuses_bad_ones(tmp_path):
+    path = tmp_path / "edits.json"
+    editor = widgets.descriptor_editor(MERGED, path)
+    editor.rename("price", "money")
+    editor.join("cost", "money")
+    editor.drop("mood")
+    assert (
+        editor.result.names == ["money"] and "stands for" in editor.view() and "<b>" not in editor.to_html()
+    )
+    again = widgets.descriptor_editor(MERGED, path)  # another session, or a killed kernel
+    assert again.result.frame.equals(editor.result.frame)
+    with pytest.raises(ValueError, match="no descriptor here"):
+        again.drop("nothing")
+    assert json.loads(path.read_text()) == editor.edits and not list(tmp_path.glob("*.part"))
+    box = again.widget()
+    press = {button.description: button for button in box.children[3].children}
+    press["undo all"].click()
+    assert again.result is MERGED and len(box.children[0].options) == 3
+    box.children[1].value = "mood"
+    press["rename"].click()
+    assert "make two descriptors" in box.children[4].value  # said, and nothing saved
+    assert again.result is MERGED
+
+
+def test_a_minimum_size_of_communities():
+    toy = pd.DataFrame({"text_id": range(3), "generator": "g", "descriptor": ["cat", "cats", "train"]})
+    assert descriptors.merge(toy, min_texts=1, min_size=2).names == ["cat"]
+    with pytest.raises(ValueError, match="no community has 3 wordings"):
+        descriptors.merge(toy, min_texts=1, min_size=3)
+
+
+def test_a_stratified_sample_is_in_proportion():
+    corpus = Texts.from_list([f"text {i} " + "x" * (i % 50) for i in range(300)])
+    kind = np.where(np.arange(300) < 240, "a", "b")
+    corpus = replace(corpus, frame=corpus.frame.assign(kind=kind))
+    for n in (20, 75, 150):
+        some = descriptors.stratified(corpus, n, by="kind", seed=1)
+        assert len(some) == n and abs((some.frame["kind"] == "b").sum() - n / 5) <= 1
+    lengths = descriptors.stratified(corpus, 50, seed=0).frame["text"].str.len()
+    edges = corpus.frame["text"].str.len().quantile([0.2, 0.4, 0.6, 0.8])
+    assert (np.bincount(np.searchsorted(edges, lengths), minlength=5) >= 6).all()
+    assert len(descriptors.stratified(corpus, 1000)) == 300
+    with pytest.raises(ValueError, match="no column 'mood'"):
+        descriptors.stratified(corpus, 5, by="mood")
+
+
+def test_propose_asks_about_the_sample_only():
+    corpus = Texts.from_list([f"text number {i}" for i in range(40)])
+    script = Scripted([generators.Reply('["a"]')] * 10)
+    found = descriptors.propose(corpus, script, n=10, seed=3)
+    assert len(script.asked) == 10 and found.attrs["texts"] == found["text_id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ('{"a": 0.5, "b": 1}', [0.5, 1.0]),
+        ('Here: {"a": "yes", "b": "No"}', [1.0, 0.0]),
+        ('{"a": true, "b": false}', [1.0, 0.0]),
+        ('{"a": 0.5}', None),
+        ('{"a": 2, "b": 0}', None),
+        ('["a"]', None),
+        ('{"a": 0.1, "b": }', None),
+    ],
+)
+def test_answers_are_read_or_absent(reply, expected):
+    assert descriptors.read_answer(reply, ["a", "b"]) == expected
+
+
+def test_asked_labels_leave_out_texts_without_all_answers_and_count_them():
+    corpus = Texts.from_list(["one", "two", "three"])
+    replies = [
+        '{"price": 1, "cost": 0.2}',
+        '{"mood": 0}',
+        None,
+        '{"mood": 1}',
+        '{"price": 0, "cost": 0}',
+        '{"mood": 0.7}',
+    ]
+    script = Scripted([generators.Reply(r, "" if r else "timed out") for r in replies])
+    found = descriptors.label(
+        corpus, MERGED, "asked", generator=script, question=descriptors.Question(at_once=2)
+    )
+    assert found.index.tolist() == [0, 2] and found.loc[2].tolist() == [0.0, 0.0, 0.7]
+    assert found.attrs["losses"] == {"requests": 6, "timed out": 1, "texts without all answers": 1}
+    assert script.asked[0].schema["required"] == ["price", "cost"] and "two" in script.asked[2][-1]["content"]
+    for method in ("asked", "proposals"):
+        with pytest.raises(ValueError, match=f"method=.{method}. needs"):
+            descriptors.label(corpus, MERGED, method)
+
+
+def test_agreement_beside_chance():
+    rng = np.random.default_rng(0)
+    a = pd.DataFrame((rng.random((400, 3)) < 0.3).astype(float), columns=list("xyz"))
+    b = a.where(rng.random((400, 3)) < 0.9, 1 - a)
+    (line,) = descriptors.agreement({"a": a, "b": b.iloc[:350]}).to_dict("records")
+    assert line["texts"] == 350 and line["descriptors"] == 3
+    assert 0.6 < line["kappa"] < 0.95 and 0.6 < line["correlation"] < 0.95 and abs(line["chance"]) < 0.1
+    with pytest.raises(ValueError, match="share no text"):
+        descriptors.agreement({"a": a, "b": b.rename(columns=str.upper)})
+
+
+def test_known_descriptors_are_recovered_by_meaning():
+    known = pd.Series({"cats": 30.0, "railway journeys": 5.0, "quantum physics": 65.0})
+    found = evaluation.recovered(["cat", "train journey", "kitten", "a cat"], known)
+    assert found.table["found"].tolist() == [True, True, False] and found.mass == pytest.approx(0.35)
+    assert found.recall.value == pytest.approx(2 / 3) and found.distinct < 1
+    with pytest.raises(ValueError, match="0 descriptors found"):
+        evaluation.recovered([], known)
