@@ -60,11 +60,11 @@ CSS = """
 .nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
 """
 
-#: While a list or a slider has the focus, JupyterLab still takes arrows, letters and D D for its own commands,
-#: unless a box around it has this attribute. ipywidgets cannot set one, so a line of script does.
+#: While a list or a slider has the focus, JupyterLab still takes arrows, X and D D for its own commands on
+#: cells, unless the list has this attribute. ipywidgets cannot set one, so a line of script does.
 KEYBOARD = """document.addEventListener("focusin", function (event) {
-  var box = event.target.closest(".nbkit-controls");
-  if (box) box.setAttribute("data-lm-suppress-shortcuts", "true");
+  if (event.target.closest(".nbkit-controls"))
+    event.target.setAttribute("data-lm-suppress-shortcuts", "true");
 });"""
 
 

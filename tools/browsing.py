@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -115,14 +115,21 @@ def _wait(address: str, process: subprocess.Popen, log: Path, seconds: float) ->
 
 
 def run_all(page: Page, address: str, cells: int, seconds: float = 90) -> None:
-    """Open the notebook, run all its ``cells`` code cells, and wait until the last one has run."""
+    """Open the notebook, run all its ``cells`` code cells, and wait until the last one has run.
+
+    ``RuntimeError`` with what the page says when they have not run within ``seconds``.
+    """
     page.goto(address)
     page.locator(".jp-Notebook .jp-CodeCell").nth(cells - 1).wait_for(timeout=1000 * seconds)
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(timeout=1000 * seconds)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=1000 * seconds)
     page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    prompt = page.locator(".jp-CodeCell .jp-InputPrompt", has_text=f"[{cells}]:")
-    prompt.wait_for(timeout=1000 * seconds)
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    last = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt", has_text=f"[{cells}]:")
+    try:
+        last.wait_for(timeout=1000 * seconds)
+    except TimeoutError:
+        said = page.locator("body").inner_text()
+        raise RuntimeError(f"{cells} cells have not run within {seconds} s; the page says:\n{said}") from None
 
 
 def cell_output(page: Page, number: int) -> Locator:
