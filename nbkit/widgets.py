@@ -55,7 +55,8 @@ CSS = """
 .nbkit .bar div{background:#0072B2;height:100%;border-radius:2px}
 .nbkit table.plain th{text-align:left;font-weight:400;padding-right:.8em}
 .nbkit table.plain td{padding:.1em .5em;min-width:2em}
-.nbkit .wide{overflow-x:auto}
+.nbkit .wide{overflow-x:auto;background:linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
+linear-gradient(270deg,#bbb,transparent) 100% 0/.8em 100% no-repeat scroll}
 .nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
 .nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
 """
@@ -174,27 +175,30 @@ class NeuronBrowser:
 
     def _render(self, unit: str) -> str:
         table = fate_table(self.scores, unit, 2)
-        corpora = "".join(self._corpus(name, unit) for name in self.corpora)
+        columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
+        scale = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
+        corpora = "".join(self._corpus(name, unit, scale) for name in self.corpora)
         return (
             f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(table)}'
             '<p class="note">score of each tag in each corpus; framed: the best there</p>'
-            f'<div class="corpora">{corpora}</div></div>'
+            f'<div class="corpora">{corpora}</div><p class="note">histograms from {scale[0]:z.2f} to'
+            f" {scale[1]:z.2f} in every corpus; tokens shaded from 0 to {max(0, scale[1]):z.2f}</p></div>"
         )
 
-    def _corpus(self, name: str, unit: str) -> str:
+    def _corpus(self, name: str, unit: str, scale: tuple[float, float]) -> str:
+        """Histogram and exemplars of one corpus, on the ``scale`` of all: what is weak here looks weak."""
         stored, texts = self.activations[name], self.corpora[name]
         best = exemplars.top(stored, texts, unit, self.k)
         shaded = exemplars.shade(self.subject, texts.where(text_id=best["text_id"].tolist()), unit)
-        bound = max(float(tokens["activation"].max()) for tokens in shaded.values())
         items = "".join(
-            f'<li value="{i}">{shade_html(text, shaded[text_id], bound)}</li>'
+            f'<li value="{i}">{shade_html(text, shaded[text_id], scale[1])}</li>'
             for i, (text_id, text) in enumerate(zip(best["text_id"], best["text"], strict=True), 1)
         )
-        histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32))
+        histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32), scale)
         low, high = best["activation"].iloc[-1], best["activation"].iloc[0]
         return (
             f'<div class="corpus"><h4>{html.escape(name)}</h4>{histogram}'
-            f'<div class="note">top {self.k}: {high:.2f} to {low:.2f}</div><ol>{items}</ol></div>'
+            f'<div class="note">top {self.k}: {high:z.2f} to {low:z.2f}</div><ol>{items}</ol></div>'
         )
 
 
@@ -543,7 +547,8 @@ def _tree_svg(forms: Sequence[str], gold: set, predicted: set) -> str:
 VIEWS_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>body{{margin:1em auto;max-width:80em;padding:0 1em;font-family:system-ui,sans-serif}}
-select,input{{font-size:1em;max-width:100%;padding:.3em}}output{{margin-left:.5em}}{css}</style>
+select,input{{font-size:1em;max-width:100%;padding:.3em}}output{{margin-left:.5em}}
+input[type=range]{{width:min(24em,60vw);padding:0;vertical-align:middle}}{css}</style>
 <h1>{title}</h1>{controls}<div id="view"></div>
 <script id="data" type="application/json">{data}</script>
 <script>
@@ -574,12 +579,13 @@ def _fate_html(table: pd.DataFrame) -> str:
             for corpus, value in line.items()
         )
         lines.append(f"<tr><th>{html.escape(str(descriptor))}</th>{cells}</tr>")
-    return f'<table class="fate"><tr><th>tag</th>{head}</tr>{"".join(lines)}</table>'
+    table = f'<table class="fate"><tr><th>tag</th>{head}</tr>{"".join(lines)}</table>'
+    return f'<div class="wide">{table}</div>'
 
 
-def _histogram_svg(values: np.ndarray, bins: int = 40) -> str:
-    """Counts of activations over their range, square-root height so that tails show."""
-    counts, edges = np.histogram(values, bins=bins)
+def _histogram_svg(values: np.ndarray, scale: tuple[float, float], bins: int = 40) -> str:
+    """Counts of activations over the range ``scale``, square-root height so that tails show."""
+    counts, edges = np.histogram(values, bins=bins, range=scale)
     heights = np.sqrt(counts / counts.max()) * 30
     bars = "".join(
         f'<rect x="{4 * i}" y="{32 - h:.1f}" width="3.4" height="{h:.1f}" fill="#56B4E9"/>'

@@ -17,9 +17,9 @@ GOLD = {
 
 
 def neuron_browser(subject=None):
-    """1,536 units of one site on two corpora of 60 texts."""
+    """1,536 units of one site on the four corpora, 60 texts of each: as many columns as a phone has to bear."""
     subject = subject or models.load("minilm")
-    corpora = {name: texts.load(f"sample:{name}").sample(60, seed=0) for name in ("reviews", "fiction")}
+    corpora = {name: texts.load(f"sample:{name}").sample(60, seed=0) for name in texts.SAMPLES[:4]}
     labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
     stored = {n: activations.capture(subject, c, sites=SITE, cache=False) for n, c in corpora.items()}
     return widgets.neuron_browser(subject, corpora, stored, labels, k=4)

@@ -237,6 +237,8 @@ def test_the_report(page, neurons, written_report, photograph):
     frame.get_by_label("Unit").select_option(index=1)
     unit = frame.locator("#unit option").nth(1).inner_text().split(" · ")[0]
     expect(frame.locator("section:visible h3")).to_have_text(unit)
+    wider = "html => html.scrollWidth - html.clientWidth"
+    assert frame.locator("html").evaluate(wider) == 0, "the neurons are wider than their frame"
     page.get_by_text("Time of each notebook").click()
     expect(page.get_by_text("00_check_setup")).to_be_visible()
     page.locator("iframe").scroll_into_view_if_needed()
