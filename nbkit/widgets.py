@@ -43,9 +43,9 @@ CSS = """
 .nbkit table.fate th,.nbkit table.fate td{padding:.2em .7em;text-align:right;border:1px solid #ddd}
 .nbkit table.fate th:first-child{text-align:left}
 .nbkit td.best{outline:2px solid #1a1a1a;outline-offset:-2px;font-weight:700}
-.nbkit .corpora{display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1fr));gap:1.2em}
+.nbkit .corpora{display:grid;grid-template-columns:repeat(auto-fit,minmax(12em,1fr));gap:1em}
 .nbkit .corpus h4{margin:0;font-size:1em;border-bottom:2px solid #0072B2}
-.nbkit ol{padding-left:2.7em;margin:.3em 0}
+.nbkit ol{padding-left:1.8em;margin:.3em 0}
 .nbkit li{margin:.35em 0;font-size:.93em}
 .nbkit li::marker{color:#666;font-size:.85em}
 .nbkit mark{background:none;border-radius:2px;color:inherit}
@@ -456,7 +456,8 @@ class DescriptorEditor:
             buttons[name] = ipywidgets.Button(description=name)
             buttons[name].on_click(lambda _, action=action: act(action))
         refresh()
-        return ipywidgets.VBox([chosen, text, other, ipywidgets.HBox(list(buttons.values())), page])
+        fields = _controls([chosen, text, other, ipywidgets.HBox(list(buttons.values()))])
+        return ipywidgets.VBox([fields, page])
 
     def view(self) -> str:
         """The descriptors as they are now, with the wordings each stands for."""
@@ -575,7 +576,7 @@ def _fate_html(table: pd.DataFrame) -> str:
     for descriptor, line in table.iterrows():
         cells = "".join(
             f"<td{' class=best' if best[corpus] == descriptor else ''}"
-            f' style="background:rgba(0,114,178,{min(1, max(0, value)) * 0.55:.2f})">{value:.2f}</td>'
+            f' style="background:rgba(0,114,178,{min(1, max(0, value)) * 0.55:.2f})">{value:z.2f}</td>'
             for corpus, value in line.items()
         )
         lines.append(f"<tr><th>{html.escape(str(descriptor))}</th>{cells}</tr>")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from nbkit import activations, models, salience, texts, widgets
+from nbkit import activations, descriptors, models, salience, texts, widgets
 
 SITE = "layer.3.ffn"
 SENTENCES = {
@@ -52,3 +52,10 @@ def tree_stepper():
         for s, edges in GOLD.items()
     }
     return widgets.tree_stepper(SENTENCES, GOLD, predicted)
+
+
+def descriptor_editor(path="edits.json"):
+    """Three descriptors to rename, join and drop."""
+    lines = [("price", 40, ["price", "prices"]), ("cost", 25, ["cost"]), ("mood", 12, ["mood"])]
+    frame = pd.DataFrame(lines, columns=["descriptor", "n_texts", "members"])
+    return widgets.descriptor_editor(descriptors.Descriptors(frame, 0), path)

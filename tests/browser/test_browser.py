@@ -16,7 +16,8 @@ from playwright.sync_api import expect
 from nbkit import presets
 
 ROOT = Path(__file__).resolve().parents[2]
-CELLS = ["import small\nsmall.neuron_browser()", "small.salience_slider()", "small.tree_stepper()"]
+WIDGETS = "neuron_browser", "salience_slider", "tree_stepper", "descriptor_editor"
+CELLS = [f"import small\nsmall.{name}()" for name in WIDGETS]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 pytestmark = pytest.mark.needs_browser
@@ -56,8 +57,8 @@ def notebook(tmp_path_factory, chromium, witness):
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(made, folder / "widgets.ipynb")
     with browsing.lab(folder) as url:
-        page = chromium.new_page(viewport={"width": 1280, "height": 1100})
-        page.complaints = witness(page)
+        page = chromium.new_page(viewport={"width": 1280, "height": 1500})
+        page.complaints, page.folder = witness(page), folder
         browsing.run_all(page, url("widgets.ipynb"), cells=len(CELLS))
         yield page
         page.close()
@@ -122,6 +123,36 @@ def test_the_tree_stepper_goes_by_sentence_and_layer(notebook, photograph):
     expect(view.locator("svg.tree path[stroke-dasharray]")).to_have_count(1)
     expect(view.locator("svg.tree path[stroke='#0072B2']")).to_have_count(4)
     photograph(view, "lab-trees-1")
+
+
+def test_descriptors_are_edited_and_saved(notebook, photograph):
+    view = browsing.cell_output(notebook, 4)
+    expect(view.locator("h3")).to_have_text("3 descriptors")
+    photograph(view, "lab-editor-0")
+    view.get_by_label("new name").fill("money")
+    view.get_by_role("button", name="rename").click()
+    expect(view.get_by_text("saved in edits.json")).to_be_visible()
+    chosen = view.get_by_label("descriptor")
+    chosen.focus()
+    chosen.press("ArrowDown")
+    chosen.press("ArrowDown")
+    view.get_by_role("button", name="drop").click()
+    expect(view.locator("h3")).to_have_text("2 descriptors")
+    expect(view.locator("table tr")).to_contain_text(["texts", "money", "cost"])
+    photograph(view, "lab-editor-1")
+    saved = json.loads((notebook.folder / "edits.json").read_text())
+    assert saved == {"join": {}, "drop": ["mood"], "rename": {"price": "money"}}
+
+
+def test_keys_in_a_widget_do_nothing_to_the_notebook(notebook):
+    """Letters and arrows typed into a list are shortcuts of JupyterLab: X would cut the cell."""
+    cells = notebook.locator(".jp-Notebook .jp-CodeCell")
+    for number, name in enumerate(("unit", "property", "layer", "descriptor"), 1):
+        field = browsing.cell_output(notebook, number).get_by_label(name, exact=True)
+        for key in ("x", "d", "d", "a"):
+            field.press(key)
+        expect(field).to_be_focused()
+    expect(cells).to_have_count(len(CELLS))
 
 
 def test_jupyterlab_asked_this_machine_only_and_nothing_complained(notebook):
