@@ -99,6 +99,9 @@ class NeuronBrowser:
         first = next(iter(self.scores.values()))
         self.descriptors = [name for name in first.index if name in set.intersection(*known)]
         self.units = first.columns.to_numpy()
+        known_everywhere = {name: scores.loc[self.descriptors] for name, scores in self.scores.items()}
+        every = pd.concat(known_everywhere).fillna(-np.inf)  # [(corpus, descriptor), unit]
+        self._best = pd.DataFrame({"tag": every.idxmax(), "score": every.max()})
         self._views: dict[str, str] = {}
 
     def best_units(self, descriptor: str, n: int = 50) -> list[str]:
@@ -169,9 +172,8 @@ class NeuronBrowser:
 
     def _title(self, unit: str) -> str:
         """The unit with its best tag and the corpus where it is best."""
-        table = fate_table(self.scores, unit, 1)
-        descriptor, corpus = table.stack().idxmax()
-        return f"{unit} · {descriptor} {table.loc[descriptor, corpus]:.2f} in {corpus}"
+        (corpus, descriptor), score = self._best.loc[unit]
+        return f"{unit} · {descriptor} {score:z.2f} in {corpus}"
 
     def _render(self, unit: str) -> str:
         table = fate_table(self.scores, unit, 2)
