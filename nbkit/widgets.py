@@ -29,12 +29,12 @@ import pandas as pd
 
 from nbkit import exemplars, matching
 from nbkit.figures import fate_table
+from nbkit.texts import Texts
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
     from nbkit.descriptors import Descriptors
     from nbkit.models import Subject
-    from nbkit.texts import Texts
 
 CSS = """
 .nbkit{font:15px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;padding:.6em}
@@ -179,7 +179,12 @@ class NeuronBrowser:
         table = fate_table(self.scores, unit, 2)
         columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
         scale = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
-        corpora = "".join(self._corpus(name, unit, scale) for name in self.corpora)
+        best = pd.concat(
+            {name: exemplars.top(a, self.corpora[name], unit, self.k) for name, a in self.activations.items()}
+        )
+        together = Texts.from_list(best["text"])  # one forward pass for all columns
+        best["tokens"] = list(exemplars.shade(self.subject, together, unit).values())
+        corpora = "".join(self._corpus(name, unit, best.loc[name], scale) for name in self.corpora)
         return (
             f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(table)}'
             '<p class="note">score of each tag in each corpus; framed: the best there</p>'
@@ -187,14 +192,12 @@ class NeuronBrowser:
             f" {scale[1]:z.2f} in every corpus; tokens shaded from 0 to {max(0, scale[1]):z.2f}</p></div>"
         )
 
-    def _corpus(self, name: str, unit: str, scale: tuple[float, float]) -> str:
+    def _corpus(self, name: str, unit: str, best: pd.DataFrame, scale: tuple[float, float]) -> str:
         """Histogram and exemplars of one corpus, on the ``scale`` of all: what is weak here looks weak."""
-        stored, texts = self.activations[name], self.corpora[name]
-        best = exemplars.top(stored, texts, unit, self.k)
-        shaded = exemplars.shade(self.subject, texts.where(text_id=best["text_id"].tolist()), unit)
+        stored = self.activations[name]
         items = "".join(
-            f'<li value="{i}">{shade_html(text, shaded[text_id], scale[1])}</li>'
-            for i, (text_id, text) in enumerate(zip(best["text_id"], best["text"], strict=True), 1)
+            f"<li>{shade_html(text, tokens, scale[1])}</li>"
+            for text, tokens in zip(best["text"], best["tokens"], strict=True)
         )
         histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32), scale)
         low, high = best["activation"].iloc[-1], best["activation"].iloc[0]
