@@ -2,10 +2,11 @@
 
     python benchmarks/browser.py
 
-The four sample corpora, MiniLM. A JupyterLab is started, a headless Chromium runs the notebook, chooses units
-from the list, and its clock gives the milliseconds from the choice to the frame after the one in which the new
-picture stands in the page: the round trip to the kernel, exemplars, shading (the model runs over them), HTML,
-layout. Every unit is chosen twice, never seen before and known; and every descriptor once. Writes results/browser.json.
+The four sample corpora, MiniLM. A JupyterLab is started, a headless Chromium runs the notebook, chooses
+units from the list, and its clock gives the milliseconds from the choice to the frame after the one in which
+the new picture stands in the page: the round trip to the kernel, exemplars, shading (the model runs over
+them), HTML, layout. Every unit is chosen twice, never seen before and known; and every descriptor once.
+Writes results/browser.json.
 """
 
 from __future__ import annotations

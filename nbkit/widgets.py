@@ -55,7 +55,8 @@ CSS = """
 .nbkit .bar div{background:#0072B2;height:100%;border-radius:2px}
 .nbkit table.plain th{text-align:left;font-weight:400;padding-right:.8em}
 .nbkit table.plain td{padding:.1em .5em;min-width:2em}
-.nbkit .wide{overflow-x:auto;background:linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
+.nbkit .wide{overflow-x:auto;background:
+linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
 linear-gradient(270deg,#bbb,transparent) 100% 0/.8em 100% no-repeat scroll}
 .nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
 .nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}

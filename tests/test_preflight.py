@@ -1,4 +1,4 @@
-"""The pre-flight command passes on a machine that is ready, and names the fault and the mend on one that is not."""
+"""The pre-flight command passes where all is ready; where it is not, it names the fault and the mend."""
 
 import errno
 import os

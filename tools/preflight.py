@@ -32,14 +32,14 @@ class Check(NamedTuple):
 
 
 def python() -> str:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036: older ones come this far, and are told
         raise RuntimeError(f"this is Python {sys.version.split()[0]}, nbkit needs 3.11 or newer")
     return sys.version.split()[0]
 
 
 def packages() -> str:
     """Every package that nbkit and its notebooks ask for is there and can be imported."""
-    wanted = [r for r in importlib.metadata.requires("nbkit") if re.search(r'notebooks|^[^;]+$', r)]
+    wanted = [r for r in importlib.metadata.requires("nbkit") if re.search(r"notebooks|^[^;]+$", r)]
     modules_of: dict[str, list[str]] = {}
     for module, owners in importlib.metadata.packages_distributions().items():
         for owner in owners:

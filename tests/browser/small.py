@@ -1,4 +1,4 @@
-"""The widgets under test, small: built in a notebook's kernel, and again in the test to know what to expect."""
+"""The widgets under test, small: built in a notebook's kernel, and in the test to know what to expect."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ GOLD = {
 
 
 def neuron_browser(subject=None):
-    """1,536 units of one site on the four corpora, 60 texts of each: as many columns as a phone has to bear."""
+    """1,536 units of one site on the four corpora, 60 texts of each: four columns, also on a phone."""
     subject = subject or models.load("minilm")
     corpora = {name: texts.load(f"sample:{name}").sample(60, seed=0) for name in texts.SAMPLES[:4]}
     labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
