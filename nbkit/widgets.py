@@ -19,7 +19,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,9 +112,12 @@ class NeuronBrowser:
 
     def view(self, unit: str) -> str:
         """The HTML of one unit: fate of its tags, then exemplars and histogram in every corpus."""
-        if unit not in self._views:
-            self._views[unit] = self._render(unit)
-        return self._views[unit]
+        *_, last = self._drawn(unit)
+        return last
+
+    def _drawn(self, unit: str) -> Iterable[str]:
+        """What a widget shows one after the other; of a unit seen before only the last."""
+        return [self._views[unit]] if unit in self._views else self._stages(unit)
 
     def to_html(self, units: Sequence[str] | None = None, title: str = "Neuron browser") -> str:
         """A page with a list of ``units`` (default: the best unit of every descriptor)."""
@@ -141,13 +144,17 @@ class NeuronBrowser:
             unit.options = [(self._title(u), u) for u in self.best_units(descriptor.value)]
             unit.value = unit.options[0][1]
 
+        def draw(which: str) -> None:
+            for view in self._drawn(which):
+                page.value = f"<style>{CSS}</style>{view}"
+
         def show(*_: object) -> None:
             if unit.value:
-                page.value = f"<style>{CSS}</style>{self.view(unit.value)}"
+                draw(unit.value)
 
         def show_named(*_: object) -> None:
             if name.value in self.units:
-                page.value = f"<style>{CSS}</style>{self.view(name.value)}"
+                draw(name.value)
             elif name.value:
                 text = html.escape(f"no unit {name.value}; names look like {self.units[0]}")
                 page.value = f"<p>{text}</p>"
@@ -176,18 +183,23 @@ class NeuronBrowser:
         (corpus, descriptor), score = self._best.loc[unit]
         return f"{unit} · {descriptor} {score:z.2f} in {corpus}"
 
-    def _render(self, unit: str) -> str:
-        table = fate_table(self.scores, unit, 2)
-        columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
-        scale = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
+    def _stages(self, unit: str) -> Iterator[str]:
+        """The view of one unit twice: from the stores, at once; then with its tokens shaded, for which the
+        model runs over the exemplars of all corpora."""
         best = pd.concat(
             {name: exemplars.top(a, self.corpora[name], unit, self.k) for name, a in self.activations.items()}
         )
-        together = Texts.from_list(best["text"])  # one forward pass for all columns
-        best["tokens"] = list(exemplars.shade(self.subject, together, unit).values())
+        yield self._page(unit, best.assign(tokens=None))
+        shaded = exemplars.shade(self.subject, Texts.from_list(best["text"]), unit)
+        self._views[unit] = self._page(unit, best.assign(tokens=list(shaded.values())))
+        yield self._views[unit]
+
+    def _page(self, unit: str, best: pd.DataFrame) -> str:
+        columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
+        scale = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
         corpora = "".join(self._corpus(name, unit, best.loc[name], scale) for name in self.corpora)
         return (
-            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(table)}'
+            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(fate_table(self.scores, unit, 2))}'
             '<p class="note">score of each tag in each corpus; framed: the best there</p>'
             f'<div class="corpora">{corpora}</div><p class="note">histograms from {scale[0]:z.2f} to'
             f" {scale[1]:z.2f} in every corpus; tokens shaded from 0 to {max(0, scale[1]):z.2f}</p></div>"
@@ -197,7 +209,7 @@ class NeuronBrowser:
         """Histogram and exemplars of one corpus, on the ``scale`` of all: what is weak here looks weak."""
         stored = self.activations[name]
         items = "".join(
-            f"<li>{shade_html(text, tokens, scale[1])}</li>"
+            f"<li>{html.escape(text) if tokens is None else shade_html(text, tokens, scale[1])}</li>"
             for text, tokens in zip(best["text"], best["tokens"], strict=True)
         )
         histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32), scale)

@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
 
 def python() -> str:
-    if sys.version_info < (3, 11):  # noqa: UP036: older ones come this far, and are told
+    if sys.version_info < (3, 11):  # noqa: UP036 (an older one comes this far, and is told)
         raise RuntimeError(f"this is Python {sys.version.split()[0]}, nbkit needs 3.11 or newer")
     return sys.version.split()[0]
 
