@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from nbkit import models
 
+ROOT = Path(__file__).resolve().parent.parent
+WORKSHOP = (ROOT / "WORKSHOP.md").read_text(encoding="utf-8")
 COMMAND = [sys.executable, str(Path(preflight.__file__))]
 
 
@@ -79,3 +82,30 @@ def test_what_asks_the_network_is_refused_and_named(monkeypatch, capsys):
             preflight.refuse(event, arguments)
     status, lines = preflight_with(monkeypatch, capsys, "network")
     assert status == 1 and "hub.example, 192.0.2.1" in lines[0]
+
+
+def test_the_workshop_names_what_is_there():
+    linked = re.findall(r"\]\(([^)]+)\)", WORKSHOP)
+    planned = [Path(target).name[:2] for target in linked if target.startswith("notebooks/")]
+    assert planned == [f"{n:02}" for n in range(9)] and all((ROOT / target).exists() for target in linked)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (?:[A-Z]+=\S+ )?([a-z]+)", WORKSHOP):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_workshop_states_the_minutes_of_the_notebooks():
+    minutes = {"half a minute": "½", "about a minute": "1", "two minutes": "2", "about two minutes": "2"}
+    for target, stated in re.findall(r"\]\((notebooks/\S+)\) \| (\S+) min", WORKSHOP):
+        need = re.search(r"\*\*Need\*\* ([a-z ]+minutes?)", (ROOT / target).read_text())[1]
+        assert minutes[need] == stated, target
+
+
+def test_the_messages_in_the_workshop_are_those_of_the_code():
+    sources = [*(ROOT / "nbkit").glob("*.py"), ROOT / "Makefile"]
+    code = " ".join(path.read_text() for path in sources)
+    for said in (
+        "nbkit needs Python >= 3.11",
+        "No virtual environment could be made",
+        "is not there yet: run the",
+    ):
+        assert said in WORKSHOP and said in code, said

