@@ -84,6 +84,32 @@ def test_the_controls_change_the_view(browser):
     assert "no unit layer.3.ffn.9999" in page.value
 
 
+def test_the_picture_comes_first_and_its_shading_after_it(browser):
+    controls, page = browser.widget().children
+    seen = []
+    page.observe(lambda change: seen.append(change.new), "value")
+    for _ in range(2):  # a unit seen before comes shaded at once
+        controls.children[2].value = "layer.3.ffn.11"
+        controls.children[2].value = ""
+    plain, shaded = seen
+    assert "<mark" not in plain and "<mark" in shaded
+    assert Page(plain).text == Page(shaded).text
+
+
+def test_all_corpora_share_one_scale(browser):
+    """What is weak in a corpus looks weak there: histograms and shading run to the maximum over corpora."""
+    tops = pd.DataFrame({n: np.asarray(a.values, np.float32).max(0) for n, a in browser.activations.items()})
+    column = (tops.min(axis=1) / tops.max(axis=1)).where(tops.min(axis=1) > 0.1).idxmin()
+    bound, view = tops.loc[column].max(), browser.view(browser.units[column])
+    for name, half in zip(NAMES, view.split('class="corpus"')[1:], strict=True):
+        strength = re.search(r'class="peak" style="background:rgba\(230,159,0,([\d.]+)\)', half)[1]
+        assert float(strength) == pytest.approx(tops.loc[column, name] / bound, abs=0.01)
+    ranges = re.findall(r"<title>activations from (\S+) to (\S+)</title>", view)
+    assert (
+        len(ranges) == 2 and len(set(ranges)) == 1 and float(ranges[0][1]) == pytest.approx(bound, abs=0.01)
+    )
+
+
 def test_a_notebook_gets_the_widget_and_a_static_view(browser):
     bundle = browser._repr_mimebundle_()
     assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
