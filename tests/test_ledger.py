@@ -215,7 +215,7 @@ def test_a_seq2seq_model_answers_in_batches_as_one_by_one(folder, tmp_path):
 
 
 def test_a_model_is_asked_whether_a_text_has_a_descriptor(proxy, connected, tmp_path):
-    """The second prompt against the real server: this tiny model's answer is no JSON, so it is counted lost."""
+    """Against the real server: this tiny model's answer is no JSON, so every text is counted lost."""
     corpus = Texts.from_list(["the soup was good", "the train was late"])
     merged = descriptors.merge(
         descriptors.propose(corpus, Ledger(connected(), tmp_path / "a.sqlite")), min_texts=1
