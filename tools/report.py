@@ -26,8 +26,8 @@ CAPTIONS = {
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",
     "06_salient_units": "Left: accuracy for parts of speech of a probe refitted on the first units of each"
-    " ranking, on held-out sentences. Right: the layers of the first hundred units, for three properties.",
-    "07_trees_by_layer": "Trees by layer, beside what is found where there is nothing to find. Left: gold edges"
+    " ranking, on held-out sentences. Right: layers of the first hundred units, for three properties.",
+    "07_trees_by_layer": "Trees by layer, beside what is found where there is nothing. Left: gold edges"
     " in the probe's spanning tree. Middle: distance of squared norms to gold depths. Right: to the nearest"
     " depth profile, which noise has too. Diamonds: BERT-large, as published.",
     "07_one_tree": "One sentence: the gold tree above its words, the probe's below.",
