@@ -1,6 +1,7 @@
 r"""Salient units for part of speech: our rankers beside NeuroX 1.0.9's LCA, on the same words and splits.
 
     python benchmarks/salience.py --peers PEERS/bin/python
+    python benchmarks/salience.py --across      languages, fine-tuning before and after, causes in the model
 
 PEERS as in capture.py. Words are those of 3,700 sentences of UD English EWT (NBKIT_DATA; 4 to 50 words),
 units the embeddings and the six hidden layers of MiniLM. Five splits by sentence. Every ranking is judged by
@@ -170,6 +171,58 @@ def studies(corpus, stored) -> dict:
     return found
 
 
+def across() -> dict:
+    """Parallel treebanks in four languages; before and after fine-tuning on polarity; what units cause."""
+    from nbkit import models, salience, texts, tuning
+
+    data = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
+    subject = models.load("minilm")
+    parallel = {name: texts.load(data / "ud_pud" / f"{name}.conllu") for name in ("en", "de", "fr", "es")}
+    words = {name: salience.words_of(subject, corpus, "upos") for name, corpus in parallel.items()}
+    found = {"languages": side_by_side(salience.across(words, n=100))}
+    films = texts.load(data / "corpora" / "film_reviews.jsonl").sample(3000, seed=0)
+    test, train = films.split(0.2, seed=0)
+    tuned = tuning.finetune(subject, train, "polarity", epochs=2, rate=5e-5, half=True, progress=False)
+    said, truth = tuned.predict(test), test.frame["polarity"].astype(str)
+    ewt = texts.load(data / "ud_en_ewt", split="dev").sample(1000, seed=0)
+    both = {"before": subject, "after": tuned.subject}
+    for what in ("upos", "deprel"):
+        words = {name: salience.words_of(one, ewt, what) for name, one in both.items()}
+        found[f"fine-tuning, {what}"] = side_by_side(salience.across(words, n=100))
+    found["polarity_accuracy"] = float((said == truth.to_numpy()).mean())
+    found["causes"] = causes(subject, ewt)
+    return found
+
+
+def side_by_side(found) -> dict:
+    return {
+        "table": found.table.to_dict("records"),
+        "layers": found.layers.to_dict(),
+        "shared": found.shared.to_dict(),
+        "chance": found.shared.attrs["chance"],
+    }
+
+
+def causes(subject, corpus) -> list[dict]:
+    """The first units moved inside the model at held-out words, beside random ones of the same layers."""
+    from nbkit import activations, salience
+
+    stored = activations.capture(
+        subject, corpus, sites=["embeddings", "hidden"], rows="word", pool="mean", dtype="float32"
+    )
+    X, y = salience.matrix(stored, salience.properties(corpus, "upos", min_count=20))
+    split = salience.split_of(y, share=SHARE)
+    last = np.flatnonzero(stored.units["site"] == stored.units["site"].iloc[-1])
+    probe = salience.fit_probe(X[split.train][:, last], y.iloc[split.train])
+    ranking = salience.rank(X[split.train], y.iloc[split.train])
+    held_out = y.index[split.test].get_level_values(0).unique().tolist()
+    found = salience.intervene(
+        subject, corpus.where(text_id=held_out), stored, y, ranking.order, probe.predict,
+        counts=(10, 30, 100, 270), to="NOUN", progress=False,
+    )  # fmt: skip
+    return found.drop(columns="word").to_dict("records")
+
+
 def table(lines: list[dict]):
     import pandas as pd
 
@@ -218,11 +271,18 @@ def main() -> None:
     parser.add_argument("--neurox", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--peers", help="python of the environment with NeuroX")
     parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--across", action="store_true")
     given = parser.parse_args()
     if given.neurox:
         neurox(given.neurox)
         return
     from nbkit import provenance, salience
+
+    if given.across:
+        record = provenance.manifest(benchmark="salience across", load=os.getloadavg()[0]) | across()
+        (given.out / "salience-across.json").write_text(json.dumps(record, indent=1) + "\n")
+        print(json.dumps(record, indent=1))
+        return
 
     corpus, stored = words()
     X, y = salience.matrix(stored, salience.properties(corpus, "upos"))

@@ -6,7 +6,7 @@ r"""Trees in MiniLM: all metrics and sites on UD English EWT, and fine-tuning wi
 Probes: sentences of 4 to 40 words of EWT's training part; held-out figures on its test part; three seeds. The
 time of sp, ssp and essp for all seven hidden states is taken for all sites in one product, and for one site
 after another (one seed of sp). Fine-tuning: ``--texts`` sentences of CoLA's in-domain training part (None:
-all), the rest as in Li et al. 2023 but for the subject. Runs are kept as they end.
+all), the rest as in Li et al. 2023 but for the subject. Jobs and runs are kept as they end.
 Writes results/trees.json, results/trees-cola.json and figures.
 """
 
@@ -47,42 +47,51 @@ def alternating(bank, whole_epochs: int = 2) -> dict[str, float]:
     return {"together": min(together), "one_by_one": min(apart), "epochs": whole_epochs}
 
 
+#: name of a job: metrics, seeds, nulls, task
+JOBS = {
+    "sp, ssp, essp": (("sp", "ssp", "essp"), SEEDS, ("none",), "gold"),
+    "distance, depth": (("distance", "depth"), SEEDS, ("none",), "gold"),
+    "distance, null": (("distance",), (0,), ("random weights",), "gold"),
+    "nulls": (("sp", "ssp"), (0,), ("shuffled", "random weights", "gaussian"), "gold"),
+    "edge": (("edge",), (0,), ("none",), "gold"),
+    "edge, control": (("edge",), (0,), ("none",), "control"),
+}
+
+
 def probes() -> None:
     from nbkit import models, provenance, texts, trees
 
     subject = models.load("minilm")
     train = texts.load(DATA / "ud_en_ewt", split="train")
     test = texts.load(DATA / "ud_en_ewt", split="test")
-    record = provenance.manifest(benchmark="trees", load=os.getloadavg()[0], minutes={})
-    jobs = {
-        "sp, ssp, essp": (("sp", "ssp", "essp"), SEEDS, ("none",), "gold"),
-        "distance, depth": (("distance", "depth"), SEEDS, ("none", "random weights"), "gold"),
-        "nulls": (("sp", "ssp", "essp"), (0,), ("shuffled", "random weights", "gaussian"), "gold"),
-        "edge": (("edge",), (0,), ("none",), "gold"),
-        "edge, control": (("edge",), (0,), ("none",), "control"),
-    }
-    frames = []
-    for name, (metrics, seeds, nulls, task) in jobs.items():
+    path = HERE / "results" / "trees.json"
+    record = provenance.manifest(benchmark="trees", load=os.getloadavg()[0], minutes={}, losses={}, raw=[])
+    if path.exists():  # jobs that were done are not done again
+        record |= {k: v for k, v in json.loads(path.read_text()).items() if k in ("minutes", "losses", "raw")}
+    for name, (metrics, seeds, nulls, task) in JOBS.items():
+        if name in record["minutes"]:
+            continue
         start = time.perf_counter()
         found = trees.measure(
             subject, train, metrics, test=test, seeds=seeds, nulls=nulls, task=task, progress=False
         )
         record["minutes"][name] = (time.perf_counter() - start) / 60
-        record.setdefault("losses", found.attrs["losses"])
-        frames.append(found)
+        record["losses"] |= found.attrs["losses"]
+        record["raw"] += json.loads(found.to_json(orient="records"))
+        path.write_text(json.dumps(record, indent=1) + "\n")
         print(name, f"{record['minutes'][name]:.1f} min", flush=True)
-        print(trees.intervals(found).round(3).to_string(), flush=True)
-    whole = trees.bank(subject, train, progress=False)
-    record["sentences"] = {"train": len(whole), "test": int(frames[0]["sentences"].iloc[0])}
-    record["chain"] = trees.chain(trees.bank(subject, test, progress=False))
-    record["time"] = alternating(whole)
-    found = pd.concat(frames, ignore_index=True)
+    found = pd.DataFrame(record["raw"])
     three = found[found["metric"].isin(["sp", "ssp", "essp"])]
-    record["bounds"] = trees.bounds(three).to_dict("records")
+    record["bounds"] = trees.bounds(three[three["null"] == "none"]).to_dict("records")
     record["chosen_site"] = trees.choose_site(three)
     record["results"] = json.loads(trees.intervals(found).to_json(orient="records"))
+    whole = trees.bank(subject, train, progress=False)
+    record["sentences"] = {"train": len(whole), "test": int(found["sentences"].iloc[0])}
+    record["chain"] = trees.chain(trees.bank(subject, test, progress=False))
+    record["time"] = alternating(whole)
     record["published"] = published(subject, train)
-    save("trees", record)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(trees.intervals(found).query("figure in ['loss', 'uuas', 'accuracy']").round(3).to_string())
     print({k: record[k] for k in ("chain", "time", "minutes", "bounds", "chosen_site", "published")})
 
 
@@ -141,12 +150,6 @@ def cola(n: int | None, seeds: int) -> None:
         **options,
     )
     print(trees.differences(found).round(3).to_string())
-
-
-def save(name: str, record: dict) -> None:
-    folder = HERE / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:

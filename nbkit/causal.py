@@ -108,7 +108,7 @@ def _check(how: Sequence[str], to: str, y: pd.Series) -> None:
 def _classes(rows: pd.DataFrame, y: pd.Series) -> np.ndarray:
     """Class of every row of the plan, None for words not concerned."""
     keys = pd.MultiIndex.from_frame(rows[["text_id", "word_id"]])
-    found = y.astype(str).reindex(keys).astype(object).to_numpy()
+    found = np.array(y.astype(str).reindex(keys).astype(object), dtype=object)
     found[pd.isna(found)] = None
     if all(c is None for c in found):
         raise ValueError(f"none of the {len(rows)} words has a class in {y.name!r}")

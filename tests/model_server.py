@@ -94,7 +94,8 @@ class Server:
 class Proxy:
     """Passes requests on to ``server``; ``faults`` are used up first, one a request.
 
-    A fault is "429", "500", "slow", "broken", "empty" or "ok". ``answered`` counts the replies that the
+    A fault is "429", "500", "slow", "broken", "empty", "refused", "unstructured" (400 for requests that ask
+    for structured output) or "ok". ``answered`` counts the replies that the
     real server gave: what would be paid. ``after(n)`` is called when a reply has been passed on.
     """
 
@@ -140,6 +141,13 @@ class Proxy:
     def answer(self, server: Server, path: str, body: bytes, fault: str) -> tuple[int, bytes]:
         if fault in ("429", "500"):
             return int(fault), b'{"error": {"message": "fault"}}'
+        if fault == "unstructured" and b"response_format" in body:
+            return 400, b'{"error": {"message": "response_format is not known"}}'
+        if fault == "refused":
+            message = '{"role": "assistant", "content": null, "refusal": "I would rather not"}'
+            choice = '{"index": 0, "finish_reason": "stop", "message": ' + message + "}"
+            head = '{"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": ['
+            return 200, (head + choice + "]}").encode()
         if fault == "broken":
             return 200, b'{"choices": [{"mess'
         if fault == "empty":

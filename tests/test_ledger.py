@@ -1,11 +1,13 @@
 """Language models against a real server with injected faults; the ledger accounts for every request."""
 
+import json
 import threading
 
+import nbformat
 import pytest
 from model_server import REPLY, Proxy, Server, make_model
 
-from nbkit import descriptors, generators, texts
+from nbkit import descriptors, generators, provenance, texts
 from nbkit.generators import Ledger, Reply
 from nbkit.texts import Texts
 
@@ -73,6 +75,7 @@ def test_a_passing_fault_is_tried_again_and_paid_once(proxy, connected, tmp_path
         ("slow", "timed out"),
         ("broken", "broken reply"),
         ("empty", "empty"),
+        ("refused", "refused"),
     ],
 )
 def test_every_fault_has_its_kind_and_only_passing_ones_are_asked_again(
@@ -85,8 +88,8 @@ def test_every_fault_has_its_kind_and_only_passing_ones_are_asked_again(
     assert ledger.failures()[["kind", "about"]].values.tolist() == [[kind, "text 0"]]
     before = proxy.answered
     resumed = Ledger(connected(retries=0), tmp_path / "r.sqlite").complete(ask(1)[0])
-    if kind == "empty":  # paid for, so kept
-        assert resumed.failure == "empty" and proxy.answered == before
+    if kind in ("empty", "refused"):  # paid for, so kept
+        assert resumed.failure == kind and proxy.answered == before
     else:
         assert resumed.text.strip() == REPLY
 
@@ -179,6 +182,50 @@ def test_a_local_model_answers_in_batches_as_one_by_one(folder):
     assert cut.text is None and cut.failure == "truncated" and REPLY.startswith(cut.raw)
 
 
+def test_a_server_without_structured_output_is_asked_without(proxy, connected, tmp_path):
+    proxy.faults = ["unstructured"] * 20
+    corpus = Texts.from_list([f"the soup was good {i}" for i in range(4)])
+    found = descriptors.propose(corpus, Ledger(connected(concurrency=1), tmp_path / "r.sqlite"))
+    assert found["descriptor"].tolist() == ["food", "praise"] * 4
+    assert proxy.answered == 5 and len(proxy.faults) == 20 - 6  # one request was turned down, once
+
+
+def test_a_seq2seq_model_answers_in_batches_as_one_by_one(folder, tmp_path):
+    """A tiny T5, as FLAN-T5 is one: encoder and decoder, no chat template."""
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = None
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=1,
+        )
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    local = generators.connect(f"local:{tmp_path / 't5'}", batch=3, max_tokens=6)
+    requests = ask(3) + ask(1, "a much longer text about soup and ferries")
+    together, alone = local.complete_all(requests), [local.complete(m) for m in requests]
+    assert [r[:3] for r in together] == [r[:3] for r in alone]
+    assert all(r.text is not None or r.failure in ("truncated", "empty") for r in together)
+
+
+def test_a_model_is_asked_whether_a_text_has_a_descriptor(proxy, connected, tmp_path):
+    """Against the real server: this tiny model's answer is no JSON, so every text is counted lost."""
+    corpus = Texts.from_list(["the soup was good", "the train was late"])
+    merged = descriptors.merge(
+        descriptors.propose(corpus, Ledger(connected(), tmp_path / "a.sqlite")), min_texts=1
+    )
+    ledger = Ledger(connected(), tmp_path / "b.sqlite")
+    found = descriptors.label(corpus, merged, "asked", generator=ledger)
+    assert found.empty and found.attrs["losses"]["unparsable"] == 2
+    assert ledger.failures()["kind"].tolist() == ["unparsable"] * 2
+
+
 def test_the_key_is_nowhere(proxy, connected, tmp_path, caplog, capfd, monkeypatch):
     caplog.set_level("DEBUG")
     echo = b'{"error": {"message": "wrong key ' + KEY.encode() + b'"}}'
@@ -199,5 +246,10 @@ def test_the_key_is_nowhere(proxy, connected, tmp_path, caplog, capfd, monkeypat
     said += [*capfd.readouterr(), ledger.failures().to_csv()]
     assert not [s for s in said if KEY in s]
     ledger.close()
+    (tmp_path / "manifest.json").write_text(json.dumps(provenance.manifest(generator=connected().identity)))
+    found = descriptors.propose(Texts.from_list(["one"]), connected(retries=0))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(repr(connected()))])
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text=f"{found.attrs} {ledger!r}")]
+    nbformat.write(notebook, tmp_path / "made.ipynb")
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert len(files) >= 2 and not [p for p in files if KEY.encode() in p.read_bytes()]
+    assert len(files) >= 4 and not [p for p in files if KEY.encode() in p.read_bytes()]

@@ -90,6 +90,59 @@ def test_the_table_of_rules_is_that_of_the_benchmark():
     assert max(seconds) < 15
 
 
+def results_of(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def row(start):
+    """The cells of the README's table line that begins with ``start``."""
+    (line,) = re.findall(rf"^\| {re.escape(start)} \|(.*)\|$", README, re.MULTILINE)
+    return [cell.strip() for cell in line.split("|")]
+
+
+def short(number):
+    return f"{number:.2f}".removeprefix("0")
+
+
+def test_the_table_of_rankings_is_that_of_the_benchmark():
+    found = results_of("salience")
+    for name, method in {
+        "greedy (the default)": "greedy",
+        "NeuroX 1.0.9, LCA": "NeuroX",
+        "random": "random",
+    }.items():
+        lines = [r for r in found["results"] if r["method"] == method]
+        assert row(name) == [*(short(r["accuracy"]) for r in lines), f"{lines[0]['seconds']:.1f}"]
+    (everything,) = (r for r in found["results"] if r["method"] == "all units")
+    assert f"all units: {everything['accuracy']:.3f}".replace("0.", ".") in README
+    assert f"all units reach {short(found['control'][0]['control'])}" in README.replace("\n", " ")
+    for split in found["lca_and_neurox"]:
+        assert split["loss_difference"] < 1e-6 and all(split["same_units_at_mass"].values())
+
+
+def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
+    found = results_of("capture")
+    rates = {r["mode"]: r.get("sentences_a_second") for r in found["results"]}
+    modes = {
+        "the bare forward pass": ("bare float32", "bare bfloat16"),
+        "nbkit, three reducers": ("nbkit float32, reducers", "nbkit bfloat16, reducers"),
+        "nbkit, with the store": ("nbkit float32, store", "nbkit bfloat16, store"),
+        "NeuroX 1.0.9": ("NeuroX 1.0.9",),
+        "interpreto 0.5.2": ("interpreto 0.5.2",),
+    }
+    for name, of in modes.items():
+        assert [cell for cell in row(name) if cell] == [f"{rates[mode]:.0f}" for mode in of]
+    peaks = [found["memory"][f"memory {n}"]["peak_mb"] for n in (5000, 50000)]
+    assert f"Memory grows by {peaks[1] / peaks[0] - 1:.0%}".replace("%", " %") in README
+    for line in found["scale"]:
+        store, reducers, *hours = row(line["tokens"])
+        assert float(store.removesuffix(" GB").replace(",", "")) == pytest.approx(line["store_gb"], rel=0.05)
+        assert float(reducers.removesuffix(" MB")) == pytest.approx(1000 * line["reducers_gb"], rel=0.06)
+        for cell, dtype in zip(hours, ("float32", "bfloat16"), strict=True):
+            exact = line[f"hours, nbkit {dtype}, reducers"]
+            assert abs(float(cell) - exact) <= 0.006 + 0.02 * exact
+
+
 def test_minutes_are_stated_for_every_preset():
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text())
     assert all(preset["minutes"] <= 10 for preset in presets.values())

@@ -26,8 +26,16 @@ CAPTIONS = {
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",
     "06_salient_units": "Left: accuracy for parts of speech of a probe refitted on the first units of each"
-    " ranking, on held-out sentences. Right: the layers of the first hundred units, for three properties.",
+    " ranking, on held-out sentences. Right: layers of the first hundred units, for three properties.",
+    "07_trees_by_layer": "Trees by layer, beside what is found where there is nothing. Left: gold edges"
+    " in the probe's spanning tree. Middle: distance of squared norms to gold depths. Right: to the nearest"
+    " depth profile, which noise has too. Diamonds: BERT-large, as published.",
+    "07_one_tree": "One sentence: the gold tree above its words, the probe's below.",
+    "08_trees_in_the_loss": "Fine-tuning on CoLA with a tree term at a layer: gain over the baseline of the"
+    " same seed.",
 }
+MORE = ("03_held_out", "01_unit_by_corpus", "06_salient_units", "07_trees_by_layer", "07_one_tree")
+MORE += ("08_trees_in_the_loss",)
 
 
 def summary_table(facts: dict[str, Any]) -> str:
@@ -64,6 +72,13 @@ def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     few = " / ".join(f"{found[key]:.2f}" for key in ("greedy_30", "greedy_100", "all"))
     name = f"part of speech from 30 / 100 / all {found['units']:,} units"
     lines.append((name, f"{few} ({found['words']:,} words, held-out sentences)"))
+    moved = (found["moved_100"], found["moved_100_random"])
+    lines.append(("taken for nouns, 100 salient / random units moved", " / ".join(f"{m:.2f}" for m in moved)))
+    trees = facts["trees"]
+    floors = f"random weights {trees['uuas_random_weights']:.2f}, neighbours {trees['uuas_neighbours']:.2f}"
+    lines.append((f"edges of the tree found, {trees['site']}", f"{trees['uuas']:.2f} ({floors})"))
+    gain, low, high = facts["cola"]["best_gain"]
+    lines.append(("CoLA, best gain with trees", f"{gain:+.3f} [{low:.3f}, {high:.3f}]"))
     return lines
 
 
@@ -84,9 +99,7 @@ def write_report(preset: presets.Preset) -> Path:
         headline=_headline(facts),
         cards=_cards(facts),
         figures="".join(_figure(preset, name) for name in ("04_agreement", "05_precision_recall")),
-        more="".join(
-            _figure(preset, name) for name in ("03_held_out", "01_unit_by_corpus", "06_salient_units")
-        ),
+        more="".join(_figure(preset, name) for name in MORE),
         browser=html.escape(browser),
         rows=_rows(facts),
         seconds="".join(
