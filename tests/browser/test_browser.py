@@ -238,7 +238,14 @@ FACTS = {
         kind: {"tags": 61, "within": FOUND, "across": FOUND, "gap": FOUND, "floors": {"permuted rows": FOUND}}
         for kind in (report.FFN, report.LAST)
     },
-    "salience": {"greedy_30": 0.8, "greedy_100": 0.9, "all": 0.95, "units": 2688, "words": 2896},
+    "salience": {
+        "greedy_30": 0.8, "greedy_100": 0.9, "all": 0.95, "units": 2688, "words": 2896,
+        "moved_100": 0.9, "moved_100_random": 0.1,
+    },
+    "trees": {
+        "site": "layer.3.hidden", "uuas": 0.7, "uuas_random_weights": 0.5, "uuas_neighbours": 0.45,
+    },
+    "cola": {"best_gain": [0.01, -0.01, 0.03]},
     "seconds": {"00_check_setup": 5.6},
 }  # fmt: skip
 
@@ -249,6 +256,8 @@ def written_report(neurons, tmp_path, monkeypatch):
     monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path))
     monkeypatch.setattr(report, "ROOT", tmp_path)
     preset = presets.load("sample", ROOT / "notebooks" / "presets.toml")
+    built = [name for name in report.MORE if (preset.figures / f"{name}.svg").exists()]
+    monkeypatch.setattr(report, "MORE", built)  # that all are built is for test_notebooks to say
     preset.results.mkdir()
     (preset.results / "summary.json").write_text(json.dumps(FACTS))
     (preset.results / "browser.html").write_text(neurons.to_html(), encoding="utf-8")
@@ -260,7 +269,9 @@ def test_the_report(page, neurons, written_report, photograph):
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     expect(page.locator(".cards div", has_text="illusion gap")).to_contain_text("0.50")
     drawn = [svg.bounding_box() for svg in page.locator("figure svg").all()]
-    assert len(drawn) >= 5 and all(box["width"] > 250 and box["height"] > 100 for box in drawn)
+    assert len(drawn) == 2 + len(report.MORE) > 4 and all(
+        box["width"] > 250 and box["height"] > 100 for box in drawn
+    )
     broken = "images => images.filter(i => !(i.complete && i.naturalWidth)).length"
     assert page.locator("img").evaluate_all(broken) == 0
     photograph(page, f"report-{page.device}-0")
