@@ -1,6 +1,7 @@
 # make run     the main job on the embedded sample: figures/, build/report/index.html and a table
 # make test    every test
 # make lab     JupyterLab on the notebooks
+# make preflight   is this machine ready for a workshop?
 # make notebooks   execute the notebooks and rewrite the .ipynb files
 # make run PRESET=treebank DATA=../shared/data   the same on a real corpus
 
@@ -16,7 +17,7 @@ export NBKIT_DATA  := $(abspath $(DATA))
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: run test lab notebooks clean
+.PHONY: run test lab preflight notebooks clean
 
 run: $(READY)
 	$(BIN)/python tools/run.py --preset $(PRESET)
@@ -26,6 +27,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
+
+preflight: $(READY)
+	@$(BIN)/python tools/preflight.py
 
 notebooks: $(READY)
 	$(BIN)/python tools/build_notebooks.py

@@ -19,7 +19,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,12 @@ import pandas as pd
 
 from nbkit import exemplars, matching
 from nbkit.figures import fate_table
+from nbkit.texts import Texts
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
     from nbkit.descriptors import Descriptors
     from nbkit.models import Subject
-    from nbkit.texts import Texts
 
 CSS = """
 .nbkit{font:15px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;padding:.6em}
@@ -43,9 +43,9 @@ CSS = """
 .nbkit table.fate th,.nbkit table.fate td{padding:.2em .7em;text-align:right;border:1px solid #ddd}
 .nbkit table.fate th:first-child{text-align:left}
 .nbkit td.best{outline:2px solid #1a1a1a;outline-offset:-2px;font-weight:700}
-.nbkit .corpora{display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1fr));gap:1.2em}
+.nbkit .corpora{display:grid;grid-template-columns:repeat(auto-fit,minmax(12em,1fr));gap:1em}
 .nbkit .corpus h4{margin:0;font-size:1em;border-bottom:2px solid #0072B2}
-.nbkit ol{padding-left:2.7em;margin:.3em 0}
+.nbkit ol{padding-left:1.8em;margin:.3em 0}
 .nbkit li{margin:.35em 0;font-size:.93em}
 .nbkit li::marker{color:#666;font-size:.85em}
 .nbkit mark{background:none;border-radius:2px;color:inherit}
@@ -55,10 +55,19 @@ CSS = """
 .nbkit .bar div{background:#0072B2;height:100%;border-radius:2px}
 .nbkit table.plain th{text-align:left;font-weight:400;padding-right:.8em}
 .nbkit table.plain td{padding:.1em .5em;min-width:2em}
-.nbkit .wide{overflow-x:auto}
+.nbkit .wide{overflow-x:auto;background:
+linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
+linear-gradient(270deg,#bbb,transparent) 100% 0/.8em 100% no-repeat scroll}
 .nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
 .nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
 """
+
+#: While a list or a slider has the focus, JupyterLab still takes arrows, X and D D for its own commands on
+#: cells, unless the list has this attribute. ipywidgets cannot set one, so a line of script does.
+KEYBOARD = """document.addEventListener("focusin", function (event) {
+  if (event.target.closest(".nbkit-controls"))
+    event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+});"""
 
 
 def neuron_browser(
@@ -91,6 +100,9 @@ class NeuronBrowser:
         first = next(iter(self.scores.values()))
         self.descriptors = [name for name in first.index if name in set.intersection(*known)]
         self.units = first.columns.to_numpy()
+        known_everywhere = {name: scores.loc[self.descriptors] for name, scores in self.scores.items()}
+        every = pd.concat(known_everywhere).fillna(-np.inf)  # [(corpus, descriptor), unit]
+        self._best = pd.DataFrame({"tag": every.idxmax(), "score": every.max()})
         self._views: dict[str, str] = {}
 
     def best_units(self, descriptor: str, n: int = 50) -> list[str]:
@@ -100,9 +112,12 @@ class NeuronBrowser:
 
     def view(self, unit: str) -> str:
         """The HTML of one unit: fate of its tags, then exemplars and histogram in every corpus."""
-        if unit not in self._views:
-            self._views[unit] = self._render(unit)
-        return self._views[unit]
+        *_, last = self._drawn(unit)
+        return last
+
+    def _drawn(self, unit: str) -> Iterable[str]:
+        """What a widget shows one after the other; of a unit seen before only the last."""
+        return [self._views[unit]] if unit in self._views else self._stages(unit)
 
     def to_html(self, units: Sequence[str] | None = None, title: str = "Neuron browser") -> str:
         """A page with a list of ``units`` (default: the best unit of every descriptor)."""
@@ -129,13 +144,17 @@ class NeuronBrowser:
             unit.options = [(self._title(u), u) for u in self.best_units(descriptor.value)]
             unit.value = unit.options[0][1]
 
+        def draw(which: str) -> None:
+            for view in self._drawn(which):
+                page.value = f"<style>{CSS}</style>{view}"
+
         def show(*_: object) -> None:
             if unit.value:
-                page.value = f"<style>{CSS}</style>{self.view(unit.value)}"
+                draw(unit.value)
 
         def show_named(*_: object) -> None:
             if name.value in self.units:
-                page.value = f"<style>{CSS}</style>{self.view(name.value)}"
+                draw(name.value)
             elif name.value:
                 text = html.escape(f"no unit {name.value}; names look like {self.units[0]}")
                 page.value = f"<p>{text}</p>"
@@ -145,8 +164,7 @@ class NeuronBrowser:
         name.observe(show_named, names="value")
         list_units()
         show()
-        left = ipywidgets.VBox([descriptor, unit, name])
-        return ipywidgets.VBox([left, page])
+        return ipywidgets.VBox([_controls([descriptor, unit, name]), page])
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         """The live widget, with a static view beside it for readers without a kernel."""
@@ -162,34 +180,51 @@ class NeuronBrowser:
 
     def _title(self, unit: str) -> str:
         """The unit with its best tag and the corpus where it is best."""
-        table = fate_table(self.scores, unit, 1)
-        descriptor, corpus = table.stack().idxmax()
-        return f"{unit} · {descriptor} {table.loc[descriptor, corpus]:.2f} in {corpus}"
+        (corpus, descriptor), score = self._best.loc[unit]
+        return f"{unit} · {descriptor} {score:z.2f} in {corpus}"
 
-    def _render(self, unit: str) -> str:
-        table = fate_table(self.scores, unit, 2)
-        corpora = "".join(self._corpus(name, unit) for name in self.corpora)
+    def _stages(self, unit: str) -> Iterator[str]:
+        """The view of one unit twice: from the stores, at once; then with its tokens shaded, for which the
+        model runs over the exemplars of all corpora."""
+        best = pd.concat(
+            {name: exemplars.top(a, self.corpora[name], unit, self.k) for name, a in self.activations.items()}
+        )
+        yield self._page(unit, best.assign(tokens=None))
+        shaded = exemplars.shade(self.subject, Texts.from_list(best["text"]), unit)
+        self._views[unit] = self._page(unit, best.assign(tokens=list(shaded.values())))
+        yield self._views[unit]
+
+    def _page(self, unit: str, best: pd.DataFrame) -> str:
+        columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
+        scale = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
+        corpora = "".join(self._corpus(name, unit, best.loc[name], scale) for name in self.corpora)
         return (
-            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(table)}'
+            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(fate_table(self.scores, unit, 2))}'
             '<p class="note">score of each tag in each corpus; framed: the best there</p>'
-            f'<div class="corpora">{corpora}</div></div>'
+            f'<div class="corpora">{corpora}</div><p class="note">histograms from {scale[0]:z.2f} to'
+            f" {scale[1]:z.2f} in every corpus; tokens shaded from 0 to {max(0, scale[1]):z.2f}</p></div>"
         )
 
-    def _corpus(self, name: str, unit: str) -> str:
-        stored, texts = self.activations[name], self.corpora[name]
-        best = exemplars.top(stored, texts, unit, self.k)
-        shaded = exemplars.shade(self.subject, texts.where(text_id=best["text_id"].tolist()), unit)
-        bound = max(float(tokens["activation"].max()) for tokens in shaded.values())
+    def _corpus(self, name: str, unit: str, best: pd.DataFrame, scale: tuple[float, float]) -> str:
+        """Histogram and exemplars of one corpus, on the ``scale`` of all: what is weak here looks weak."""
+        stored = self.activations[name]
         items = "".join(
-            f'<li value="{i}">{shade_html(text, shaded[text_id], bound)}</li>'
-            for i, (text_id, text) in enumerate(zip(best["text_id"], best["text"], strict=True), 1)
+            f"<li>{html.escape(text) if tokens is None else shade_html(text, tokens, scale[1])}</li>"
+            for text, tokens in zip(best["text"], best["tokens"], strict=True)
         )
-        histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32))
+        histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32), scale)
         low, high = best["activation"].iloc[-1], best["activation"].iloc[0]
         return (
             f'<div class="corpus"><h4>{html.escape(name)}</h4>{histogram}'
-            f'<div class="note">top {self.k}: {high:.2f} to {low:.2f}</div><ol>{items}</ol></div>'
+            f'<div class="note">top {self.k}: {high:z.2f} to {low:z.2f}</div><ol>{items}</ol></div>'
         )
+
+
+def _controls(controls: Sequence[ipywidgets.Widget]) -> ipywidgets.VBox:
+    """The controls in a box that keeps the keys typed into it (``KEYBOARD``)."""
+    script = {"output_type": "display_data", "data": {"application/javascript": KEYBOARD}, "metadata": {}}
+    unseen = ipywidgets.Output(outputs=(script,), layout={"display": "none"})
+    return ipywidgets.VBox([*controls, unseen]).add_class("nbkit-controls")
 
 
 def shade_html(text: str, tokens: pd.DataFrame, bound: float) -> str:
@@ -257,7 +292,7 @@ class Views:
         for control in controls:
             control.observe(show, names="value")
         show()
-        return ipywidgets.VBox([*controls, page])
+        return ipywidgets.VBox([_controls(controls), page])
 
     def _control(self, name: str, options: list) -> ipywidgets.Widget:
         kind = ipywidgets.SelectionSlider if _numbers(options) else ipywidgets.Dropdown
@@ -439,7 +474,8 @@ class DescriptorEditor:
             buttons[name] = ipywidgets.Button(description=name)
             buttons[name].on_click(lambda _, action=action: act(action))
         refresh()
-        return ipywidgets.VBox([chosen, text, other, ipywidgets.HBox(list(buttons.values())), page])
+        fields = _controls([chosen, text, other, ipywidgets.HBox(list(buttons.values()))])
+        return ipywidgets.VBox([fields, page])
 
     def view(self) -> str:
         """The descriptors as they are now, with the wordings each stands for."""
@@ -530,7 +566,8 @@ def _tree_svg(forms: Sequence[str], gold: set, predicted: set) -> str:
 VIEWS_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>body{{margin:1em auto;max-width:80em;padding:0 1em;font-family:system-ui,sans-serif}}
-select,input{{font-size:1em;max-width:100%;padding:.3em}}output{{margin-left:.5em}}{css}</style>
+select,input{{font-size:1em;max-width:100%;padding:.3em}}output{{margin-left:.5em}}
+input[type=range]{{width:min(24em,60vw);padding:0;vertical-align:middle}}{css}</style>
 <h1>{title}</h1>{controls}<div id="view"></div>
 <script id="data" type="application/json">{data}</script>
 <script>
@@ -557,16 +594,17 @@ def _fate_html(table: pd.DataFrame) -> str:
     for descriptor, line in table.iterrows():
         cells = "".join(
             f"<td{' class=best' if best[corpus] == descriptor else ''}"
-            f' style="background:rgba(0,114,178,{min(1, max(0, value)) * 0.55:.2f})">{value:.2f}</td>'
+            f' style="background:rgba(0,114,178,{min(1, max(0, value)) * 0.55:.2f})">{value:z.2f}</td>'
             for corpus, value in line.items()
         )
         lines.append(f"<tr><th>{html.escape(str(descriptor))}</th>{cells}</tr>")
-    return f'<table class="fate"><tr><th>tag</th>{head}</tr>{"".join(lines)}</table>'
+    table = f'<table class="fate"><tr><th>tag</th>{head}</tr>{"".join(lines)}</table>'
+    return f'<div class="wide">{table}</div>'
 
 
-def _histogram_svg(values: np.ndarray, bins: int = 40) -> str:
-    """Counts of activations over their range, square-root height so that tails show."""
-    counts, edges = np.histogram(values, bins=bins)
+def _histogram_svg(values: np.ndarray, scale: tuple[float, float], bins: int = 40) -> str:
+    """Counts of activations over the range ``scale``, square-root height so that tails show."""
+    counts, edges = np.histogram(values, bins=bins, range=scale)
     heights = np.sqrt(counts / counts.max()) * 30
     bars = "".join(
         f'<rect x="{4 * i}" y="{32 - h:.1f}" width="3.4" height="{h:.1f}" fill="#56B4E9"/>'

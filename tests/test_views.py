@@ -73,7 +73,7 @@ def test_shading_keeps_the_text_and_marks_the_peak():
 def test_the_controls_change_the_view(browser):
     widget = browser.widget()
     left, page = widget.children
-    descriptor, unit, name = left.children
+    descriptor, unit, name, _ = left.children
     descriptor.value = "negation"
     assert unit.value == browser.best_units("negation", 1)[0] and unit.value in page.value
     unit.value = unit.options[3][1]
@@ -82,6 +82,32 @@ def test_the_controls_change_the_view(browser):
     assert "<h3>layer.3.ffn.7</h3>" in page.value
     name.value = "layer.3.ffn.9999"
     assert "no unit layer.3.ffn.9999" in page.value
+
+
+def test_the_picture_comes_first_and_its_shading_after_it(browser):
+    controls, page = browser.widget().children
+    seen = []
+    page.observe(lambda change: seen.append(change.new), "value")
+    for _ in range(2):  # a unit seen before comes shaded at once
+        controls.children[2].value = "layer.3.ffn.11"
+        controls.children[2].value = ""
+    plain, shaded = seen
+    assert "<mark" not in plain and "<mark" in shaded
+    assert Page(plain).text == Page(shaded).text
+
+
+def test_all_corpora_share_one_scale(browser):
+    """What is weak in a corpus looks weak there: histograms and shading run to the maximum over corpora."""
+    tops = pd.DataFrame({n: np.asarray(a.values, np.float32).max(0) for n, a in browser.activations.items()})
+    column = (tops.min(axis=1) / tops.max(axis=1)).where(tops.min(axis=1) > 0.1).idxmin()
+    bound, view = tops.loc[column].max(), browser.view(browser.units[column])
+    for name, half in zip(NAMES, view.split('class="corpus"')[1:], strict=True):
+        strength = re.search(r'class="peak" style="background:rgba\(230,159,0,([\d.]+)\)', half)[1]
+        assert float(strength) == pytest.approx(tops.loc[column, name] / bound, abs=0.01)
+    ranges = re.findall(r"<title>activations from (\S+) to (\S+)</title>", view)
+    assert (
+        len(ranges) == 2 and len(set(ranges)) == 1 and float(ranges[0][1]) == pytest.approx(bound, abs=0.01)
+    )
 
 
 def test_a_notebook_gets_the_widget_and_a_static_view(browser):
@@ -211,10 +237,11 @@ def test_views_hold_every_combination_without_a_kernel():
     assert not Page(page).addresses and "Two &lt;ways&gt;" in page and "b</script>" not in page
     data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.DOTALL)[1])
     assert len(data["views"]) == 6 and "<p>b</script>3</p>" in data["views"]["1,2"]
-    control = view.widget().children
-    assert isinstance(control[0], ipywidgets.Dropdown) and isinstance(control[1], ipywidgets.SelectionSlider)
-    control[1].value = 3
-    assert "<p>a3</p>" in control[2].value
+    box, shown = view.widget().children
+    assert isinstance(box.children[0], ipywidgets.Dropdown)
+    assert isinstance(box.children[1], ipywidgets.SelectionSlider)
+    box.children[1].value = 3
+    assert "<p>a3</p>" in shown.value
     assert "<p>a1</p>" in view._repr_mimebundle_()["text/html"]
     with pytest.raises(ValueError, match="'n' has nothing"):
         widgets.Views("x", {"n": []}, str)

@@ -148,7 +148,7 @@ def _figure(preset: presets.Preset, name: str) -> str:
     svg = (preset.figures / f"{name}.svg").read_text(encoding="utf-8")
     svg = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)  # no XML header inside HTML
     svg = _own_ids(svg, name)
-    return f"<figure>{svg}<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
+    return f"<figure><div>{svg}</div><figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
 
 
 def _own_ids(svg: str, name: str) -> str:
@@ -167,10 +167,11 @@ main{{max-width:62rem;margin:0 auto;padding:1.5rem 1.2rem 4rem}}
 h1{{font-size:1.9rem;line-height:1.2;margin:.6rem 0}} h2{{margin:2.4rem 0 .6rem;font-size:1.3rem}}
 .lead{{font-size:1.15rem;max-width:46rem}} .kicker{{color:#666;margin:0}}
 .cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.4rem 0}}
-.cards div{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;padding:.7rem .9rem}}
-.cards b{{display:block;font-size:1.3rem}} .cards span{{color:#555;font-size:.86rem}}
+.cards div{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;padding:.7rem}}
+.cards b{{display:block;font-size:1.2rem;white-space:nowrap}} .cards span{{color:#555;font-size:.86rem}}
 figure{{background:#fff;border:1px solid #e2e2e2;border-radius:8px;margin:1rem 0;padding:1rem}}
 figure svg{{display:block;margin:auto;width:100%;height:auto;max-height:27rem}}
+@media (max-width:40rem){{figure div{{overflow-x:auto}} figure svg{{width:38rem}}}}
 figcaption{{color:#444;font-size:.93rem;margin-top:.6rem}}
 iframe{{width:100%;height:46rem;border:1px solid #e2e2e2;border-radius:8px;background:#fff}}
 table{{border-collapse:collapse;background:#fff;font-size:.92rem;display:block;overflow-x:auto}}

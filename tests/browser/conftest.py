@@ -1,0 +1,48 @@
+"""Chromium or a clear word about its absence, photographs, and complaints of the pages."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import browsing
+import pytest
+
+PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "build" / "browser"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser. Where none is installed: a failure in CI, a skip with its mend elsewhere.
+
+    It lives as long as one module: Playwright keeps an event loop in this thread while it runs.
+    """
+    if not browsing.installed():
+        message = "NOT RUN: no `chromium` on the PATH; on Debian: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with browsing.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Callable:
+    """``photograph(page or locator, name)`` writes build/browser/NAME.png."""
+    PHOTOGRAPHS.mkdir(parents=True, exist_ok=True)
+    return lambda what, name: what.screenshot(path=PHOTOGRAPHS / f"{name}.png")
+
+
+class Witness(list):
+    """Everything a page complained about, and every address it asked for."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.addresses = []
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and self.append(said.text))
+        page.on("request", lambda request: self.addresses.append(request.url))
+
+
+@pytest.fixture(scope="session")
+def witness() -> type[Witness]:
+    return Witness

@@ -1,0 +1,287 @@
+"""Widgets and pages in a real browser: clicked, chosen, typed into, and photographed before and after."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import browsing
+import nbformat
+import numpy as np
+import pytest
+import report
+import small
+from playwright.sync_api import expect
+
+from nbkit import presets
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDGETS = "neuron_browser", "salience_slider", "tree_stepper", "descriptor_editor"
+CELLS = [f"import small\nsmall.{name}()" for name in WIDGETS]
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+
+pytestmark = pytest.mark.needs_browser
+
+
+@pytest.fixture(scope="module")
+def neurons(minilm):
+    return small.neuron_browser(minilm)
+
+
+def strongest(neurons, unit):
+    """The text with the largest activation in each corpus, from the matrices alone."""
+    for name, stored in neurons.activations.items():
+        at = np.argmax(np.asarray(stored.values[:, stored.column(unit)], np.float32))
+        yield name, neurons.corpora[name].frame["text"].iloc[at]
+
+
+def assert_shows(view, neurons, unit):
+    """``view`` is the picture of ``unit`` and of no other."""
+    expect(view.locator("h3")).to_have_text(unit)
+    for name, text in strongest(neurons, unit):
+        column = view.locator(".corpus", has=view.page.get_by_role("heading", name=name, exact=True))
+        expect(column.locator("li").first).to_have_text(text)
+        expect(column.locator("li mark.peak").first).to_be_visible()
+    expect(view.locator("table.fate td.best")).to_have_count(len(neurons.corpora))
+
+
+# ---------------------------------------------------------------------------------- in JupyterLab
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory, chromium, witness):
+    """The notebook of ``CELLS``, all run, and what the page complained about."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    shutil.copy(Path(__file__).with_name("small.py"), folder)
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, folder / "widgets.ipynb")
+    with browsing.lab(folder) as url:
+        page = chromium.new_page(viewport={"width": 1280, "height": 1500})
+        page.complaints, page.folder = witness(page), folder
+        browsing.run_all(page, url("widgets.ipynb"), cells=len(CELLS))
+        yield page
+        page.close()
+
+
+def test_neurons_are_chosen_by_descriptor_by_click_and_by_name(notebook, neurons, photograph):
+    view = browsing.cell_output(notebook, 1)
+    units = neurons.best_units("question")
+    assert_shows(view, neurons, units[0])
+    photograph(view, "lab-neurons-0")
+    view.get_by_label("descriptor").select_option("negation")
+    units = neurons.best_units("negation")
+    assert_shows(view, neurons, units[0])
+    listed = view.get_by_label("unit", exact=True)
+    listed.locator("option").nth(3).click()
+    assert_shows(view, neurons, units[3])
+    listed.press("ArrowDown")
+    assert_shows(view, neurons, units[4])
+    name = view.get_by_label("or by name")
+    name.fill(f"{small.SITE}.7")
+    assert_shows(view, neurons, f"{small.SITE}.7")
+    photograph(view, "lab-neurons-1")
+    name.fill(f"{small.SITE}.9999")
+    expect(view.get_by_text(f"no unit {small.SITE}.9999; names look like {small.SITE}.0")).to_be_visible()
+    photograph(view, "lab-neurons-2")
+
+
+def test_the_salience_slider_moves_by_key_and_by_mouse(notebook, photograph):
+    view = browsing.cell_output(notebook, 2)
+    title = view.locator("h3")
+    expect(title).to_have_text("upos: 1 of 24 units keep 0.70, all reach 0.97")
+    expect(view.locator("ol li")).to_have_count(1)
+    photograph(view, "lab-salience-0")
+    handle = view.locator(".noUi-handle")
+    handle.press("ArrowRight")
+    handle.press("ArrowRight")
+    expect(title).to_have_text("upos: 4 of 24 units keep 0.90, all reach 0.97")
+    expect(view.locator("ol li")).to_have_count(4)
+    track = view.locator(".noUi-target").bounding_box()
+    notebook.mouse.click(track["x"] + track["width"] - 1, track["y"] + track["height"] / 2)
+    expect(title).to_have_text("upos: 8 of 24 units keep 0.95, all reach 0.97")
+    view.get_by_label("property").select_option("number")
+    expect(title).to_have_text("number: 8 of 24 units keep 0.95, all reach 0.97")
+    first = {view.locator("ol li b").nth(i).inner_text() for i in range(3)}
+    assert first == {f"layer.1.hidden.{i}" for i in (5, 6, 7)}  # the units that carry it
+    photograph(view, "lab-salience-1")
+
+
+def test_the_tree_stepper_goes_by_sentence_and_layer(notebook, photograph):
+    view = browsing.cell_output(notebook, 3)
+    words = view.locator("svg.tree text")
+    expect(view.locator("h3")).to_have_text("40% of the edges at layer.0.hidden")
+    expect(words).to_have_text(small.SENTENCES["one"])
+    photograph(view, "lab-trees-0")
+    view.get_by_label("sentence").select_option("two")
+    expect(words).to_have_text(small.SENTENCES["two"])
+    layer = view.get_by_label("layer")
+    layer.focus()
+    layer.press("ArrowDown")
+    layer.press("ArrowDown")
+    expect(view.locator("h3")).to_have_text("57% of the edges at layer.2.hidden")  # 4 of 7
+    expect(view.locator("svg.tree path[stroke-dasharray]")).to_have_count(1)
+    expect(view.locator("svg.tree path[stroke='#0072B2']")).to_have_count(4)
+    photograph(view, "lab-trees-1")
+
+
+def test_descriptors_are_edited_and_saved(notebook, photograph):
+    view = browsing.cell_output(notebook, 4)
+    expect(view.locator("h3")).to_have_text("3 descriptors")
+    photograph(view, "lab-editor-0")
+    view.get_by_label("new name").fill("money")
+    view.get_by_role("button", name="rename").click()
+    expect(view.get_by_text("saved in edits.json")).to_be_visible()
+    chosen = view.get_by_label("descriptor")
+    chosen.focus()
+    chosen.press("ArrowDown")
+    chosen.press("ArrowDown")
+    view.get_by_role("button", name="drop").click()
+    expect(view.locator("h3")).to_have_text("2 descriptors")
+    expect(view.locator("table tr")).to_contain_text(["texts", "money", "cost"])
+    photograph(view, "lab-editor-1")
+    saved = json.loads((notebook.folder / "edits.json").read_text())
+    assert saved == {"join": {}, "drop": ["mood"], "rename": {"price": "money"}}
+
+
+def test_keys_in_a_widget_do_nothing_to_the_notebook(notebook):
+    """Letters and arrows typed into a list are shortcuts of JupyterLab: X would cut the cell."""
+    cells = notebook.locator(".jp-Notebook .jp-CodeCell")
+    for number, name in enumerate(("unit", "property", "layer", "descriptor"), 1):
+        field = browsing.cell_output(notebook, number).get_by_label(name, exact=True)
+        for key in ("x", "d", "d", "a"):
+            field.press(key)
+        expect(field).to_be_focused()
+    expect(cells).to_have_count(len(CELLS))
+
+
+def test_jupyterlab_asked_this_machine_only_and_nothing_complained(notebook):
+    assert not notebook.complaints
+    assert {re.match(r"\w+://([\d.]+)|data:|blob:", a)[1] for a in notebook.complaints.addresses} <= {
+        "127.0.0.1",
+        None,
+    }
+
+
+# ---------------------------------------------------------------------------------- pages, without a network
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request, chromium, witness):
+    """A page without a network, at both widths; at the end: no complaint, nothing wider than the window."""
+    width, height = WIDTHS[request.param]
+    context = chromium.new_context(viewport={"width": width, "height": height})
+    context.set_offline(True)
+    page = context.new_page()
+    page.device, complaints = request.param, witness(page)
+    yield page
+    assert not complaints
+    assert all(a.startswith(("file:", "data:", "about:", "blob:")) for a in complaints.addresses)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the window"
+    context.close()
+
+
+def opened(page, text, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(text, encoding="utf-8")
+    page.goto(path.as_uri())
+
+
+def test_the_page_of_neurons(page, neurons, photograph, tmp_path):
+    units = neurons.best_units("question", 2) + neurons.best_units("negation", 2)
+    opened(page, neurons.to_html(units, title="Neurons"), tmp_path)
+    assert_shows(page.locator("section:visible"), neurons, units[0])
+    photograph(page, f"page-neurons-{page.device}-0")
+    chosen = page.get_by_label("Unit")
+    chosen.select_option(index=2)
+    assert_shows(page.locator("section:visible"), neurons, units[2])
+    chosen.press("ArrowDown")
+    assert_shows(page.locator("section:visible"), neurons, units[3])
+    photograph(page, f"page-neurons-{page.device}-1")
+
+
+def test_the_page_of_salience(page, photograph, tmp_path):
+    opened(page, small.salience_slider().to_html(), tmp_path)
+    expect(page.locator("h3")).to_have_text("upos: 1 of 24 units keep 0.70, all reach 0.97")
+    photograph(page, f"page-salience-{page.device}-0")
+    slider = page.get_by_label("units")
+    slider.fill("2")
+    expect(page.locator("output")).to_have_text("4")
+    slider.press("ArrowRight")
+    page.get_by_label("property").select_option("number")
+    expect(page.locator("h3")).to_have_text("number: 8 of 24 units keep 0.95, all reach 0.97")
+    expect(page.locator("output")).to_have_text("8")
+    photograph(page, f"page-salience-{page.device}-1")
+
+
+def test_the_page_of_trees(page, photograph, tmp_path):
+    opened(page, small.tree_stepper().to_html(), tmp_path)
+    expect(page.locator("svg.tree text")).to_have_text(small.SENTENCES["one"])
+    photograph(page, f"page-trees-{page.device}-0")
+    page.get_by_label("sentence").select_option("two")
+    page.get_by_label("layer").select_option("layer.3.hidden")
+    expect(page.locator("svg.tree text")).to_have_text(small.SENTENCES["two"])
+    expect(page.locator("h3")).to_have_text("71% of the edges at layer.3.hidden")  # 5 of 7
+    photograph(page, f"page-trees-{page.device}-1")
+
+
+# ---------------------------------------------------------------------------------- the report
+
+FOUND = [0.5, 0.4, 0.6, 9]
+FACTS = {
+    "units": 9216, "texts": 1840, "descriptors": 106, "shared": 32, "tags": 17229, "tags_shuffled": 0,
+    "precision_recall": [
+        {"method": f"{rule}, {where}", "k": 2, "precision": FOUND, "recall": FOUND}
+        for rule in ("pearson", "frequency") for where in ("same corpus", "other corpora")
+    ],
+    "agreement": {
+        kind: {"tags": 61, "within": FOUND, "across": FOUND, "gap": FOUND, "floors": {"permuted rows": FOUND}}
+        for kind in (report.FFN, report.LAST)
+    },
+    "salience": {
+        "greedy_30": 0.8, "greedy_100": 0.9, "all": 0.95, "units": 2688, "words": 2896,
+        "moved_100": 0.9, "moved_100_random": 0.1,
+    },
+    "trees": {
+        "site": "layer.3.hidden", "uuas": 0.7, "uuas_random_weights": 0.5, "uuas_neighbours": 0.45,
+    },
+    "cola": {"best_gain": [0.01, -0.01, 0.03]},
+    "seconds": {"00_check_setup": 5.6},
+}  # fmt: skip
+
+
+@pytest.fixture
+def written_report(neurons, tmp_path, monkeypatch):
+    """The report on invented numbers, with the committed figures and the small browser."""
+    monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path))
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    preset = presets.load("sample", ROOT / "notebooks" / "presets.toml")
+    built = [name for name in report.MORE if (preset.figures / f"{name}.svg").exists()]
+    monkeypatch.setattr(report, "MORE", built)  # that all are built is for test_notebooks to say
+    preset.results.mkdir()
+    (preset.results / "summary.json").write_text(json.dumps(FACTS))
+    (preset.results / "browser.html").write_text(neurons.to_html(), encoding="utf-8")
+    return report.write_report(preset)
+
+
+def test_the_report(page, neurons, written_report, photograph):
+    page.goto(written_report.as_uri())
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.locator(".cards div", has_text="illusion gap")).to_contain_text("0.50")
+    drawn = [svg.bounding_box() for svg in page.locator("figure svg").all()]
+    assert len(drawn) == 2 + len(report.MORE) > 4 and all(
+        box["width"] > 250 and box["height"] > 100 for box in drawn
+    )
+    broken = "images => images.filter(i => !(i.complete && i.naturalWidth)).length"
+    assert page.locator("img").evaluate_all(broken) == 0
+    photograph(page, f"report-{page.device}-0")
+    frame = page.frame_locator("iframe")
+    frame.get_by_label("Unit").select_option(index=1)
+    unit = frame.locator("#unit option").nth(1).inner_text().split(" · ")[0]
+    expect(frame.locator("section:visible h3")).to_have_text(unit)
+    wider = "html => html.scrollWidth - html.clientWidth"
+    assert frame.locator("html").evaluate(wider) == 0, "the neurons are wider than their frame"
+    page.get_by_text("Time of each notebook").click()
+    expect(page.get_by_text("00_check_setup")).to_be_visible()
+    page.locator("iframe").scroll_into_view_if_needed()
+    photograph(page, f"report-{page.device}-1")

@@ -1,0 +1,111 @@
+"""The pre-flight command passes where all is ready; where it is not, it names the fault and the mend."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import preflight
+import pytest
+
+from nbkit import models
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKSHOP = (ROOT / "WORKSHOP.md").read_text(encoding="utf-8")
+COMMAND = [sys.executable, str(Path(preflight.__file__))]
+
+
+def preflight_with(monkeypatch, capsys, *names):
+    """Exit status and lines of these checks only, in this process."""
+    monkeypatch.setattr(preflight, "CHECKS", [check for check in preflight.CHECKS if check.name in names])
+    status = preflight.main()
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_this_machine_is_ready_and_nothing_asked_the_network():
+    done = subprocess.run(COMMAND, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[:2] for line in lines[:-1]] == [["ok", check.name] for check in preflight.CHECKS]
+    assert "50 texts x 9,216 units" in done.stdout and models.MINILM_SHA256[:12] in done.stdout
+    assert lines[-1].startswith("ready")
+
+
+@pytest.mark.parametrize("place", ["file/cache", "file"])
+def test_a_cache_that_cannot_be_written(place, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("NBKIT_CACHE", str(tmp_path / place))
+    status, lines = preflight_with(monkeypatch, capsys, "cache", "disk")
+    assert status == 1
+    assert lines[0].startswith("FAILED  cache") and str(tmp_path / place) in lines[0]
+    assert "mend: name a folder that you may write to" in lines[1]
+    assert lines[2].startswith("ok      disk") and lines[-1] == "1 of 2 checks FAILED"
+
+
+def test_a_disk_that_is_full(monkeypatch, capsys):
+    usage = type(shutil.disk_usage("."))(total=10**9, used=10**9, free=3 * 10**8)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(os, "fsync", full)
+    status, lines = preflight_with(monkeypatch, capsys, "cache", "disk")
+    assert status == 1 and lines[-1] == "2 of 2 checks FAILED"
+    assert "FAILED  cache" in lines[0] and "No space left on device" in lines[0]
+    assert "FAILED  disk      RuntimeError: 0.3 GB are free, 2 are wanted" in lines[2]
+    assert "mend: make room" in lines[3]
+
+
+def test_other_weights_and_a_missing_package(monkeypatch, capsys):
+    monkeypatch.setattr(models, "MINILM_SHA256", "0" * 64)
+    monkeypatch.setattr(preflight.importlib.metadata, "requires", lambda name: ["no-such-package>=1"])
+    status, lines = preflight_with(monkeypatch, capsys, "packages", "model")
+    assert status == 1
+    assert "FAILED  packages" in lines[0] and "no-such-package" in lines[0]
+    assert "FAILED  model" in lines[2] and "not the weights of minilm" in lines[2]
+
+
+def test_what_asks_the_network_is_refused_and_named(monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "ASKED", [])
+    for local in ("127.0.0.1", "localhost", None):
+        preflight.refuse("socket.getaddrinfo", (local, 80))
+    preflight.refuse("socket.connect", (None, "/run/some.socket"))
+    for event, arguments in (
+        ("socket.getaddrinfo", ("hub.example", 443)),
+        ("socket.connect", (None, ("192.0.2.1", 443))),
+    ):
+        with pytest.raises(OSError, match="the network was asked for"):
+            preflight.refuse(event, arguments)
+    status, lines = preflight_with(monkeypatch, capsys, "network")
+    assert status == 1 and "hub.example, 192.0.2.1" in lines[0]
+
+
+def test_the_workshop_names_what_is_there():
+    linked = re.findall(r"\]\(([^)]+)\)", WORKSHOP)
+    planned = [Path(target).name[:2] for target in linked if target.startswith("notebooks/")]
+    assert planned == [f"{n:02}" for n in range(9)] and all((ROOT / target).exists() for target in linked)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (?:[A-Z]+=\S+ )?([a-z]+)", WORKSHOP):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_workshop_states_the_minutes_of_the_notebooks():
+    minutes = {"half a minute": "½", "about a minute": "1", "two minutes": "2", "about two minutes": "2"}
+    for target, stated in re.findall(r"\]\((notebooks/\S+)\) \| (\S+) min", WORKSHOP):
+        need = re.search(r"\*\*Need\*\* ([a-z ]+minutes?)", (ROOT / target).read_text())[1]
+        assert minutes[need] == stated, target
+
+
+def test_the_messages_in_the_workshop_are_those_of_the_code():
+    sources = [*(ROOT / "nbkit").glob("*.py"), ROOT / "Makefile"]
+    code = " ".join(path.read_text() for path in sources)
+    for said in (
+        "nbkit needs Python >= 3.11",
+        "No virtual environment could be made",
+        "is not there yet: run the",
+    ):
+        assert said in WORKSHOP and said in code, said
