@@ -61,7 +61,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def lab(folder: Path, seconds: float = 60) -> Iterator[Callable[[str], str]]:
+def lab(folder: Path, seconds: float = 120) -> Iterator[Callable[[str], str]]:
     """A JupyterLab on ``folder``; yields a function from a notebook's name to its address.
 
     ``RuntimeError`` with the end of the server's log when it does not answer within ``seconds``.
@@ -114,7 +114,7 @@ def _wait(address: str, process: subprocess.Popen, log: Path, seconds: float) ->
     raise RuntimeError(f"no JupyterLab within {seconds} s; its log ends:\n{log.read_text()[-2000:]}")
 
 
-def run_all(page: Page, address: str, cells: int, seconds: float = 90) -> None:
+def run_all(page: Page, address: str, cells: int, seconds: float = 180) -> None:
     """Open the notebook, run all its ``cells`` code cells, and wait until the last one has run.
 
     ``RuntimeError`` with what the page says when they have not run within ``seconds``.

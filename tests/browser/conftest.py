@@ -6,7 +6,9 @@ from pathlib import Path
 
 import browsing
 import pytest
+from playwright.sync_api import expect
 
+expect.set_options(timeout=30_000)  # a machine may be busy; a view that is wrong stays wrong
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "build" / "browser"
 
 
