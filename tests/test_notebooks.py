@@ -3,7 +3,6 @@
 import getpass
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -102,9 +101,6 @@ def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
     copy.mkdir(parents=True)
     for path in [*SOURCES, ROOT / "notebooks" / "presets.toml"]:
         (copy / path.name).write_text(path.read_text())
-    kept = copy.parent / "benchmarks" / "results"  # notebook 08 shows a result that is kept there
-    kept.mkdir(parents=True)
-    shutil.copy(ROOT / "benchmarks" / "results" / "trees-cola.json", kept)
     for name in NAMES:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", BLOCKED, f"{name}.py"],
