@@ -245,7 +245,7 @@ FACTS = {
     "trees": {
         "site": "layer.3.hidden", "uuas": 0.7, "uuas_random_weights": 0.5, "uuas_neighbours": 0.45,
     },
-    "cola": {"best_gain": [0.01, -0.01, 0.03]},
+    "tuning": {"best_gain": [0.01, -0.01, 0.03]},
     "seconds": {"00_check_setup": 5.6},
 }  # fmt: skip
 
