@@ -106,7 +106,8 @@ with figures.style():
 # %% [markdown]
 # Three seeds are few, and the intervals say so. The paper fine-tunes BERT-large on CoLA with ten seeds; its
 # best mean gain is .006, and its baseline varies by .017 from seed to seed. It reports the Matthews
-# correlation averaged over batches. `batch_matthews` is that average, `matthews` the correlation of the whole set:
+# correlation averaged over batches. `batch_matthews` is that average, `matthews` the correlation of the
+# whole set:
 
 # %%
 runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "collapsed"]].mean().round(3)
