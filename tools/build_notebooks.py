@@ -36,7 +36,8 @@ def execute(source: Path, preset: str) -> nbformat.NotebookNode:
     """The notebook of ``source``, executed in a fresh kernel with ``preset``. Errors are raised."""
     notebook = jupytext.read(source)
     _name_cells(notebook)
-    environment = {**os.environ, "NBKIT_PRESET": preset}
+    named = {"JPY_SESSION_NAME": f"{source.stem}.ipynb"}  # as JupyterLab does: figures say what made them
+    environment = {**os.environ, "NBKIT_PRESET": preset, **named}
     environment.setdefault("NBKIT_CACHE", str(ROOT / "cache"))
     client = NotebookClient(
         notebook,
