@@ -240,7 +240,7 @@ def _names(axis: Axis, places: pd.Series) -> list[str | None]:
     """The tick's label at each place, for an axis whose labels were set by hand and are no numbers."""
     if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
         return [None] * len(places)
-    labels = [label.get_text() for label in axis.get_majorticklabels()]
+    labels = [" ".join(label.get_text().split()) for label in axis.get_majorticklabels()]
     ticks = dict(zip(axis.get_majorticklocs(), labels, strict=True))
     return [ticks.get(round(place)) if np.isfinite(place) else None for place in places]
 
@@ -256,11 +256,11 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
     whiskers are 95 % intervals; the floors' agreement across is drawn smaller.
     """
     ax = _axes(ax, (8, 0.9 + 0.75 * len(controls_by_kind)))
-    seen = set()
+    seen, dot = set(), 1.5 * plt.rcParams["lines.markersize"]
     for y, controls in enumerate(reversed(controls_by_kind.values())):
         lines = controls.set_index("kind")
         within, across = lines.loc["units", "within"], lines.loc["units", "across"]
-        ax.plot([across.value, within.value], [y, y], color=RED, lw=5, alpha=0.25, zorder=1)
+        ax.plot([across.value, within.value], [y, y], color=RED, lw=dot / 2, alpha=0.25, zorder=1)
         ends = ("left", "right") if within.value >= across.value else ("right", "left")
         for point, color, side, name in (
             (within, BLUE, ends[0], "same corpus, held-out texts"),
@@ -269,7 +269,7 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
             label = None if name in seen else name
             seen.add(name)
             spread = [[point.value - point.low], [point.high - point.value]]
-            ax.errorbar(point.value, y, xerr=spread, fmt="o", ms=9, color=color, label=label)
+            ax.errorbar(point.value, y, xerr=spread, fmt="o", ms=dot, color=color, label=label)
             shift = (-4 if side == "left" else 4, 8)
             ax.annotate(f"{point.value:.2f}", (point.value, y), shift, textcoords="offset points", ha=side)
         for floor, (marker, color) in FLOORS.items():
@@ -277,7 +277,7 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
                 label = None if floor in seen else f"{floor} (floor)"
                 seen.add(floor)
                 x = lines.loc[floor, "across"].value
-                ax.plot(x, y - 0.22, marker, ms=5, color=color, label=label, alpha=0.9, ls="none")
+                ax.plot(x, y - 0.22, marker, ms=0.6 * dot, color=color, label=label, alpha=0.9, ls="none")
     ax.set_yticks(range(len(controls_by_kind)), list(reversed(controls_by_kind)))
     ax.set(xlim=(0, 1), ylim=(-0.6, len(controls_by_kind) - 0.4))
     ax.set_xlabel("share of tags that are still the unit's first tag")
@@ -295,7 +295,7 @@ def _legend_below(ax: Axes, distance: float) -> None:
         [labels[i] for i in order],
         loc="upper center",
         bbox_to_anchor=(0.4, -distance),
-        ncol=3,
+        ncol=3 if ax.figure.get_size_inches()[0] > COLUMNS["single"] else 2,
     )
 
 
@@ -336,7 +336,13 @@ def shift(tags: pd.DataFrame, ax: Axes | None = None) -> Axes:
     strong = first["q"] <= 0.05
     for mask, color, name in ((~strong, GREY, "q > .05"), (strong, BLUE, "q ≤ .05")):
         part = first[mask]
-        ax.plot(part["score"], part["validation_score"], ".", ms=3, color=color, alpha=0.4, label=name)
+        points = {
+            "ms": 3,
+            "color": color,
+            "alpha": 0.4,
+            "rasterized": True,
+        }  # thousands: the file stays small
+        ax.plot(part["score"], part["validation_score"], ".", label=name, **points)
     top = float(first["score"].max())
     ax.plot([0, top], [0, top], color="k", lw=0.8)
     ax.set(xlabel="score on calibration texts", ylabel="score on held-out texts")

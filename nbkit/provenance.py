@@ -144,12 +144,13 @@ def place() -> dict[str, Any]:
         name = os.environ.get("JPY_SESSION_NAME", "")
         history = main.get_ipython().user_ns["In"]  # the running cell is its last entry
         return {"notebook": Path(name).stem or "unnamed", "cell": len(history) - 1}
-    source, frame = getattr(main, "__file__", None), sys._getframe()
-    while frame and not (source and frame.f_globals.get("__file__") == source):
+    source, frame, line = getattr(main, "__file__", None), sys._getframe(), 0
+    while source and frame:  # the outermost line of the source: the cell that called, not one that defined
+        line = frame.f_lineno if frame.f_globals.get("__file__") == source else line
         frame = frame.f_back
-    if frame is None or "\n# %%" not in (text := Path(source).read_text(encoding="utf-8")):
+    if not line or "\n# %%" not in (text := Path(source).read_text(encoding="utf-8")):
         return {}
-    above = text.splitlines()[: frame.f_lineno]
+    above = text.splitlines()[:line]
     cells = sum(line.startswith("# %%") and "[markdown]" not in line for line in above)
     return {"notebook": Path(source).stem, "cell": cells}
 
@@ -186,9 +187,11 @@ def check(
     """
     made = read(path)
     found = [_data_finding(Path(path), made)]
-    wanted = dict(made.get("corpora") or ({"corpus": made["corpus"]} if "corpus" in made else {}))
     known = _known(made) if subject is None and corpora is None else _given(subject, corpora)
-    asked = [("subject", made.get("subject")), *((f"corpus {name}", mark) for name, mark in wanted.items())]
+    asked = [("subject", made.get("subject"))]
+    asked += [(f"corpus {name}", mark) for name, mark in (made.get("corpora") or {}).items()]
+    if "corpus" in made or "corpora" not in made:
+        asked.append(("corpus", made.get("corpus")))
     for what, mark in asked:
         if mark is None:
             found.append(Finding(what, "unknown", "the figure does not say which"))

@@ -179,7 +179,7 @@ causal.drop(columns="word").round(2)
 # ## What we learned
 #
 # Few units are enough for a property, many different few are, and accuracy without selectivity says little.
-# Next: browse some of them with the browser of `04_test_illusions`.
+# Next: `07_probe_trees`.
 
 # %%
 sources = {

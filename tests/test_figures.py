@@ -130,8 +130,9 @@ def test_a_script_and_a_kernel_name_the_same_cell(tmp_path):
 
     source = tmp_path / "07_toy.py"
     source.write_text(
-        "# %%\nfrom nbkit import provenance\n\n# %% [markdown]\n# words\n\n# %%\nx = 1\n\n"
-        "# %%\ny = [\n    provenance.place(),\n]\nprint(y[0])\n"
+        "# %%\nfrom nbkit import provenance\n\n\ndef here():\n    return provenance.place()\n\n\n"
+        "# %% [markdown]\n# words\n\n# %%\nx = 1\n\n"
+        "# %%\ny = [\n    here(),\n]\nprint(y[0])\n"
     )
     done = subprocess.run([sys.executable, str(source)], capture_output=True, text=True, check=True)
     notebook = jupytext.read(source)
