@@ -280,3 +280,24 @@ def test_a_preset_says_what_is_missing(tmp_path, monkeypatch):
     assert "does not answer (" in preset.missing()[-1]
     monkeypatch.delenv("OPENAI_API_KEY")
     assert "OPENAI_API_KEY" in preset.missing()[-1]
+
+
+def test_every_preset_has_the_keys_of_the_first_and_its_own_needs():
+    path = ROOT / "notebooks" / "presets.toml"
+    first = set(presets.load("sample", path).settings)
+    for name in presets.names(path):
+        preset = presets.load(name, path)
+        assert first - {"corpora"} <= set(preset.settings), name
+        assert "corpora" in preset.settings or {"source", "by"} <= set(preset.settings)
+    full = presets.load("full", path)
+    assert len(full["revision"]) == 40 and full["device"] == "cuda"
+    assert any(spec.startswith("openai:") for spec in full["generators"])
+
+
+@pytest.mark.needs_data
+def test_the_registers_are_five_corpora_of_one_size(shared_data, monkeypatch):
+    monkeypatch.setenv("NBKIT_DATA", str(shared_data))
+    preset = presets.load("registers", ROOT / "notebooks" / "presets.toml")
+    assert preset.missing() == []
+    corpora = preset.corpora()
+    assert len(corpora) == 5 and {len(corpus) for corpus in corpora.values()} == {2000}
