@@ -18,7 +18,7 @@ ORDER = (
     "grammar texts models rows activations neurox causal tuning exemplars generators descriptors scorers"
     " matching evaluation planted geometry illusions rankers salience treebank trees presets widgets"
 ).split()
-LEAVES = {"provenance", "figures", "reducers", "cluster"}
+LEAVES = {"provenance", "figures", "reducers", "cluster", "exercises"}
 UPWARDS = {"provenance": {"presets"}}  # to hold a figure against what is here, when asked to
 
 
