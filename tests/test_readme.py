@@ -143,6 +143,14 @@ def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
             assert abs(float(cell) - exact) <= 0.006 + 0.02 * exact
 
 
+def test_the_line_for_hosted_notebooks_pins_no_torch():
+    line = re.search(r"^%pip install .*$", README, re.MULTILINE)[0]
+    assert "constraint" not in line and "torch" not in line
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (torch,) = (need for need in project["dependencies"] if re.match(r"torch\b", need))
+    assert "=" not in torch.replace(">=", "")
+
+
 def test_time_disk_and_money_are_stated_for_every_preset():
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text())
     assert list(presets) == ["sample", "treebank", "registers", "full"]
