@@ -3,6 +3,7 @@
     top(activations, texts, unit, k=10, sign=1)    the k strongest texts (sign=-1: the k lowest)
     spread(activations, texts, unit, k=10)         k texts from the lowest to the highest activation
     shade(subject, texts, unit)                    the unit's activation on every token of some texts
+    neighbours(activations, unit, k=10)            the units that rise and fall with it
 
 The top ten alone mislead (Bolukbasi et al. 2021): look at ``spread`` too, and at another corpus.
 """
@@ -74,6 +75,33 @@ def shade(subject: Subject, texts: Texts, unit: str) -> dict[int, pd.DataFrame]:
     frame = found.rows.assign(activation=np.asarray(found.values[:, found.column(unit)]))
     columns = ["token", "start", "end", "activation"]
     return {i: part[columns].reset_index(drop=True) for i, part in frame.groupby("text_id")}
+
+
+def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block: int = 1024) -> pd.DataFrame:
+    """The ``k`` units whose activations correlate most with those of ``unit``, itself left out.
+
+    Columns: rank, unit, correlation (Pearson, over the rows of the store). A unit that never changes has
+    no correlation and no neighbours: asked for it, ``ValueError``. Read in blocks of ``block`` columns. Ours.
+    """
+    column, n = activations.column(unit), len(activations.units)
+    if not 1 <= k < n:
+        raise ValueError(f"k={k} neighbours were asked for; {activations!r} has {n - 1} other units")
+    own = np.asarray(activations.values[:, column], dtype=np.float64)
+    own = own - own.mean()
+    if not own.any():
+        raise ValueError(
+            f"{activations.units['unit'].iloc[column]} never changes: it correlates with nothing"
+        )
+    found = np.empty(n)
+    for start in range(0, n, block):
+        others = np.asarray(activations.values[:, start : start + block], dtype=np.float64)
+        others = others - others.mean(0)
+        norm = np.linalg.norm(others, axis=0) * np.linalg.norm(own)
+        found[start : start + block] = own @ others / np.where(norm > 0, norm, np.inf)
+    found[column] = -np.inf
+    best = np.argsort(-found, kind="stable")[:k]
+    names = activations.units["unit"].to_numpy()[best]
+    return pd.DataFrame({"rank": np.arange(1, k + 1), "unit": names, "correlation": found[best]})
 
 
 # ---------------------------------------------------------------------------------- inside

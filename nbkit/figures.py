@@ -6,13 +6,23 @@
     shift(tags, ax=ax)                      score on the texts that chose a tag against held-out texts
     layers(tags, ax=ax)                     tagged units by layer
     precision_recall(table, ax=ax)          precision@k and recall@k with intervals
-    save(fig, name, sources)                NAME.svg, NAME.png and NAME.json (the manifest)
+    save(fig, name, sources)                NAME.svg, .png, .csv (its numbers) and .json (the manifest)
+    drawn(fig)                              the numbers that a figure shows, read off its axes
+
+For a paper, draw within ``style("single")`` or ``style("double")``: a figure as wide as one column (3.3
+inches) or two (6.9), with letters of the size of a caption, so that nothing is scaled afterwards.
+
+A saved file carries a short manifest in its metadata: sources, versions, notebook and cell, and the hash of
+the CSV beside it. ``python -m nbkit.provenance figures/NAME.svg`` reads it back. Letters in the SVG are
+outlines (``svg.fonttype: path``): every viewer and printer shows the same, no font has to be there, and the
+words cannot be searched; they are in the CSV. A PDF that you save yourself embeds its fonts (type 42).
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; no meaning hangs on colour alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +34,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
+from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from nbkit import provenance
 
@@ -52,6 +66,24 @@ STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, RED]),
     "legend.frameon": False,
     "svg.hashsalt": "nbkit",  # the same figure gives the same bytes
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+#: Width in inches of one and of two columns of a paper.
+COLUMNS = {"single": 3.3, "double": 6.9}
+
+#: What changes for a column: a reader sees it at this size, beside a text of ten points.
+PAPER = {
+    "savefig.dpi": 300,
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "legend.handlelength": 1.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
 }
 
 FLOORS = {
@@ -63,30 +95,154 @@ FLOORS = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """The kit's look within the block."""
-    with matplotlib.rc_context(STYLE):
+def style(column: str | None = None) -> Iterator[None]:
+    """The kit's look within the block; for a paper, ``column`` is "single" (3.3 in) or "double" (6.9 in)."""
+    with matplotlib.rc_context({**STYLE, **_paper(column)}):
         yield
 
 
-def save(fig: Figure, name: str, sources: Mapping[str, Any], *, folder: str | Path = "figures") -> Path:
-    """Write NAME.svg, NAME.png and NAME.json into ``folder``; the path of the SVG.
+def _paper(column: str | None) -> dict[str, Any]:
+    if column is None:
+        return {}
+    if column not in COLUMNS:
+        raise ValueError(f"column={column!r}: there are {', '.join(COLUMNS)}")
+    return {**PAPER, "figure.figsize": (COLUMNS[column], 2.4)}
 
-    ``sources`` says what the figure was made from: fingerprints of subject and corpora, seeds,
-    settings. A figure without sources is a ``ValueError``.
+
+def save(
+    fig: Figure,
+    name: str,
+    sources: Mapping[str, Any],
+    *,
+    folder: str | Path = "figures",
+    data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
+    column: str | None = None,
+) -> Path:
+    """Write NAME.svg, NAME.png, NAME.csv and NAME.json into ``folder``; the path of the SVG.
+
+    sources   what the figure was made from: fingerprints of subject and corpora, seeds, settings.
+              Without any: ``ValueError``. ``subject``, ``corpora`` (or ``corpus``) and ``preset`` are
+              looked up again by ``provenance.check``
+    data      the numbers behind the figure: a frame, or several by name (a column ``table`` says which);
+              by default what the axes show (``drawn``)
+    column    "single" or "double": the width of the files, at 300 dots an inch. Draw within
+              ``style(column)``: here the figure is resized, its letters are not
+
+    The manifest goes into both pictures, without date and machine, so that the same figure gives the same
+    bytes; NAME.json holds these too.
     """
     if not sources:
         raise ValueError(f"figure {name!r} has no sources: say which subject, corpora and seed made it")
     folder = Path(folder)
+    look = {**STYLE, **_paper(column)}
+    if column is not None:
+        width, height = fig.get_size_inches()
+        fig.set_size_inches(COLUMNS[column], height * COLUMNS[column] / width)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
-    with matplotlib.rc_context(STYLE):
-        fig.savefig(path, metadata={"Date": None, "Title": name})
-        fig.savefig(path.with_suffix(".png"), metadata={"Software": "nbkit"})
+    table = _csv(drawn(fig) if data is None else data)
+    path.with_suffix(".csv").write_bytes(table)
+    made = {"figure": name, **sources, **provenance.place(), "data": hashlib.sha256(table).hexdigest()}
+    inside = json.dumps({**made, "versions": provenance.versions()}, default=str)
+    with matplotlib.rc_context(look):
+        fig.savefig(path, metadata={"Date": None, "Title": name, "Description": inside})
+        fig.savefig(path.with_suffix(".png"), metadata={"Software": "nbkit", "Description": inside})
     path.with_suffix(".json").write_text(
-        json.dumps(provenance.manifest(figure=name, **sources), indent=1, default=str) + "\n"
+        json.dumps(provenance.manifest(**made), indent=1, default=str) + "\n"
     )
     return path
+
+
+def _csv(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> bytes:
+    """CSV with six digits; a frame's index is written where it says something."""
+
+    def flat(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+
+    if not isinstance(data, pd.DataFrame):
+        tables = [(name, flat(frame)) for name, frame in data.items()]
+        data = pd.concat([frame.assign(table=name)[["table", *frame]] for name, frame in tables])
+    else:
+        data = flat(data)
+    return data.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+
+
+def drawn(fig: Figure) -> pd.DataFrame:
+    """The numbers that ``fig`` shows: lines, points, bars, intervals, bands and images of its axes.
+
+    Columns: panel (number and title), kind, series (its name in the legend), x, y, width (of a bar),
+    value (of an image's cell), x_name and y_name (where an axis counts named things). A line across the
+    whole panel has no x (or no y).
+    """
+    found = []
+    for number, ax in enumerate(fig.axes, 1):
+        panel = f"{number} {ax.get_title(loc='left') or ax.get_title()}".strip()
+        for part in (*_lines(ax), *_bars(ax), *_collections(ax), *_images(ax)):
+            part["x_name"], part["y_name"] = _names(ax.xaxis, part["x"]), _names(ax.yaxis, part["y"])
+            found.append(part.assign(panel=panel))
+    columns = ["panel", "kind", "series", "x", "y", "width", "value", "x_name", "y_name"]
+    table = pd.concat(found) if found else pd.DataFrame(columns=columns)
+    table = table.reindex(columns=columns).reset_index(drop=True)
+    return table.drop(columns=[c for c in columns[5:] if table[c].isna().all()])
+
+
+def _part(kind: str, label: Any, x: Any, y: Any, **more: Any) -> pd.DataFrame:
+    series = "" if str(label).startswith("_") else str(label)
+    return pd.DataFrame({"kind": kind, "series": series, "x": x, "y": y, **more})
+
+
+def _lines(ax: Axes) -> Iterator[pd.DataFrame]:
+    bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
+    named = {c.lines[0]: c.get_label() for c in bars}
+    caps = {cap for c in bars for cap in c.lines[1]}
+    for line in ax.lines:
+        if line not in caps:
+            x, y = (np.asarray(v, dtype=float) for v in (line.get_xdata(), line.get_ydata()))
+            on_x, on_y = line.get_transform().contains_branch_seperately(ax.transData)
+            x, y = np.where(on_x, x, np.nan), np.where(on_y, y, np.nan)
+            yield _part("line", named.get(line, line.get_label()), x, y)
+
+
+def _bars(ax: Axes) -> Iterator[pd.DataFrame]:
+    for bars in (c for c in ax.containers if isinstance(c, BarContainer)):
+        x, y, wide, high = np.array([(*bar.get_xy(), bar.get_width(), bar.get_height()) for bar in bars]).T
+        if bars.orientation == "horizontal":
+            yield _part("bar", bars.get_label(), x + wide, y + high / 2, width=high)
+        else:
+            yield _part("bar", bars.get_label(), x + wide / 2, y + high, width=wide)
+
+
+def _collections(ax: Axes) -> Iterator[pd.DataFrame]:
+    whiskers = {
+        b: c.get_label() for c in ax.containers if isinstance(c, ErrorbarContainer) for b in c.lines[2]
+    }
+    for some in ax.collections:
+        label = whiskers.get(some, some.get_label())
+        if isinstance(some, LineCollection):
+            points = np.concatenate([np.empty((0, 2)), *some.get_segments()])
+            yield _part("interval", label, *points.T)
+        elif len(some.get_offsets()) and some.get_offset_transform() == ax.transData:
+            yield _part("point", label, *np.asarray(some.get_offsets(), dtype=float).T)
+        else:
+            for outline in some.get_paths():
+                yield _part("band", label, *outline.vertices.T)
+
+
+def _images(ax: Axes) -> Iterator[pd.DataFrame]:
+    for image in ax.images:
+        values = np.ma.filled(image.get_array(), np.nan).astype(float)
+        if values.ndim == 2:  # a matrix; a photograph has colours as a third dimension
+            y, x = np.indices(values.shape)
+            yield _part("cell", image.get_label(), x.ravel(), y.ravel(), value=values.ravel())
+
+
+def _names(axis: Axis, places: pd.Series) -> list[str | None]:
+    """The tick's label at each place, for an axis whose labels were set by hand and are no numbers."""
+    if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
+        return [None] * len(places)
+    labels = [" ".join(label.get_text().split()) for label in axis.get_majorticklabels()]
+    ticks = dict(zip(axis.get_majorticklocs(), labels, strict=True))
+    return [ticks.get(round(place)) if np.isfinite(place) else None for place in places]
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -100,11 +256,11 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
     whiskers are 95 % intervals; the floors' agreement across is drawn smaller.
     """
     ax = _axes(ax, (8, 0.9 + 0.75 * len(controls_by_kind)))
-    seen = set()
+    seen, dot = set(), 1.5 * plt.rcParams["lines.markersize"]
     for y, controls in enumerate(reversed(controls_by_kind.values())):
         lines = controls.set_index("kind")
         within, across = lines.loc["units", "within"], lines.loc["units", "across"]
-        ax.plot([across.value, within.value], [y, y], color=RED, lw=5, alpha=0.25, zorder=1)
+        ax.plot([across.value, within.value], [y, y], color=RED, lw=dot / 2, alpha=0.25, zorder=1)
         ends = ("left", "right") if within.value >= across.value else ("right", "left")
         for point, color, side, name in (
             (within, BLUE, ends[0], "same corpus, held-out texts"),
@@ -113,7 +269,7 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
             label = None if name in seen else name
             seen.add(name)
             spread = [[point.value - point.low], [point.high - point.value]]
-            ax.errorbar(point.value, y, xerr=spread, fmt="o", ms=9, color=color, label=label)
+            ax.errorbar(point.value, y, xerr=spread, fmt="o", ms=dot, color=color, label=label)
             shift = (-4 if side == "left" else 4, 8)
             ax.annotate(f"{point.value:.2f}", (point.value, y), shift, textcoords="offset points", ha=side)
         for floor, (marker, color) in FLOORS.items():
@@ -121,7 +277,7 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
                 label = None if floor in seen else f"{floor} (floor)"
                 seen.add(floor)
                 x = lines.loc[floor, "across"].value
-                ax.plot(x, y - 0.22, marker, ms=5, color=color, label=label, alpha=0.9, ls="none")
+                ax.plot(x, y - 0.22, marker, ms=0.6 * dot, color=color, label=label, alpha=0.9, ls="none")
     ax.set_yticks(range(len(controls_by_kind)), list(reversed(controls_by_kind)))
     ax.set(xlim=(0, 1), ylim=(-0.6, len(controls_by_kind) - 0.4))
     ax.set_xlabel("share of tags that are still the unit's first tag")
@@ -139,7 +295,7 @@ def _legend_below(ax: Axes, distance: float) -> None:
         [labels[i] for i in order],
         loc="upper center",
         bbox_to_anchor=(0.4, -distance),
-        ncol=3,
+        ncol=3 if ax.figure.get_size_inches()[0] > COLUMNS["single"] else 2,
     )
 
 
@@ -180,7 +336,13 @@ def shift(tags: pd.DataFrame, ax: Axes | None = None) -> Axes:
     strong = first["q"] <= 0.05
     for mask, color, name in ((~strong, GREY, "q > .05"), (strong, BLUE, "q ≤ .05")):
         part = first[mask]
-        ax.plot(part["score"], part["validation_score"], ".", ms=3, color=color, alpha=0.4, label=name)
+        points = {
+            "ms": 3,
+            "color": color,
+            "alpha": 0.4,
+            "rasterized": True,
+        }  # thousands: the file stays small
+        ax.plot(part["score"], part["validation_score"], ".", label=name, **points)
     top = float(first["score"].max())
     ax.plot([0, top], [0, top], color="k", lw=0.8)
     ax.set(xlabel="score on calibration texts", ylabel="score on held-out texts")

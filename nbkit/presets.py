@@ -1,6 +1,7 @@
 """Presets: what the notebooks run on, in one file (``notebooks/presets.toml``).
 
-    preset = load("sample")          or "treebank"; ``$NBKIT_PRESET`` chooses when no name is given
+    preset = load("sample")          or another of ``names()``; ``$NBKIT_PRESET`` chooses without a name
+    preset.missing()                 what it needs and this machine lacks (data, GPU, server), with the mend
     preset.subject()                 models.load of the subject it names
     preset.corpora()                 {name: Texts}
     preset.grammar(corpora)          {name: label matrix} of the shared vocabulary
@@ -16,11 +17,14 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from nbkit import models, texts
 
@@ -36,13 +40,66 @@ class Preset:
     def __getitem__(self, key: str) -> Any:
         return self.settings[key]
 
+    def missing(self) -> list[str]:
+        """What the preset needs and this machine lacks, each with what to do. Empty: it can run.
+
+        Asks the language-model server whether it is there (3 seconds at most); hub models and corpora are
+        not asked for.
+        """
+        return [*self._data_missing(), *self._gpu_missing(), *self._server_missing()]
+
+    def _data_missing(self) -> list[str]:
+        sources = [*self.settings.get("corpora", {}).values(), self["treebank"]]
+        sources += [self["source"]] if "source" in self.settings else []
+        paths = dict.fromkeys(self._filled(s) for s in sources if not s.startswith(("sample:", "hf:")))
+        return [
+            f"{path} is not there: set NBKIT_DATA to the folder that holds it (make run DATA=...)"
+            for path in paths
+            if not Path(path).exists()
+        ]
+
+    def _gpu_missing(self) -> list[str]:
+        if self.settings.get("device", "auto") != "cuda" or torch.cuda.is_available():
+            return []
+        return ['no GPU that torch can use: run it where there is one, or set device = "auto" and wait hours']
+
+    def _server_missing(self) -> list[str]:
+        if not any(spec.startswith("openai:") for spec in self["generators"]):
+            return []
+        server = os.environ.get("OPENAI_BASE_URL", "")
+        if not server:
+            return ["no language-model server: set OPENAI_BASE_URL (as http://localhost:8000/v1)"]
+        if not os.environ.get("OPENAI_API_KEY"):
+            return ["no key for the server: set OPENAI_API_KEY (any word, if the server wants none)"]
+        try:
+            urllib.request.urlopen(f"{server.rstrip('/')}/models", timeout=3).close()
+        except urllib.error.HTTPError:
+            return []  # it answers; whether it takes the key is for the generator to say
+        except (OSError, ValueError) as error:
+            why = getattr(error, "reason", error)
+            return [f"the server at OPENAI_BASE_URL does not answer ({why}): start it, or mend the address"]
+        return []
+
+    def _check(self, absent: list[str]) -> None:
+        if absent:
+            raise FileNotFoundError(f"the preset {self.name!r} cannot run here: {'; '.join(absent)}")
+
     def subject(self) -> models.Subject:
-        return models.load(self["subject"])
+        """The subject at the preset's revision. ``FileNotFoundError`` without the GPU that it asks for."""
+        self._check(self._gpu_missing())
+        settings = {key: self.settings[key] for key in ("revision", "device") if key in self.settings}
+        return models.load(self["subject"], **settings)
 
     def corpora(self, seed: int = 0) -> dict[str, texts.Texts]:
-        """The corpora by name. Long and short texts are left out first, then a sample is drawn."""
+        """The corpora by name. Long and short texts are left out first, then a sample is drawn.
+
+        ``FileNotFoundError`` where the data are absent.
+        """
+        self._check(self._data_missing())
         if "corpora" in self.settings:
-            loaded = {name: texts.load(source) for name, source in self["corpora"].items()}
+            limits = {"limit": self["read"]} if "read" in self.settings else {}
+            sources = {name: self._filled(source) for name, source in self["corpora"].items()}
+            loaded = {name: texts.load(source, **limits) for name, source in sources.items()}
         else:
             whole = texts.load(self.source())
             column = self["by"]
@@ -52,6 +109,7 @@ class Preset:
 
     def treebank(self, seed: int = 0) -> texts.Texts:
         """The annotated corpus of the notebooks on words, at most ``sentences`` of it."""
+        self._check(self._data_missing())
         corpus = texts.load(self._filled(self["treebank"]))
         return corpus.sample(min(self["sentences"], len(corpus)), seed=seed)
 
@@ -114,15 +172,26 @@ class Preset:
 def load(name: str | None = None, path: str | Path | None = None) -> Preset:
     """The preset ``name``, by default ``$NBKIT_PRESET`` or "sample", from ``path``.
 
-    ``path`` defaults to ``presets.toml`` here or in ``notebooks/``. An unknown name is a
+    ``path`` defaults to ``presets.toml`` here, in ``notebooks/`` or in the folder above. An unknown name is a
     ``ValueError`` with the known ones.
     """
     name = name or os.environ.get("NBKIT_PRESET", "sample")
-    places = [Path(path)] if path else [Path("presets.toml"), Path("notebooks/presets.toml")]
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
-        raise FileNotFoundError(f"no presets.toml in {Path.cwd()} or its notebooks folder")
+    found = _file(path)
     sections = tomllib.loads(found.read_text())
     if name not in sections:
         raise ValueError(f"unknown preset {name!r}; {found} has {', '.join(sections)}")
     return Preset(name, sections[name], found.resolve().parent)
+
+
+def names(path: str | Path | None = None) -> list[str]:
+    """The presets of the file, in its order."""
+    return list(tomllib.loads(_file(path).read_text()))
+
+
+def _file(path: str | Path | None) -> Path:
+    usual = ("presets.toml", "notebooks/presets.toml", "../presets.toml")  # the last for the exercises
+    places = [Path(path)] if path else [Path(place) for place in usual]
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"no presets.toml in {Path.cwd()} or its notebooks folder")
+    return found

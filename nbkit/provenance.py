@@ -8,21 +8,30 @@ which texts and which versions are behind it.
     stopwatch                                       ``with stopwatch() as clock: ...; clock.seconds``
     fingerprint(*parts)                             SHA-256 over strings, numbers and arrays
     cache_root()                                    where stores live: $NBKIT_CACHE, else ./cache
+    place()                                         the notebook and the cell that are running
+    read("figures/NAME.svg")                        the manifest inside a figure's file (.svg or .png)
+    check("figures/NAME.svg")                       can it still be made here? one line a question
+
+    python -m nbkit.provenance figures/NAME.svg     the same for a terminal; exit code 0: it can
 
 Nothing here names the user, the host or a path: manifests are made to be published.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
+import xml.etree.ElementTree
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,3 +120,159 @@ class stopwatch:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
+
+
+# ---------------------------------------------------------------------------------- figures and back
+
+
+class Finding(NamedTuple):
+    """One line of ``check``: ``state`` is "same", "differs", "missing", or "unknown" (not recorded)."""
+
+    what: str
+    state: str
+    text: str
+
+
+def place() -> dict[str, Any]:
+    """``{"notebook": "03_match_neurons", "cell": 17}`` of the code that runs, ``{}`` outside of notebooks.
+
+    The cell is the number in its brackets, [17]. A source that runs as a script counts its cells itself,
+    so that both ways give the same. JupyterLab and our builder say the name in ``$JPY_SESSION_NAME``.
+    """
+    main = sys.modules["__main__"]
+    if hasattr(main, "get_ipython"):
+        name = os.environ.get("JPY_SESSION_NAME", "")
+        history = main.get_ipython().user_ns["In"]  # the running cell is its last entry
+        return {"notebook": Path(name).stem or "unnamed", "cell": len(history) - 1}
+    source, frame, line = getattr(main, "__file__", None), sys._getframe(), 0
+    while source and frame:  # the outermost line of the source: the cell that called, not one that defined
+        line = frame.f_lineno if frame.f_globals.get("__file__") == source else line
+        frame = frame.f_back
+    if not line or "\n# %%" not in (text := Path(source).read_text(encoding="utf-8")):
+        return {}
+    above = text.splitlines()[:line]
+    cells = sum(line.startswith("# %%") and "[markdown]" not in line for line in above)
+    return {"notebook": Path(source).stem, "cell": cells}
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The manifest that ``figures.save`` put into the file (.svg or .png). None in it: ``ValueError``."""
+    path = Path(path)
+    if path.suffix == ".svg":
+        tag = "{http://purl.org/dc/elements/1.1/}description"
+        text = xml.etree.ElementTree.parse(path).getroot().findtext(f".//{tag}")
+    elif path.suffix == ".png":
+        from PIL import Image  # matplotlib brings it; only needed here
+
+        with Image.open(path) as image:
+            text = image.info.get("Description")
+    else:
+        raise ValueError(f"{path.name}: a figure is an .svg or a .png")
+    try:
+        found = json.loads(text or "")
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict) or "figure" not in found:
+        raise ValueError(f"{path.name} does not say how it was made: figures.save writes that into the file")
+    return found
+
+
+def check(
+    path: str | Path, *, subject: Any = None, corpora: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """Can the figure in ``path`` still be made here? A ``Finding`` for each thing that it depends on.
+
+    subject, corpora   what to compare with ({name: Texts}); by default the preset that the figure names,
+                       or, where it names none, every preset whose data are here
+    """
+    made = read(path)
+    found = [_data_finding(Path(path), made)]
+    known = _known(made) if subject is None and corpora is None else _given(subject, corpora)
+    asked = [("subject", made.get("subject"))]
+    asked += [(f"corpus {name}", mark) for name, mark in (made.get("corpora") or {}).items()]
+    if "corpus" in made or "corpora" not in made:
+        asked.append(("corpus", made.get("corpus")))
+    for what, mark in asked:
+        if mark is None:
+            found.append(Finding(what, "unknown", "the figure does not say which"))
+        elif mark in known:
+            found.append(Finding(what, "same", f"{mark[:12]}, {known[mark]}"))
+        else:
+            found.append(Finding(what, "missing", f"{str(mark)[:12]} is nothing that was found here"))
+    here = versions()
+    for name, version in made.get("versions", {}).items():
+        if here.get(name) != version:
+            found.append(Finding(name, "differs", f"made with {version}, here is {here.get(name, 'none')}"))
+    return found
+
+
+def _data_finding(path: Path, made: Mapping[str, Any]) -> Finding:
+    table = path.with_name(f"{made['figure']}.csv")
+    if "data" not in made:
+        return Finding("data", "unknown", "the figure does not say which")
+    if not table.exists():
+        return Finding("data", "missing", f"{table.name} is not beside the figure")
+    if hashlib.sha256(table.read_bytes()).hexdigest() != made["data"]:
+        return Finding("data", "differs", f"{table.name} was changed after the figure was saved")
+    return Finding("data", "same", f"{table.name}, as it was drawn")
+
+
+def _given(subject: Any, corpora: Mapping[str, Any] | None) -> dict[str, str]:
+    known = {corpus.fingerprint: f"the corpus {name!r}" for name, corpus in (corpora or {}).items()}
+    return known | ({subject.fingerprint: subject.name} if subject is not None else {})
+
+
+def _known(made: Mapping[str, Any]) -> dict[str, str]:
+    """{fingerprint: what it is here} of the presets, until everything that the figure needs is found."""
+    from nbkit import presets  # the only look upwards: a figure is held against what is here now
+
+    wanted = {made.get("subject"), made.get("corpus"), *(made.get("corpora") or {}).values()} - {None}
+    known: dict[str, str] = {}
+    try:
+        names = [made["preset"]] if "preset" in made else presets.names()
+    except FileNotFoundError:
+        return known
+    for name in names:
+        if wanted <= set(known) or (preset := presets.load(name)).missing():
+            continue
+        subject = preset.subject()
+        known[subject.fingerprint] = subject.name
+        for which, corpus in {**preset.corpora(), "treebank": preset.treebank()}.items():
+            known[corpus.fingerprint] = f"{which!r} of the preset {name!r}"
+    return known
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print how a figure was made and whether it can be made again; 0 where it can, 1 where it cannot."""
+    parser = argparse.ArgumentParser(prog="python -m nbkit.provenance", description=main.__doc__)
+    parser.add_argument("figure", type=Path, help="a .svg or .png that figures.save wrote")
+    path = parser.parse_args(arguments).figure
+    try:
+        made, found = read(path), check(path)
+    except (OSError, ValueError, xml.etree.ElementTree.ParseError) as error:
+        print(f"{path.name}: {error}" if path.name not in str(error) else error)
+        return 1
+    where = f"notebook {made['notebook']}, cell {made['cell']}" if "notebook" in made else "no notebook"
+    print(f"{made['figure']}: made by {where}")
+    told = {"figure", "notebook", "cell", "data", "subject", "corpus", "corpora", "versions"}
+    for name, value in made.items():
+        if name not in told:
+            print(f"  {name:<20} {_short(value)}")
+    for finding in found:
+        print(f"  {finding.what:<20} {finding.state:<8} {finding.text}")
+    broken = [f.what for f in found if f.state == "missing" or (f.state, f.what) == ("differs", "data")]
+    others = [f.what for f in found if f.state == "differs" and f.what != "data"]
+    if broken:
+        print(f"It cannot be made again here as it is: see {', '.join(broken)}.")
+        return 1
+    print("It can be made again here" + (f", with other versions of {', '.join(others)}." if others else "."))
+    return 0
+
+
+def _short(value: Any, width: int = 80) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 
-from nbkit import activations, exemplars, figures, presets, provenance
+from nbkit import activations, exemplars, exercises, figures, presets, provenance
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -42,7 +42,7 @@ seen = {}
 second_matrix = subject.model.encoder.layer[3].output.dense
 hook = second_matrix.register_forward_pre_hook(lambda _, inputs: seen.update(ffn=inputs[0]))
 sentence = "Nobody told me that the train would not stop here."
-batch = subject.tokenizer([sentence, "Yes."], padding=True, return_tensors="pt")
+batch = subject.tokenizer([sentence, "Yes."], padding=True, return_tensors="pt").to(subject.model.device)
 with torch.inference_mode():
     subject.model(**batch)
 hook.remove()
@@ -56,7 +56,7 @@ seen["ffn"].shape  # text, token, unit
 # %%
 own = batch["attention_mask"].bool() & (batch["input_ids"] != subject.tokenizer.cls_token_id)
 own &= batch["input_ids"] != subject.tokenizer.sep_token_id
-by_hand = seen["ffn"].masked_fill(~own[..., None], -torch.inf).amax(1)
+by_hand = seen["ffn"].masked_fill(~own[..., None], -torch.inf).amax(1).cpu()
 by_hand.shape  # text, unit
 
 # %% [markdown]
@@ -133,10 +133,29 @@ with figures.style():
 #
 # ## Exercises
 #
-# 1. Take `pool="mean"` for the same unit. Which exemplars stay? Why do long texts leave the top?
+# 1. The cell below is the answer to the first one; in `exercises/` it is yours. Which exemplars stay, and why
+#    do long texts leave the top?
 # 2. Repeat the hand computation for layer 0. Where is the difference to the kit largest?
 # 3. Look at `sign=-1`. What is the lowest activation that GELU can give?
-#
+
+# %% tags=["solution"]
+# Take the mean over tokens for the same unit and corpus (`unit`, `corpora[name]`), and find the six
+# exemplars again: a list of text_ids, the strongest first.
+averaged = activations.capture(subject, corpora[name], sites=unit.rsplit(".", 1)[0], pool="mean")
+six = exemplars.top(averaged, corpora[name], unit, k=6)["text_id"].tolist()
+
+# %% tags=["check"]
+on_tokens = exemplars.shade(subject, corpora[name], unit)
+means = pd.Series({text_id: tokens["activation"].mean() for text_id, tokens in on_tokens.items()})
+exercises.check(
+    six,
+    (lambda a: len(set(a)) == 6, "six different text_ids are asked for"),
+    (lambda a: set(a) <= set(means.index), "not all of these are text_ids of this corpus"),
+    (lambda a: means[a].min() >= means.drop(a).max() - 2e-3, "another text has a higher mean"),
+    (lambda a: (means[a].diff().dropna() < 2e-3).all(), "the right six, but not the strongest first"),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # A text becomes one number a unit, by pooling over its own tokens. Padding and special tokens are no

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, exemplars, figures, matching, presets, provenance
+from nbkit import activations, exemplars, exercises, figures, matching, presets, provenance
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -207,10 +207,24 @@ composites.sort_values("gain", ascending=False)[
 # ## Exercises
 #
 # 1. Take `method="auroc"` in `score`. Which descriptors gain? (Think of rare ones.)
-# 2. Ask `tag` for `permutations=19`. What is the smallest p it can give, and what happens to q?
-# 3. Find a unit with two strong tags. Read its exemplars: one meaning or two?
-# 4. Which descriptors lost most units when length was controlled? Look at their texts: why?
-#
+# 2. Find a unit with two strong tags. Read its exemplars: one meaning or two?
+# 3. Which descriptors lost most units when length was controlled? Look at their texts: why?
+# 4. The cell below is the answer to the last one; in `exercises/` it is yours. What happens to q?
+
+# %% tags=["solution"]
+# Ask `tag` for 19 permutations, on `stored[name]` and `labels[name]`. What is the smallest p of all units?
+few = matching.tag(stored[name], labels[name], permutations=19, seed=SEED)
+smallest = few["p"].min()
+
+# %% tags=["check"]
+exercises.check(
+    smallest,
+    (lambda p: p > 0, "a p of 0 would mean that chance never could; the real labels are one of the draws"),
+    (lambda p: p < 1, "a p is a share of the draws"),
+    (lambda p: abs(20 * p - 1) < 1e-6, "how many draws are there, with the real labels counted as one?"),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # A tag is the best of many scores, so it needs a null of the best of many scores, and texts that played

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, figures, presets, provenance, salience, widgets
+from nbkit import activations, exercises, figures, presets, provenance, salience, widgets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -175,11 +175,31 @@ causal.drop(columns="word").round(2)
 # 1. Rank for `properties(treebank, "length")`. Which layer holds the length of a word?
 # 2. Add `"gaussian"` and `"mutual_information"` to the rankings. Which is nearest to greedy?
 # 3. Take the *last* 300 units of the greedy order. How good is a probe on them, and why?
-#
+# 4. The cell below is the answer to the last one; in `exercises/` it is yours.
+
+# %% tags=["solution"]
+# The first unit of the greedy order: on the words of which part of speech is it highest, on average?
+# `X` is [word, unit], `y` the part of speech of each word.
+strongest = pd.Series(X[:, rankings["greedy"].order[0]], index=y.index)
+highest = strongest.groupby(y).mean().idxmax()
+
+# %% tags=["check"]
+column = X[:, rankings["greedy"].order[0]]
+exercises.check(
+    highest,
+    (lambda a: a in set(y), f"one of {', '.join(sorted(set(y)))} is asked for"),
+    (lambda a: column[y == a].mean() > column.mean(), "on these words the unit is lower than on average"),
+    (
+        lambda a: all(column[y == a].mean() >= column[y == b].mean() for b in set(y)),
+        "another part of speech has a higher mean",
+    ),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # Few units are enough for a property, many different few are, and accuracy without selectivity says little.
-# Next: browse some of them with the browser of `04_test_illusions`.
+# Next: `07_probe_trees`.
 
 # %%
 sources = {

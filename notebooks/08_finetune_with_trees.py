@@ -143,8 +143,7 @@ found.table.round(2)
 #
 # ## What we learned
 #
-# A gain smaller than the spread between seeds is not a gain yet. Next: browse units with the browser of
-# `04_test_illusions`.
+# A gain smaller than the spread between seeds is not a gain yet. Next: `09_browse_neurons`.
 
 # %%
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}

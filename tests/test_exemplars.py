@@ -1,5 +1,7 @@
 """Exemplars against sorting by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,26 @@ def test_impossible_wishes_are_named(stored, reviews):
         exemplars.top(stored, reviews, 0, sign=0)
     with pytest.raises(ValueError, match="was not made from"):
         exemplars.top(stored, reviews.sample(5, seed=9), 0, k=20)
+
+
+def test_neighbours_are_those_of_numpy(stored):
+    values = np.asarray(stored.values, np.float64)
+    expected = np.corrcoef(values, rowvar=False)[9]
+    expected[9] = -1
+    order = np.argsort(-expected)[:6]
+    for block in (100, 4096):
+        found = exemplars.neighbours(stored, 9, k=6, block=block)
+        assert found["unit"].tolist() == [f"layer.3.ffn.{i}" for i in order]
+        assert np.allclose(found["correlation"], expected[order])
+    assert found.equals(exemplars.neighbours(stored, "layer.3.ffn.9", k=6, block=4096))
+
+
+def test_a_unit_that_never_changes_is_nobodys_neighbour(stored):
+    values = np.array(stored.values[:, :5])
+    values[:, 2] = 1.5
+    still = replace(stored, values=values, units=stored.units.iloc[:5])
+    assert exemplars.neighbours(still, 0, k=4).set_index("unit")["correlation"]["layer.3.ffn.2"] == 0
+    with pytest.raises(ValueError, match="layer.3.ffn.2 never changes"):
+        exemplars.neighbours(still, 2, k=3)
+    with pytest.raises(ValueError, match="k=5 neighbours .* 4 other units"):
+        exemplars.neighbours(still, 0, k=5)

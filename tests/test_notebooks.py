@@ -22,7 +22,7 @@ def built(name):
 
 
 def test_the_sequence_is_there():
-    assert [n[:2] for n in NAMES] == [f"{n:02}" for n in range(9)]
+    assert [n[:2] for n in NAMES] == [f"{n:02}" for n in range(11)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,5 +107,6 @@ def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
             cwd=copy, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
-    made = {p.name for p in (tmp_path / "checkout" / "figures").glob("*.svg")}
-    assert made == {p.name for p in (ROOT / "figures").glob("*.svg")}
+    for folder in ("figures", "figures/paper"):
+        made = {p.name for p in (tmp_path / "checkout" / folder).glob("*.svg")}
+        assert made == {p.name for p in (ROOT / folder).glob("*.svg")}

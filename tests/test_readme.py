@@ -19,7 +19,7 @@ def test_every_linked_file_is_there():
 
 def test_the_two_commands_are_targets_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", README):
+    for target in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
@@ -143,6 +143,17 @@ def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
             assert abs(float(cell) - exact) <= 0.006 + 0.02 * exact
 
 
-def test_minutes_are_stated_for_every_preset():
+def test_the_line_for_hosted_notebooks_pins_no_torch():
+    line = re.search(r"^%pip install .*$", README, re.MULTILINE)[0]
+    assert "constraint" not in line and "torch" not in line
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (torch,) = (need for need in project["dependencies"] if re.match(r"torch\b", need))
+    assert "=" not in torch.replace(">=", "")
+
+
+def test_time_disk_and_money_are_stated_for_every_preset():
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text())
-    assert all(preset["minutes"] <= 10 for preset in presets.values())
+    assert list(presets) == ["sample", "treebank", "registers", "full"]
+    for name, preset in presets.items():
+        assert preset["minutes"] > 0 and preset["disk"] > 0 and preset["money"] >= 0, name
+    assert all(presets[name]["minutes"] <= 10 for name in ("sample", "treebank"))

@@ -212,7 +212,7 @@ def test_presets_hand_frames_on(tmp_path, monkeypatch):
 
 
 def test_an_unknown_preset_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown preset 'smaple'.*sample, treebank"):
+    with pytest.raises(ValueError, match="unknown preset 'smaple'.*sample, treebank, registers, full"):
         presets.load("smaple")
 
 

@@ -5,11 +5,14 @@
 
 The .py file (jupytext percent format) is the source; nobody edits the .ipynb. Outputs are cleaned so that
 the committed file holds no progress bars, no widget state, no times of execution and no machine's paths.
+A source with cells tagged ``solution`` also becomes an exercise, notebooks/exercises/NN_*.ipynb: the same
+cells without outputs, with a stub for each solution, as far as the last check.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import os
 import re
@@ -36,7 +39,8 @@ def execute(source: Path, preset: str) -> nbformat.NotebookNode:
     """The notebook of ``source``, executed in a fresh kernel with ``preset``. Errors are raised."""
     notebook = jupytext.read(source)
     _name_cells(notebook)
-    environment = {**os.environ, "NBKIT_PRESET": preset}
+    named = {"JPY_SESSION_NAME": f"{source.stem}.ipynb"}  # as JupyterLab does: figures say what made them
+    environment = {**os.environ, "NBKIT_PRESET": preset, **named}
     environment.setdefault("NBKIT_CACHE", str(ROOT / "cache"))
     client = NotebookClient(
         notebook,
@@ -77,10 +81,43 @@ def _cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def exercise(source: Path) -> nbformat.NotebookNode | None:
+    """The exercise of ``source``, None where it has no solutions."""
+    notebook = jupytext.read(source)
+    tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
+    if not any("solution" in of_cell for of_cell in tags):
+        return None
+    last = max(i for i, of_cell in enumerate(tags) if "check" in of_cell)
+    notebook.cells = notebook.cells[: last + 1]
+    for cell, of_cell in zip(notebook.cells, tags, strict=False):
+        if "solution" in of_cell:
+            cell.source = stub(cell.source)
+            cell.metadata["tags"] = ["exercise"]
+    _name_cells(notebook)
+    return _cleaned(notebook)
+
+
+def stub(solution: str) -> str:
+    """The task, and the last name that the solution assigns, to be filled in."""
+    lines = solution.splitlines()
+    code = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    assigned = [node for node in ast.parse(solution).body if isinstance(node, ast.Assign)]
+    return "\n".join([*lines[:code], f"{ast.unparse(assigned[-1].targets[0])} = ..."])
+
+
+def write_exercises(sources: list[Path]) -> None:
+    for source in sources:
+        if (made := exercise(source)) is not None:
+            target = NOTEBOOKS / "exercises" / f"{source.stem}.ipynb"
+            target.parent.mkdir(exist_ok=True)
+            nbformat.write(made, target)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("only", nargs="*", help='first letters of the notebooks, as "03"')
     chosen = sources(parser.parse_args(arguments).only)
+    write_exercises(chosen)
     for source in chosen:
         start = time.perf_counter()
         nbformat.write(execute(source, "sample"), source.with_suffix(".ipynb"))

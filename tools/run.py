@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="sample")
     name = parser.parse_args(arguments).preset
     preset = presets.load(name, ROOT / "notebooks" / "presets.toml")
-    if not _data_is_there(preset):
+    if absent := preset.missing():
+        print(f"The preset {name!r} cannot run here:", *absent, sep="\n  ", file=sys.stderr)
         return 2
     shutil.rmtree(preset.results, ignore_errors=True)
     print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
@@ -59,17 +60,6 @@ def run_all(preset: str) -> dict[str, float]:
         nbformat.write(execute(source, preset), target / f"{source.stem}.ipynb")
         seconds[source.stem] = round(time.perf_counter() - start, 1)
     return seconds
-
-
-def _data_is_there(preset: presets.Preset) -> bool:
-    if "source" not in preset.settings or Path(preset.source()).exists():
-        return True
-    print(
-        f"The preset {preset.name!r} reads {preset.source()}, which is not there:"
-        f" make run PRESET={preset.name} DATA=folder-with-the-corpora",
-        file=sys.stderr,
-    )
-    return False
 
 
 def _short(path: Path) -> str:

@@ -1,0 +1,157 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09 · Browse neurons: a unit keeps half of its neighbours in another corpus
+#
+# **Do** search the units by descriptor, look at one with its neighbours, and write a page of them that opens
+# without a kernel.
+# **Learn** what to look at before you believe a tag, and that a unit's neighbours hang on the corpus too.
+# **Need** less than a minute, the store of notebook 01, no network.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from nbkit import activations, evaluation, exemplars, matching, presets, provenance, widgets
+
+# %% tags=["parameters"]
+PRESET = None  # None: $NBKIT_PRESET, or "sample"
+SEED = 0
+
+# %%
+preset = presets.load(PRESET)
+subject, corpora = preset.subject(), preset.corpora(seed=SEED)
+labels = {name: preset.kept(f"labels/{name}") for name in corpora}
+stored = {
+    name: activations.capture(subject, corpus, sites="ffn", pool="max") for name, corpus in corpora.items()
+}
+pd.set_option("display.max_colwidth", 90)
+
+# %% [markdown]
+# ## By hand: search by descriptor
+#
+# Which units respond to questions? In every corpus the score of each unit for *question*, and of a unit's
+# scores the highest: a unit that is good in one corpus only shall be found, too. That is where illusions are.
+
+# %%
+by_corpus = pd.DataFrame(
+    {name: matching.score(store, labels[name]).loc["question"] for name, store in stored.items()}
+)
+by_hand = by_corpus.max(axis=1).nlargest(5)
+by_corpus.loc[by_hand.index].round(2)
+
+# %% [markdown]
+# ## With the kit: the browser
+#
+# `neuron_browser` scores everything once; then a search is a look into a table. It must agree with the hand.
+
+# %%
+shared = [d for d in labels[next(iter(corpora))] if all(d in frame for frame in labels.values())]
+browser = widgets.neuron_browser(subject, corpora, stored, {n: labels[n][shared] for n in corpora}, k=4)
+assert browser.best_units("question", 5) == by_hand.index.tolist(), "hand and kit disagree"
+browser.best_units("negation", 3)
+
+# %% [markdown]
+# Choose a descriptor, then a unit. Look at four things, in this order. The **table**: is the frame, the best
+# tag, in the same line in every corpus? The **histograms**: two heaps, or one with a long tail? The
+# **texts**: would you have said the same without the tag? The **shading**: is it one word that lights up, or
+# the sentence?
+
+# %%
+browser
+
+# %% [markdown]
+# ## Neighbours, by hand and with the kit
+#
+# Two units are neighbours when they rise and fall together over the texts of a corpus: their activations
+# correlate. Neighbours say whether a unit is alone with what it does. Usually it is not.
+
+# %%
+home, unit = next(iter(corpora)), by_hand.index[0]
+values = np.asarray(stored[home].values, np.float64)
+z = (values - values.mean(0)) / values.std(0)
+together = pd.Series(z.T @ z[:, stored[home].column(unit)] / len(z), browser.units)
+near = exemplars.neighbours(stored[home], unit, k=5)
+assert np.allclose(together.drop(unit).nlargest(5), near["correlation"]), "hand and kit disagree"
+near.round(2)
+
+# %% [markdown]
+# Step through units and corpora. The tag beside each neighbour is its best descriptor in that corpus.
+
+
+# %%
+def neighbours_of(unit, corpus):
+    near = exemplars.neighbours(stored[corpus], unit, k=8)
+    scores = browser.scores[corpus][near["unit"]]
+    near["its best tag"], near["score"] = scores.idxmax().to_numpy(), scores.max().to_numpy()
+    return f"<h3>{unit} in {corpus}</h3>" + near.round(2).to_html(index=False, border=0)
+
+
+chosen = list(dict.fromkeys(browser.best_units(name, 1)[0] for name in browser.descriptors[:12]))
+widgets.Views("Neighbours", {"unit": chosen, "corpus": list(corpora)}, neighbours_of)
+
+# %% [markdown]
+# ## Do neighbours stay when the corpus changes?
+#
+# For the best units of thirty descriptors: which share of a unit's ten neighbours is the same on the two
+# halves of one corpus, and on halves of two corpora? The first is the control: halves differ by chance alone.
+
+# %%
+halves = {name: corpus.split(0.5, seed=SEED) for name, corpus in corpora.items()}
+units = list(dict.fromkeys(browser.best_units(name, 1)[0] for name in browser.descriptors))[:30]
+nearest = {}
+for name, parts in halves.items():
+    for half, part in enumerate(parts):
+        store = stored[name].select(text_ids=part.frame["text_id"].tolist())
+        nearest[name, half] = {u: set(exemplars.neighbours(store, u)["unit"]) for u in units}
+
+
+# %%
+def kept(pairs):
+    return [np.mean([len(nearest[a, 0][u] & nearest[b, 1][u]) / 10 for a, b in pairs]) for u in units]
+
+
+same = kept([(name, name) for name in corpora])
+away = kept([(a, b) for a in corpora for b in corpora if a != b])
+print(
+    f"on the other half of the corpus: {evaluation.bootstrap(same, seed=SEED)} of the neighbours are the same"
+)
+print(f"on a half of another corpus:     {evaluation.bootstrap(away, seed=SEED)}")
+print(f"difference, unit by unit:        {evaluation.bootstrap(np.subtract(same, away), seed=SEED)}")
+
+# %% [markdown]
+# Many neighbours are lost to chance alone: ten of thousands are a small sample, and each half has few texts.
+# The corpus takes more of them. So a group of neurons that "belong together" is a finding about a model and
+# a corpus, like a tag, and needs the same control.
+#
+# ## A page for others
+#
+# The browser as one file: it needs no kernel, no server and no network. Send it, or put it beside a paper.
+
+# %%
+page = preset.results / "neurons.html"
+page.parent.mkdir(parents=True, exist_ok=True)
+size = page.write_text(browser.to_html(chosen, title=f"Neurons of {subject.name}"), encoding="utf-8")
+print(f"{page.name}: {len(chosen)} units, {size / 1e6:.1f} MB")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Find a unit whose best tag is another one in every corpus. Write one sentence that covers all of its
+#    exemplars, or say that there is none.
+# 2. Type the name of a unit at random into the browser. How many of ten such units would you have tagged?
+# 3. Take `k=30` neighbours instead of ten. Do more of them stay, and why?
+#
+# ## What we learned
+#
+# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to. Next:
+# `10_make_figures`.
+
+# %%
+provenance.show()

@@ -1,0 +1,121 @@
+"""Exercises: made from the sources, without their solutions, with checks that speak."""
+
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbkit import activations, exemplars, exercises, salience, texts
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import build_notebooks  # noqa: E402
+
+WITH = [source for source in build_notebooks.sources() if '"solution"' in source.read_text()]
+NAMES = [source.stem for source in WITH]
+
+
+def cells(name, tag):
+    notebook = jupytext.read(ROOT / "notebooks" / f"{name}.py")
+    return [c.source for c in notebook.cells if tag in c.metadata.get("tags", [])]
+
+
+def test_a_check_speaks_and_never_raises():
+    claims = ((lambda a: 0 < a < 1, "a share lies between 0 and 1"), (lambda a: a < 0.5, "that is too much"))
+    said = [exercises.check(a, *claims) for a in (0.2, 0.7, 3, "x", None, ...)]
+    outside = "Not yet: a share lies between 0 and 1."
+    assert said == ["Right.", "Not yet: that is too much.", outside, outside, outside, exercises.NOT_YET]
+
+
+def test_a_stub_keeps_the_task_and_the_name():
+    assert build_notebooks.stub("# Do it.\n# Twice.\nx = 1\nlong_name = f(\n    x\n)\n") == (
+        "# Do it.\n# Twice.\nlong_name = ..."
+    )
+
+
+def test_there_are_exercises_in_three_notebooks():
+    assert [name[:2] for name in NAMES] == ["01", "03", "06"]
+    kept = (ROOT / "notebooks" / "exercises").glob("*.ipynb")
+    assert sorted(path.stem for path in kept) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_exercise_is_that_of_the_source_without_its_solution(name):
+    made = build_notebooks.exercise(ROOT / "notebooks" / f"{name}.py")
+    kept = nbformat.read(ROOT / "notebooks" / "exercises" / f"{name}.ipynb", as_version=4)
+    assert [(c.id, c.source) for c in kept.cells] == [(c.id, c.source) for c in made.cells], "make notebooks"
+    text = "\n".join(c.source for c in kept.cells)
+    for solution in cells(name, "solution"):
+        for line in solution.splitlines():
+            assert line.startswith("#") or line not in text, line
+    assert not any(c.get("outputs") or c.get("execution_count") for c in kept.cells)
+    assert "check" in kept.cells[-1].metadata["tags"] and "figures.save" not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_passed_its_own_check(name):
+    built = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    said = [
+        c.outputs[-1]["data"]["text/plain"]
+        for c in built.cells
+        if "check" in c.metadata.get("tags", []) and c.cell_type == "code"
+    ]
+    assert said and set(said) == {"'Right.'"}
+
+
+def say(name, namespace, **answer):
+    """What the check of a notebook says to an answer: its last expression."""
+    (cell,) = cells(name, "check")
+    before, call = cell.rsplit("exercises.check(", 1)
+    scope = {**namespace, **answer, "exercises": exercises, "exemplars": exemplars, "pd": pd}
+    exec(before, scope)  # noqa: S102
+    return eval(f"exercises.check({call}", scope)  # noqa: S307
+
+
+def solved(name, namespace):
+    scope = dict(namespace)
+    (cell,) = cells(name, "solution")
+    exec(cell, scope)  # noqa: S102
+    return scope
+
+
+def test_what_01_says(minilm):
+    corpora = {"a": texts.load("sample:reviews").sample(40, seed=1)}
+    scope = {"subject": minilm, "corpora": corpora, "name": "a", "unit": "layer.3.ffn.9"}
+    scope |= {"activations": activations, "exemplars": exemplars}
+    six = solved("01_capture_activations", scope)["six"]
+
+    def told(answer):
+        return say("01_capture_activations", scope, six=answer)
+
+    assert told(six) == "Right."
+    assert "strongest first" in told(six[::-1])
+    ids = corpora["a"].frame["text_id"].tolist()
+    others = [i for i in ids if i not in six]
+    assert "higher mean" in told(six[:5] + others[:1])
+    assert "six different" in told(six[:5]) and "not all of these" in told([*six[:5], -1])
+    assert told(...) == exercises.NOT_YET and told("x").startswith("Not yet: six different")
+
+
+def test_what_03_says():
+    for wrong in (0.0, 1.0, 0.04, "p", None):
+        assert say("03_match_neurons", {}, smallest=wrong).startswith("Not yet: ")
+    assert say("03_match_neurons", {}, smallest=1 / 20) == "Right."
+
+
+def test_what_06_says():
+    rng = np.random.default_rng(0)
+    y = pd.Series(np.repeat(["NOUN", "VERB", "DET"], 30), name="upos")
+    X = rng.standard_normal((90, 4))
+    X[:, 2] += np.repeat([6.0, 5.0, 0.0], 30)
+    scope = {"X": X, "y": y, "pd": pd, "rankings": {"greedy": salience.rank(X, y)}}
+    assert scope["rankings"]["greedy"].order[0] == 2
+    highest = solved("06_find_salient_neurons", scope)["highest"]
+    told = [say("06_find_salient_neurons", scope, highest=a) for a in (highest, "VERB", "DET", "ADJ", 7, [])]
+    assert highest == "NOUN" and told[0] == "Right."
+    for sentence, part in zip(told[1:], ("another", "lower", "one of", "one of", "one of"), strict=True):
+        assert sentence.startswith("Not yet: ") and part in sentence

@@ -1,0 +1,303 @@
+"""Figures that say how they were made: from the file alone back to the numbers, and to what made them."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+
+from nbkit import figures, presets, provenance, texts
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def sources(minilm):
+    marks = {name: texts.load(f"sample:{name}").fingerprint for name in ("reviews", "fiction")}
+    return {"preset": "sample", "subject": minilm.fingerprint, "corpora": marks, "seed": 3}
+
+
+@pytest.fixture
+def saved(tmp_path, sources):
+    with figures.style():
+        fig, ax = plt.subplots()
+        ax.plot([1, 2, 4], [0.5, 0.25, 1 / 3], label="a < b & “c”")
+    return figures.save(fig, "03_line", sources, folder=tmp_path)
+
+
+def states(path, **given):
+    return {finding.what: finding.state for finding in provenance.check(path, **given)}
+
+
+# ---------------------------------------------------------------------------------- the way back
+
+
+def test_the_manifest_comes_back_out_of_both_pictures(saved, sources):
+    svg, png = (provenance.read(saved.with_suffix(suffix)) for suffix in (".svg", ".png"))
+    assert svg == png and sources.items() <= svg.items()
+    assert svg["versions"] == provenance.versions() and svg["figure"] == "03_line"
+    beside = json.loads(saved.with_suffix(".json").read_text())
+    assert svg.items() <= beside.items() and beside["machine"]
+
+
+def test_an_untouched_figure_can_be_made_again(saved, capsys):
+    assert set(states(saved).values()) == {"same"}
+    assert provenance.main([str(saved)]) == 0
+    told = capsys.readouterr().out
+    assert "subject" in told and "'fiction' of the preset 'sample'" in told
+    assert told.endswith("It can be made again here.\n")
+
+
+def test_the_command_runs_in_a_terminal(saved):
+    command = [sys.executable, "-m", "nbkit.provenance", str(saved.with_suffix(".png"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "03_line: made by" in done.stdout and not done.stderr
+
+
+def test_changed_numbers_are_noticed(saved, capsys):
+    table = saved.with_suffix(".csv")
+    table.write_text(table.read_text().replace("0.25", "0.85"))
+    assert states(saved)["data"] == "differs"
+    assert provenance.main([str(saved)]) == 1 and "03_line.csv was changed" in capsys.readouterr().out
+    table.unlink()
+    assert states(saved)["data"] == "missing" and provenance.main([str(saved)]) == 1
+
+
+def test_another_version_is_named_and_does_not_forbid(saved, monkeypatch, capsys):
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.0.1" if name == "scipy" else installed(name)
+    )
+    assert {name for name, state in states(saved).items() if state == "differs"} == {"scipy"}
+    assert provenance.main([str(saved)]) == 0
+    told = capsys.readouterr().out
+    assert f"made with {installed('scipy')}, here is 0.0.1" in told
+    assert "with other versions of scipy" in told
+
+
+def test_another_corpus_and_another_subject_are_named(tmp_path, saved, sources, minilm, capsys):
+    reviews = texts.load("sample:reviews")
+    assert states(saved, corpora={"mine": reviews}) == states(saved) | {
+        "subject": "missing",
+        "corpus fiction": "missing",
+    }
+    other = {**sources, "subject": minilm.randomized(1).fingerprint, "corpora": {"mine": "0" * 64}}
+    path = figures.save(plt.figure(), "x", other, folder=tmp_path)
+    assert provenance.main([str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "000000000000 is nothing that was found here" in told and "see subject, corpus mine" in told
+
+
+def test_without_a_named_preset_those_with_data_here_are_searched(tmp_path, sources, monkeypatch):
+    monkeypatch.setenv("NBKIT_DATA", str(tmp_path / "nothing"))
+    del sources["preset"]
+    path = figures.save(plt.figure(), "x", sources, folder=tmp_path)
+    assert states(path)["corpus reviews"] == "same"
+
+
+def test_a_figure_that_says_nothing_is_named(tmp_path, capsys):
+    for suffix in ("svg", "png"):
+        path = tmp_path / f"bare.{suffix}"
+        plt.figure().savefig(path)
+        with pytest.raises(ValueError, match=f"bare.{suffix} does not say how it was made"):
+            provenance.read(path)
+        assert provenance.main([str(path)]) == 1 and "does not say" in capsys.readouterr().out
+    broken = tmp_path / "broken.svg"
+    broken.write_text("<svg")
+    for bad in (broken, tmp_path / "absent.svg", tmp_path / "x.pdf"):
+        assert provenance.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------- notebook and cell
+
+
+def test_a_script_and_a_kernel_name_the_same_cell(tmp_path):
+    import jupytext
+    from nbclient import NotebookClient
+
+    source = tmp_path / "07_toy.py"
+    source.write_text(
+        "# %%\nfrom nbkit import provenance\n\n\ndef here():\n    return provenance.place()\n\n\n"
+        "# %% [markdown]\n# words\n\n# %%\nx = 1\n\n"
+        "# %%\ny = [\n    here(),\n]\nprint(y[0])\n"
+    )
+    done = subprocess.run([sys.executable, str(source)], capture_output=True, text=True, check=True)
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    named = {**os.environ, "JPY_SESSION_NAME": "notebooks/07_toy.ipynb"}
+    NotebookClient(notebook, timeout=60).execute(env=named)
+    assert done.stdout.strip() == notebook.cells[-1].outputs[0].text.strip()
+    assert done.stdout.strip() == "{'notebook': '07_toy', 'cell': 3}"
+    assert provenance.place() == {}
+
+
+# ---------------------------------------------------------------------------------- the numbers
+
+
+def test_every_kind_of_mark_gives_its_numbers():
+    fig, axes = plt.subplots(2, 3)
+    (lines, bars, flat, points, errors, image) = axes.flat
+    lines.plot([1, 2], [3, 4], label="a")
+    lines.axhline(0.5)
+    bars.set_title("counts", loc="left")
+    bars.bar([0, 1], [5, 6], label="b")
+    bars.set_xticks([0, 1], ["noun", "verb"])
+    flat.barh([0, 1], [7, 8])
+    points.scatter([1, 2], [9, 10], label="c")
+    errors.errorbar([1, 2], [0.5, 0.6], yerr=[[0.1, 0.2], [0.3, 0.4]], capsize=3, label="d")
+    errors.fill_between([1, 2], [0, 0], [1, 1])
+    image.imshow([[1, 2], [3, 4]])
+    table = figures.drawn(fig)
+
+    def of(kind, panel):
+        return table[(table["kind"] == kind) & table["panel"].str.startswith(str(panel))]
+
+    assert of("line", 1)[["x", "y"]].iloc[:2].values.tolist() == [[1, 3], [2, 4]]
+    assert of("line", 1)["x"].iloc[2:].isna().all() and of("line", 1)["y"].iloc[2:].eq(0.5).all()
+    assert of("bar", 2)[["panel", "series", "x_name", "y"]].values.tolist() == [
+        ["2 counts", "b", "noun", 5],
+        ["2 counts", "b", "verb", 6],
+    ]
+    assert of("bar", 3)[["x", "y"]].values.tolist() == [[7, 0], [8, 1]]
+    assert of("point", 4)["y"].tolist() == [9, 10]
+    assert of("line", 5)[["series", "y"]].values.tolist() == [["d", 0.5], ["d", 0.6]]  # and no caps
+    assert np.allclose(of("interval", 5)["y"], [0.4, 0.8, 0.4, 1.0])
+    assert of("band", 5)["y"].max() == 1
+    assert of("cell", 6)[["x", "y", "value"]].values.tolist() == [[0, 0, 1], [1, 0, 2], [0, 1, 3], [1, 1, 4]]
+
+
+def test_the_csv_holds_what_was_drawn_or_what_was_given(saved, tmp_path):
+    table = pd.read_csv(saved.with_suffix(".csv"))
+    assert table["series"].unique().tolist() == ["a < b & “c”"]
+    assert np.allclose(table["y"], [0.5, 0.25, 1 / 3], rtol=1e-5)
+    frame = pd.DataFrame({"score": [0.125, np.nan]}, index=pd.Index(["u", "v"], name="unit"))
+    path = figures.save(plt.figure(), "y", {"seed": 0}, folder=tmp_path, data=frame)
+    assert path.with_suffix(".csv").read_text() == "unit,score\nu,0.125\nv,\n"
+    both = {"one": frame, "two": pd.DataFrame({"n": [4]})}
+    path = figures.save(plt.figure(), "z", {"seed": 0}, folder=tmp_path, data=both)
+    back = pd.read_csv(path.with_suffix(".csv"))
+    assert back["table"].tolist() == ["one", "one", "two"] and back["n"].dropna().tolist() == [4]
+
+
+# ---------------------------------------------------------------------------------- for a paper
+
+
+@pytest.mark.parametrize("column", ["single", "double"])
+def test_a_column_has_its_width_and_letters_of_a_caption(tmp_path, column):
+    from PIL import Image
+
+    with figures.style(column):
+        fig, ax = plt.subplots()
+        ax.set_xlabel("words")
+        assert ax.xaxis.label.get_fontsize() == pytest.approx(7)
+    path = figures.save(fig, "x", {"seed": 0}, folder=tmp_path, column=column)
+    with Image.open(path.with_suffix(".png")) as image:
+        assert image.width == round(300 * figures.COLUMNS[column])
+    points = figures.COLUMNS[column] * 72
+    svg = path.read_text()
+    assert f'width="{points:g}pt"' in svg
+    assert "<text" not in svg and "font-family" not in svg  # letters are outlines
+    with pytest.raises(ValueError, match="column='triple': there are single, double"):
+        figures.save(fig, "x", {"seed": 0}, folder=tmp_path, column="triple")
+
+
+#: Machado et al. 2009, severity 1: how linear colours are seen without one kind of cone.
+BLINDNESS = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}  # fmt: skip
+
+
+def _lab(rgb):
+    """CIE L*a*b* (D65) of linear colours."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    f = np.cbrt(np.clip(rgb @ to_xyz.T / [0.9505, 1, 1.089], 1e-6, None))
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+
+
+def _nearest(colors, kind):
+    """The smallest distance (CIE 1976) between two of ``colors`` for a reader without one kind of cone."""
+    srgb = np.array([to_rgb(color) for color in colors])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    lab = _lab(np.clip(linear @ np.array(BLINDNESS[kind]).T, 0, 1))
+    return np.linalg.norm(lab[:, None] - lab[None], axis=-1)[np.triu_indices(len(lab), 1)].min()
+
+
+def test_the_colours_of_a_figure_stay_apart_for_colour_blind_readers():
+    cycle = figures.STYLE["axes.prop_cycle"].by_key()["color"][:4]
+    assert min(_nearest(cycle, kind) for kind in BLINDNESS) > 15
+    assert _nearest(["#00a000", "#c06000"], "deuteranopia") < 15, "the measure sees what is known to be bad"
+
+
+# ---------------------------------------------------------------------------------- presets
+
+
+def test_a_preset_says_what_is_missing(tmp_path, monkeypatch):
+    file = tmp_path / "presets.toml"
+    file.write_text(
+        '[far]\nsubject = "minilm"\ndevice = "cuda"\ntreebank = "$NBKIT_DATA/ud_en_ewt"\n'
+        'generators = ["openai:small", "keyphrase"]\n[far.corpora]\nmine = "$NBKIT_DATA/mine.jsonl"\n'
+    )
+    monkeypatch.setenv("NBKIT_DATA", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    preset = presets.load("far", file)
+    assert presets.names(file) == ["far"]
+    mine, treebank, gpu, server = preset.missing()
+    assert "mine.jsonl is not there: set NBKIT_DATA" in mine and "ud_en_ewt" in treebank
+    assert "GPU" in gpu and "OPENAI_BASE_URL" in server
+    with pytest.raises(FileNotFoundError, match="preset 'far' cannot run here: .*mine.jsonl"):
+        preset.corpora()
+    with pytest.raises(FileNotFoundError, match="no GPU"):
+        preset.subject()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert "does not answer (" in preset.missing()[-1]
+    monkeypatch.setenv("OPENAI_BASE_URL", "no address")
+    assert "does not answer (" in preset.missing()[-1]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert "OPENAI_API_KEY" in preset.missing()[-1]
+
+
+def test_every_preset_has_the_keys_of_the_first_and_its_own_needs():
+    path = ROOT / "notebooks" / "presets.toml"
+    first = set(presets.load("sample", path).settings)
+    for name in presets.names(path):
+        preset = presets.load(name, path)
+        assert first - {"corpora"} <= set(preset.settings), name
+        assert "corpora" in preset.settings or {"source", "by"} <= set(preset.settings)
+    full = presets.load("full", path)
+    assert len(full["revision"]) == 40 and full["device"] == "cuda"
+    assert any(spec.startswith("openai:") for spec in full["generators"])
+
+
+@pytest.mark.needs_data
+def test_the_registers_are_five_corpora_of_one_size(shared_data, monkeypatch):
+    monkeypatch.setenv("NBKIT_DATA", str(shared_data))
+    preset = presets.load("registers", ROOT / "notebooks" / "presets.toml")
+    assert preset.missing() == []
+    corpora = preset.corpora()
+    assert len(corpora) == 5 and {len(corpus) for corpus in corpora.values()} == {2000}
