@@ -40,6 +40,7 @@ from nbkit import matching
 from nbkit.evaluation import Estimate, bootstrap
 from nbkit.geometry import confusion as confusion
 from nbkit.geometry import outlier_share as outlier_share
+from nbkit.geometry import random_directions
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
@@ -203,21 +204,13 @@ def _kinds(
     permuted = {name: generator.permutation(matrix) for name, matrix in labels.items()}
     kinds = {
         "units": (values, labels),
-        "random directions": (_directions(values, directions, seed), labels),
+        "random directions": (random_directions(values, directions, seed), labels),
         "permuted units": (values, labels),
         "permuted rows": (values, permuted),
     }
     if random_weights is not None:
         kinds["random weights"] = ({name: random_weights[name].values for name in values}, labels)
     return kinds
-
-
-def _directions(values: Mapping[str, np.ndarray], n: int, seed: int) -> dict[str, np.ndarray]:
-    """Projections of every corpus on the same random unit vectors of the units' space."""
-    width = next(iter(values.values())).shape[1]
-    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
-    drawn /= np.linalg.norm(drawn, axis=0)
-    return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values.items()}
 
 
 def _fates(
