@@ -37,6 +37,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nbkit import matching
+from nbkit.coherence import pattern_rate as pattern_rate
 from nbkit.evaluation import Estimate, bootstrap
 from nbkit.geometry import confusion as confusion
 from nbkit.geometry import outlier_share as outlier_share
