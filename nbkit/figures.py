@@ -8,6 +8,7 @@
     precision_recall(table, ax=ax)          precision@k and recall@k with intervals
     confusion_map(shares, ax=ax)            which corpus a linear SVM takes a text for
     corpus_map(layout, marked, ax=ax)       corpora in two dimensions, a unit's top sets marked
+    quintile_curves(rates, ax=ax)           how frequent a tag is along a unit's activation, by corpus
     save(fig, name, sources)                NAME.svg, NAME.png and NAME.json (the manifest)
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; no meaning hangs on colour alone.
@@ -211,6 +212,23 @@ def corpus_map(
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.legend(markerscale=2.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def quintile_curves(rates: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How frequent a tag is in each fifth of a unit's activations: ``taxonomy.quintile_rates``.
+
+    A line a corpus with 95 % intervals. They rise together for a global tag, and apart or not at all for
+    others.
+    """
+    ax = _axes(ax, (4.6, 3.4))
+    looks = zip((BLUE, ORANGE, GREEN, PINK, SKY, RED), "os^Dv<", strict=True)
+    for (color, shape), (corpus, part) in zip(looks, rates.groupby("corpus", sort=False), strict=False):
+        ax.plot(part["quantile"], part["rate"], shape + "-", ms=5, color=color, label=corpus)
+        ax.fill_between(part["quantile"], part["low"], part["high"], color=color, alpha=0.15, lw=0)
+    ax.set_xticks(sorted(rates["quantile"].unique()))
+    ax.set(xlabel="activation, from the lowest texts to the highest", ylabel="share of texts", ylim=(0, None))
+    ax.legend(fontsize="small")
     return ax
 
 

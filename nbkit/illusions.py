@@ -42,6 +42,12 @@ from nbkit.evaluation import Estimate, bootstrap
 from nbkit.geometry import confusion as confusion
 from nbkit.geometry import outlier_share as outlier_share
 from nbkit.geometry import random_directions
+from nbkit.taxonomy import aligned
+from nbkit.taxonomy import distinct_tags as distinct_tags
+from nbkit.taxonomy import monotonicity as monotonicity
+from nbkit.taxonomy import quintile_rates as quintile_rates
+from nbkit.taxonomy import shared_descriptors as shared_descriptors
+from nbkit.taxonomy import taxonomy as taxonomy
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
@@ -101,9 +107,9 @@ def compare(
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
     that do not match, or no descriptor in common.
     """
-    labels = _check(activations_by_corpus, labels_by_corpus)
+    labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
-        _check(random_weights, labels_by_corpus)
+        aligned(random_weights, labels_by_corpus)
     shared = shared_descriptors(labels, 2 * min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
@@ -137,22 +143,6 @@ def compare(
     )
 
 
-def shared_descriptors(labels: Mapping[str, pd.DataFrame], min_positives: float) -> list[str]:
-    """Descriptors with at least ``min_positives`` positive and negative texts in every corpus."""
-    enough = []
-    for frame in labels.values():
-        total = frame.sum()
-        enough.append(set(total.index[(total >= min_positives) & (total <= len(frame) - min_positives)]))
-    shared = set.intersection(*enough)
-    if not shared:
-        raise ValueError(
-            f"the corpora {', '.join(labels)} share no descriptor with {min_positives:g} positive and"
-            " negative texts in each: label them with one vocabulary, or lower min_positives"
-        )
-    first = next(iter(labels.values()))
-    return [name for name in first.columns if name in shared]
-
-
 def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10) -> pd.DataFrame:
     """Do the ranges of a unit's top ``k`` activations in two corpora overlap?
 
@@ -172,24 +162,6 @@ def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10)
 
 
 # ---------------------------------------------------------------------------------- inside
-
-
-def _check(
-    activations_by_corpus: Mapping[str, Activations], labels_by_corpus: Mapping[str, pd.DataFrame]
-) -> dict[str, pd.DataFrame]:
-    """Labels in the order of the activations' rows, or a clear error."""
-    if len(activations_by_corpus) < 2:
-        raise ValueError(f"{len(activations_by_corpus)} corpus: a comparison needs two or more")
-    missing = set(activations_by_corpus) - set(labels_by_corpus)
-    if missing:
-        raise ValueError(f"no labels for the corpus {sorted(missing)[0]!r}")
-    first_name, first = next(iter(activations_by_corpus.items()))
-    for name, stored in activations_by_corpus.items():
-        if stored.units["unit"].tolist() != first.units["unit"].tolist():
-            raise ValueError(f"{name!r} and {first_name!r} hold different units: capture the same sites")
-    return {
-        name: matching.align(stored, labels_by_corpus[name]) for name, stored in activations_by_corpus.items()
-    }
 
 
 def _kinds(
