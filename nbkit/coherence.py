@@ -77,7 +77,7 @@ def pattern_rate(
         tops = {kind: top_texts(values[corpus], k) for kind, values in kinds.items()}
         tops["random sets"] = random_sets(n, sets, k, generator)
         for kind, top in tops.items():
-            found = _tested(measure(top), null)
+            found = _tested(measure(top), null, generator)
             shares = {"rate": (found["p"] <= level).mean(), "rate_fdr": (found["q"] <= level).mean()}
             middle = {"coherence": found["coherence"].median(), "chance": np.median(null)}
             lines.append({"corpus": corpus, "kind": kind, "sets": len(found), **shares, **middle})
@@ -89,11 +89,13 @@ def patterns(
 ) -> pd.DataFrame:
     """The test of every unit of ``values`` [text, unit]: coherence of its top ``k`` texts, p, q.
 
-    p  (1 + random sets at least as coherent) / (1 + ``draws``)
+    p  (1 + random sets that are more coherent + a random part of those that are as coherent) /
+       (1 + ``draws``): exact also where few descriptors make many ties
     q  Benjamini-Hochberg over the units
     """
-    null = measure(random_sets(len(values), draws, k, np.random.default_rng(seed)))
-    return _tested(measure(top_texts(values, k)), null)
+    generator = np.random.default_rng(seed)
+    null = measure(random_sets(len(values), draws, k, generator))
+    return _tested(measure(top_texts(values, k)), null, generator)
 
 
 def mean_cosine(vectors: np.ndarray) -> Measure:
@@ -166,8 +168,10 @@ def _set_means(labels: np.ndarray, sets: np.ndarray) -> np.ndarray:
     return total / len(sets)
 
 
-def _tested(coherence: np.ndarray, null: np.ndarray) -> pd.DataFrame:
-    """Frame coherence, p, q of sets against the random draws ``null``."""
-    below = np.searchsorted(np.sort(null), coherence - 1e-9 * (1 + np.abs(coherence)))
-    p = (1 + len(null) - below) / (1 + len(null))
+def _tested(coherence: np.ndarray, null: np.ndarray, generator: np.random.Generator) -> pd.DataFrame:
+    """Frame coherence, p, q of sets against the random draws ``null``; a place among ties is drawn."""
+    margin, null = 1e-9 * (1 + np.abs(coherence)), np.sort(null)
+    above = len(null) - np.searchsorted(null, coherence + margin)
+    tied = len(null) - above - np.searchsorted(null, coherence - margin)
+    p = (1 + above + generator.integers(0, tied + 1)) / (1 + len(null))
     return pd.DataFrame({"coherence": coherence, "p": p, "q": false_discovery_control(p)})
