@@ -93,6 +93,21 @@ def test_two_corpora_of_very_different_sizes():
     assert (local["verdict"] == "dataset-level").mean() >= 0.95
 
 
+def test_a_sign_that_turns_and_a_rate_that_falls_in_between_are_not_global():
+    """Unit 150 is high on d6 in one corpus and low on it in the other; unit 151 also at its low end."""
+    acts, labels = by_name({"a": planted(1, 3), "b": planted(2, 4)})
+    for sign, name in ((1, "a"), (-1, "b")):
+        on, values = labels[name]["d6"].to_numpy(), acts[name].values
+        values[:, 150] += 3 * sign * on
+        both = np.flatnonzero(on)
+        values[both, 151] += np.where(np.arange(len(both)) % 4, 4, -4)
+    found = illusions.taxonomy(acts, labels, min_score=0.3, progress=False).set_index(["unit", "descriptor"])
+    turned, bent = found.loc[("layer.0.ffn.150", "d6")], found.loc[("layer.0.ffn.151", "d6")]
+    assert turned["verdict"] == "dataset-level" and turned["trends"] == 1 and turned["monotone:b"] == -1
+    assert turned["undecided"] == 0
+    assert bent["trends"] == 0 and bent["monotone:a"] == 0 == bent["monotone:b"] and bent["q:a"] < 1e-6
+
+
 def test_too_few_texts_leave_it_undecided():
     acts, labels = by_name({"small": planted(1, 3, n=60, share=0.3), "large": planted(2, 4, n=4000)})
     for unit in range(40):  # weaker: half a deviation
