@@ -9,20 +9,30 @@ region a corpus occupies, so two corpora can answer the same direction with diff
     locality(values, top_texts(values)) -> frame: is a top set one tight neighbourhood?
     layout(values_by_corpus)            -> frame corpus, row, x, y: a map (``figures.corpus_map`` draws it)
     random_directions(values_by_corpus, n)   projections on directions that mean nothing
+    directions(activations_by_corpus, labels_by_corpus, "probe")   stores of projections, to be tested as units
 
-All take matrices [text, unit] of one site: one, or one for each corpus. ``top_texts`` and the others speak
-of texts by their row in it.
+All but the last take matrices [text, unit] of one site: one, or one for each corpus. ``top_texts`` and the
+others speak of texts by their row in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from nbkit import matching
+
+if TYPE_CHECKING:
+    from nbkit.activations import Activations
+
 SETS_AT_ONCE = 1024  # top sets whose dot products are held at a time
 LAYOUT_UNITS = 50  # principal components that t-SNE starts from
+MIN_POSITIVES = 10  # training texts with a descriptor, and without, that a direction is learned from
+PENALTIES = np.logspace(0, 5, 6)  # of the ridge probes; the best of them by leaving one out
 
 
 def confusion(values_by_corpus: Mapping[str, np.ndarray], *, folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -109,6 +119,50 @@ def random_directions(
     return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values_by_corpus.items()}
 
 
+def directions(
+    activations_by_corpus: Mapping[str, Activations],
+    labels_by_corpus: Mapping[str, pd.DataFrame] | None = None,
+    kind: str = "probe",
+    *,
+    n: int = 1000,
+    share: float = 0.5,
+    seed: int = 0,
+) -> dict[str, Activations]:
+    """Linear combinations of the units, for every test that takes units: the illusion holds for them too.
+
+    kind    "probe"                 ridge regression on a descriptor in one corpus, units standardized
+            "class means"           from the mean of a corpus's texts without a descriptor to that with it
+            "principal components"  the first ``n`` of all corpora together, each in both senses
+            "random"                ``n`` unit vectors
+    share   of each corpus's texts that directions are learned from; only the others are projected (for all
+            kinds, so that they can be compared), since a probe knows the texts it has seen
+
+    Stores [text, direction] in memory. Their units have unit (a name) and, for probes and class means,
+    corpus and descriptor. A descriptor gives a direction in each corpus where 10 training texts have
+    it and 10 lack it. No labels or no such descriptor, for kinds that need them: ``ValueError``.
+    """
+    if kind not in DIRECTIONS:
+        raise ValueError(f"kind={kind!r}: there are {', '.join(DIRECTIONS)}")
+    if labels_by_corpus is None and kind in ("probe", "class means"):
+        raise ValueError(f"directions of the kind {kind!r} are learned from labels: give labels_by_corpus")
+    parts = {name: matching.halves(len(a), share, seed) for name, a in activations_by_corpus.items()}
+    train = {name: a.values[parts[name][0]].astype(np.float32) for name, a in activations_by_corpus.items()}
+    labels = {
+        name: matching.align(activations_by_corpus[name], frame).iloc[parts[name][0]]
+        for name, frame in (labels_by_corpus or {}).items()
+        if name in parts
+    }
+    vectors, names = DIRECTIONS[kind](train, labels, n, seed)
+    found = {}
+    for name, stored in activations_by_corpus.items():
+        rows = parts[name][1]
+        values = stored.values[rows].astype(np.float32) @ vectors
+        found[name] = replace(
+            stored, values=values, rows=stored.rows.iloc[rows].reset_index(drop=True), units=names
+        )
+    return found
+
+
 def locality(values: np.ndarray, top: np.ndarray, *, neighbours: int = 10, bins: int = 20) -> pd.DataFrame:
     """Is a set of texts as close together as each of its texts is to its nearest texts?
 
@@ -185,6 +239,65 @@ def layout(
 
 
 # ---------------------------------------------------------------------------------- inside
+
+
+def _random(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Vectors [unit, direction] of length 1, and what they are called."""
+    vectors = np.random.default_rng(seed).standard_normal((next(iter(train.values())).shape[1], n))
+    vectors = (vectors / np.linalg.norm(vectors, axis=0)).astype(np.float32)
+    return vectors, pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
+
+
+def _components(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    from sklearn.decomposition import PCA
+
+    whole = np.concatenate(list(train.values()))
+    vectors = PCA(min(n, *whole.shape), random_state=seed).fit(whole).components_.T
+    names = [f"component.{i}{sign}" for sign in "+-" for i in range(vectors.shape[1])]
+    return np.concatenate([vectors, -vectors], axis=1), pd.DataFrame({"unit": names})
+
+
+def _class_means(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x.T @ y) / y.sum(0) - (x.T @ (1 - y)) / (1 - y).sum(0)
+
+    return _learned(train, labels, fit, "means")
+
+
+def _probes(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    from sklearn.linear_model import RidgeCV
+
+    def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        scale = x.std(0)
+        scale[scale == 0] = 1
+        model = RidgeCV(PENALTIES, alpha_per_target=True).fit((x - x.mean(0)) / scale, y)
+        return (model.coef_.reshape(y.shape[1], -1) / scale).T
+
+    return _learned(train, labels, fit, "probe")
+
+
+DIRECTIONS = {
+    "probe": _probes,
+    "class means": _class_means,
+    "principal components": _components,
+    "random": _random,
+}
+
+
+def _learned(train: dict, labels: dict, fit, word: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """``fit(values, labels)`` [unit, descriptor] in each corpus, one after another."""
+    vectors, names = [], []
+    for corpus, x in train.items():
+        total = labels[corpus].sum()
+        enough = (total >= MIN_POSITIVES) & (total <= len(x) - MIN_POSITIVES)
+        if not enough.any():
+            raise ValueError(
+                f"no descriptor of {corpus!r} has {MIN_POSITIVES} training texts with and without"
+            )
+        known = total.index[enough]
+        vectors.append(fit(x, labels[corpus][known].to_numpy(np.float32)).astype(np.float32))
+        names += [(f"{word}.{corpus}.{descriptor}", corpus, descriptor) for descriptor in known]
+    return np.concatenate(vectors, axis=1), pd.DataFrame(names, columns=["unit", "corpus", "descriptor"])
 
 
 def _distant(values: np.ndarray, share: float) -> np.ndarray:

@@ -25,6 +25,17 @@ the first half. *Within*: is it the best on the second half too, and how much of
 ceiling; the illusion gap is what across loses beyond it. Only descriptors that every corpus knows take
 part, since nothing can be said of a tag that the other corpus has no word for.
 
+Beside the first tag and its score, ``agreement`` and ``controls`` hold, within and across:
+
+    jaccard     overlap of the unit's first two tags, |both| / |either|
+    spearman    rank correlation of its scores over all descriptors; 0 where a side is constant
+    matched     the tag's score where its descriptor is equally frequent everywhere: of the texts with it, as
+                many are drawn (without replacement) in each corpus as bring its share down to that of
+                the corpus where it is rarest; all texts without it stay. ``pearson`` and others fall
+                with the share, and would show an illusion where only the share differs
+    distinct    different tags of a unit over the corpora, for the units that have one in each (the
+                paper: 2.5 of 4; ``distinct_tags`` has its floor)
+
 The floors. *Random directions* in the space of the units (the illusion holds for them too);
 *permuted units*, each tag looked up on some other unit, which shows what frequent tags agree by
 themselves; *permuted rows*, labels shuffled within each corpus, where only luck is left; *random weights*,
@@ -42,6 +53,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from tqdm.auto import tqdm
 
 from nbkit import matching
@@ -105,6 +117,7 @@ def compare(
     splits: int = 3,
     directions: int = 1000,
     random_weights: Mapping[str, Activations] | None = None,
+    control: Mapping[str, pd.DataFrame] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -117,9 +130,11 @@ def compare(
     splits                 random cuts into halves; every figure is over all of them
     directions             random directions in the floor
     random_weights         stores of ``subject.randomized(seed)``, for that floor
+    control                {corpus: frame by text_id} of covariates, such as length in words: judged is what
+                           they leave of the activations (``matching.residuals``), geometry apart
 
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
-    that do not match, or no descriptor in common.
+    that do not match, texts without covariates, or no descriptor in common.
     """
     labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
@@ -128,7 +143,9 @@ def compare(
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     generator = np.random.default_rng(seed)
-    kinds = _kinds(activations_by_corpus, matrices, random_weights, directions, seed, generator)
+    values = _controlled(activations_by_corpus, control)
+    untrained = random_weights and _controlled(random_weights, control)
+    kinds = _kinds(values, matrices, untrained, directions, seed, generator)
     fates = {}
     for kind, (x, y) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
         elsewhere = generator.permutation(len(units)) if kind == "permuted units" else None
@@ -144,6 +161,7 @@ def compare(
         "min_positives": min_positives,
         "splits": splits,
         "directions": directions,
+        "control": [] if control is None else list(next(iter(control.values()))),
         "seed": seed,
         "descriptors": shared,
     }
@@ -319,16 +337,32 @@ def _named(condition: str, said: pd.DataFrame, corpora: int) -> dict[str, Any]:
     return {"condition": condition, "units": len(distinct), "distinct": distinct.mean(), **shares}
 
 
+def _controlled(
+    stored: Mapping[str, Activations], control: Mapping[str, pd.DataFrame] | None
+) -> dict[str, np.ndarray]:
+    """Activations [text, unit] of each corpus, without what the covariates explain."""
+    if control is None:
+        return {name: a.values for name, a in stored.items()}
+    found = {}
+    for name, a in stored.items():
+        known = control[name].index if name in control else []
+        missing = ~a.rows["text_id"].isin(known)
+        if missing.any():
+            first = a.rows["text_id"][missing].iloc[0]
+            raise ValueError(f"control lacks {missing.sum()} texts of {name!r}, the first is text {first}")
+        found[name] = matching.residuals(a.values, control[name].loc[a.rows["text_id"]])
+    return found
+
+
 def _kinds(
-    stored: Mapping[str, Activations],
+    values: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
-    random_weights: Mapping[str, Activations] | None,
+    random_weights: Mapping[str, np.ndarray] | None,
     directions: int,
     seed: int,
     generator: np.random.Generator,
 ) -> dict[str, tuple[dict, dict]]:
     """The units and their floors: for each kind, activations and labels of every corpus."""
-    values = {name: a.values for name, a in stored.items()}
     permuted = {name: generator.permutation(matrix) for name, matrix in labels.items()}
     kinds = {
         "units": (values, labels),
@@ -337,7 +371,7 @@ def _kinds(
         "permuted rows": (values, permuted),
     }
     if random_weights is not None:
-        kinds["random weights"] = ({name: random_weights[name].values for name in values}, labels)
+        kinds["random weights"] = (dict(random_weights), labels)
     return kinds
 
 
@@ -354,38 +388,90 @@ def _fates(
     ``elsewhere`` is a permutation of the units: tags are then looked up on the unit it names.
 
     Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum),
-    within_same, within_score, and for each corpus same:NAME and score:NAME (NaN in its own).
+    within_same, within_score, within_jaccard, within_spearman, within_matched, and for each corpus
+    same:NAME, score:NAME, jaccard:NAME, spearman:NAME, matched:NAME (NaN in its own).
     """
     scorer = matching.scorer_of(method)
-    chosen, looked_up = {}, {}
+    chosen, looked_up, second_half = {}, {}, {}
     for name, x in values.items():
         first, second = matching.halves(len(x), 0.5, seed)
         chosen[name] = scorer(x[first], labels[name][first])
-        looked_up[name] = scorer(x[second], labels[name][second])
+        second_half[name] = x[second], labels[name][second]
+        looked_up[name] = scorer(*second_half[name])
         if elsewhere is not None:
             looked_up[name] = looked_up[name][:, elsewhere]
-    parts = []
-    for name, scores in chosen.items():
-        best = scores.argmax(0)
-        top = scores[best, np.arange(len(best))]
-        kept = _kept(top, min_score)
-        frame = pd.DataFrame(
-            {
-                "split": seed,
-                "corpus": name,
-                "unit": kept,
-                "descriptor": best[kept],
-                "score": top[kept],
-                "above": top[kept] > min_score,
-            }
-        )
-        for other, scores_there in looked_up.items():
-            prefix = ("within_same", "within_score") if other == name else ("same:", "score:")
-            suffix = "" if other == name else other
-            frame[prefix[0] + suffix] = (scores_there[:, kept].argmax(0) == best[kept]).astype(float)
-            frame[prefix[1] + suffix] = scores_there[best[kept], kept]
-        parts.append(frame)
-    return pd.concat(parts, ignore_index=True)
+    tags = {name: _chosen(name, scores, min_score, seed) for name, scores in chosen.items()}
+    matched = _matched(second_half, tags, scorer, elsewhere, seed)
+    for name, frame in tags.items():
+        unit, best = frame["unit"].to_numpy(), frame["descriptor"].to_numpy()
+        for other, there in looked_up.items():
+            column = "within_{}" if other == name else f"{{}}:{other}"
+            frame[column.format("same")] = (there[:, unit].argmax(0) == best).astype(float)
+            frame[column.format("score")] = there[best, unit]
+            frame[column.format("jaccard")] = _first_two(chosen[name][:, unit], there[:, unit])
+            frame[column.format("spearman")] = _rank_correlation(chosen[name][:, unit], there[:, unit])
+            frame[column.format("matched")] = matched[other][best, unit]
+    return pd.concat(tags.values(), ignore_index=True)
+
+
+def _chosen(corpus: str, scores: np.ndarray, min_score: float, seed: int) -> pd.DataFrame:
+    """The tags of a corpus: the best descriptor of every unit that is kept."""
+    best = scores.argmax(0)
+    top = scores[best, np.arange(len(best))]
+    kept = _kept(top, min_score)
+    tags = {"split": seed, "corpus": corpus, "unit": kept, "descriptor": best[kept], "score": top[kept]}
+    return pd.DataFrame(tags).assign(above=top[kept] > min_score)
+
+
+def _matched(
+    halves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    tags: Mapping[str, pd.DataFrame],
+    scorer,
+    elsewhere: np.ndarray | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Scores [descriptor, unit] of all pairs in ``tags``, each descriptor as frequent as where it is rarest.
+
+    ``halves`` {corpus: (values, labels)}. All negatives stay, positives are drawn without replacement.
+    """
+    pairs = pd.concat(tags.values())[["descriptor", "unit"]].drop_duplicates()
+    odds = {}  # positives for each negative
+    for name, (_, labels) in halves.items():
+        on = (labels > 0.5).sum(0)
+        odds[name] = on / np.maximum(1, len(labels) - on)
+    lowest = np.min(list(odds.values()), axis=0)
+    found = {}
+    for name, (values, labels) in halves.items():
+        found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
+        for descriptor, units in pairs.groupby("descriptor")["unit"]:
+            rows = _thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
+            columns = units.to_numpy() if elsewhere is None else elsewhere[units.to_numpy()]
+            scores = scorer(values[np.ix_(rows, columns)], labels[np.ix_(rows, [descriptor])])
+            found[name][descriptor, units] = scores[0]
+    return found
+
+
+def _thinned(on: np.ndarray, odds: float, seed: int) -> np.ndarray:
+    """Rows: all that are not ``on``, and of those that are, ``odds`` for each of them."""
+    positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
+    n = min(len(positive), round(odds * len(negative)))
+    drawn = np.random.default_rng(seed).permutation(positive)[:n]
+    return np.sort(np.concatenate([drawn, negative]))
+
+
+def _first_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Jaccard [unit] of the two highest descriptors in ``a`` and ``b`` [descriptor, unit]."""
+    k = min(2, len(a))
+    one, two = (np.argsort(-scores, axis=0, kind="stable")[:k] for scores in (a, b))
+    both = (one[:, None] == two[None]).sum((0, 1))
+    return both / (2 * k - both)
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation [unit] of the columns of ``a`` and ``b`` [descriptor, unit]; 0 if constant."""
+    x, y = (stats.rankdata(scores, axis=0) - (len(scores) + 1) / 2 for scores in (a, b))
+    spread = np.sqrt((x * x).sum(0) * (y * y).sum(0))
+    return np.divide((x * y).sum(0), spread, out=np.zeros_like(spread), where=spread > 0)
 
 
 def _kept(top: np.ndarray, min_score: float) -> np.ndarray:
@@ -402,24 +488,34 @@ def _agreement(kind: str, fates: pd.DataFrame, min_score: float, seed: int) -> d
     tags = len(judged) / fates["split"].nunique()
     if tags < 2:  # nothing reached the minimum: the floor is that of the best ones
         judged = fates
-    across = judged.filter(like="same:").mean(axis=1)
-    kept_across = judged.filter(like="score:").mean(axis=1) / judged["score"]
+    names = ("same", "score", "jaccard", "spearman", "matched")
+    across = {name: judged.filter(like=f"{name}:").mean(axis=1) for name in names}
     table = pd.DataFrame(
         {
             "within": judged["within_same"],
-            "across": across,
-            "gap": judged["within_same"] - across,
+            "across": across["same"],
+            "gap": judged["within_same"] - across["same"],
             "kept_within": judged["within_score"] / judged["score"],
-            "kept_across": kept_across,
+            "kept_across": across["score"] / judged["score"],
         }
     )
+    for name in names[2:]:
+        table[f"{name}_within"], table[f"{name}_across"] = judged[f"within_{name}"], across[name]
     by_unit = table.groupby(judged["unit"])
     found: dict[str, Any] = {"kind": kind, "tags": round(tags)}
     found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
     sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
     for column in table:
         found[column] = _ratio_bootstrap(sums[column].to_numpy(), sizes, seed)
+    found["distinct"] = _distinct(judged, fates["corpus"].nunique(), seed)
     return found
+
+
+def _distinct(judged: pd.DataFrame, corpora: int, seed: int) -> Estimate:
+    """Different tags of the units that have one in every corpus: mean over the cuts, then over units."""
+    by_unit = judged.groupby(["unit", "split"])["descriptor"].agg(["size", "nunique"])
+    everywhere = by_unit.loc[by_unit["size"] == corpora, "nunique"]
+    return bootstrap(everywhere.groupby("unit").mean().to_numpy(), seed=seed)
 
 
 def _ratio_bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -> Estimate:
