@@ -170,7 +170,7 @@ def _pattern_lines(found: dict) -> list[dict]:
         lines.append(_line(f"sets with a pattern, {kind} (words / descriptors)", published, here, ""))
     ffn, cls = (lines[0][name] for name in ("FFN units", "last layer, [CLS]"))
     lines[0]["remark"] = (
-        f"People there, a test at the 5 % level here, which sees words and {ffn and 'shared '}descriptors only:"
+        f"People there, a test at the 5 % level here, which sees words and descriptors only:"
         f" {cls} of the [CLS] units and {ffn} of the FFN units pass. MiniLM is trained for mean pooling."
     )
     lines[1]["remark"] = "As in the paper, directions that mean nothing are to be read beside the units."
@@ -244,7 +244,7 @@ def _outlier_lines(found: dict) -> list[dict]:
             "top-10 places of the most distant 1 %",
             ".48 (QQP)",
             here,
-            f"At most {top:.2f} in any register ({'more' if top > 0.48 else 'less'} than on QQP); chance is .01.",
+            f"At most {top:.2f}, {'more' if top > 0.48 else 'less'} than on QQP; chance is .01.",
         ),
         _line(
             "illusion gap with all texts / without 1 % / 10 %",

@@ -9,7 +9,7 @@ region a corpus occupies, so two corpora can answer the same direction with diff
     locality(values, top_texts(values)) -> frame: is a top set one tight neighbourhood?
     layout(values_by_corpus)            -> frame corpus, row, x, y: a map (``figures.corpus_map`` draws it)
     random_directions(values_by_corpus, n)   projections on directions that mean nothing
-    directions(activations_by_corpus, labels_by_corpus, "probe")   stores of projections, to be tested as units
+    directions(activations_by_corpus, labels_by_corpus, "probe")   projections to be tested like units
 
 All but the last take matrices [text, unit] of one site: one, or one for each corpus. ``top_texts`` and the
 others speak of texts by their row in it.
@@ -113,9 +113,7 @@ def random_directions(
     values_by_corpus: Mapping[str, np.ndarray], n: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Projections [text, n] of every corpus on the same random unit vectors of the units' space."""
-    width = next(iter(values_by_corpus.values())).shape[1]
-    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
-    drawn /= np.linalg.norm(drawn, axis=0)
+    drawn = _unit_vectors(next(iter(values_by_corpus.values())).shape[1], n, seed)
     return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values_by_corpus.items()}
 
 
@@ -241,11 +239,16 @@ def layout(
 # ---------------------------------------------------------------------------------- inside
 
 
+def _unit_vectors(width: int, n: int, seed: int) -> np.ndarray:
+    """``n`` random directions [unit, direction] of length 1."""
+    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=0)
+
+
 def _random(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """Vectors [unit, direction] of length 1, and what they are called."""
-    vectors = np.random.default_rng(seed).standard_normal((next(iter(train.values())).shape[1], n))
-    vectors = (vectors / np.linalg.norm(vectors, axis=0)).astype(np.float32)
-    return vectors, pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
+    """Vectors [unit, direction], and what they are called."""
+    width = next(iter(train.values())).shape[1]
+    return _unit_vectors(width, n, seed), pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
 
 
 def _components(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
