@@ -1,12 +1,12 @@
 """The illusion paper's figures beside ours: five registers of real text, MiniLM, every unit.
 
-    NBKIT_DATA=../shared/data python benchmarks/illusions.py
+    NBKIT_DATA=../shared/data python benchmarks/illusions_paper.py
 
 2,000 texts each of product reviews, questions, encyclopedia, fiction and dialogue; descriptors by rules on
 the plain text, those that every register knows. Every test of Bolukbasi et al. 2021 (read second hand) runs
 on the last layer's units ([CLS] as in the paper, and mean), on all hidden states, and on all FFN units.
 Activations are captured into the cache first, which is not timed; then the whole report on all 9,216 + 2,688
-units is. Writes illusions.json and a figure into benchmarks/results and prints the table "paper / here".
+units is. Writes illusions_paper.json and a figure into benchmarks/results and prints the table "paper / here".
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def figure(found: dict, folder: Path, sources: dict) -> None:
         _, ax = plt.subplots(figsize=(8.5, 4))
         figures.agreement({kind: part["agreement"].controls for kind, part in found.items()}, ax=ax)
         ax.set_title("Five registers, 2,000 texts each: tags within a register and across")
-        figures.save(ax.figure, "illusions-figure", sources, folder=folder)
+        figures.save(ax.figure, "illusions_paper-figure", sources, folder=folder)
         plt.close(ax.figure)
 
 
@@ -355,7 +355,7 @@ def main() -> None:
         found[name]["without_outliers"] = without_outliers(stores[name], material, STORES[name][2])
     table = counterparts(found, confusions)
     sources = {
-        "benchmark": "illusions",
+        "benchmark": "illusions_paper",
         "subject": subject.fingerprint,
         "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
         "seed": 0,
@@ -372,7 +372,7 @@ def main() -> None:
         found=plain(found),
     )
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "illusions.json").write_text(json.dumps(result, indent=1) + "\n")
+    (given.out / "illusions_paper.json").write_text(json.dumps(result, indent=1) + "\n")
     figure({name: found[name] for name in SHOWN}, given.out, sources)
     for line in table.to_dict("records"):
         print("\n" + "\n".join(f"{key:>20}  {value}" for key, value in line.items() if value))
