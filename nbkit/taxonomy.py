@@ -15,10 +15,10 @@ What makes a trend (ours):
 
 1. The correlation of the label with the RANK of the activation is positive and significant OUTSIDE the top
    set. A top ten alone, however striking, is local.
-2. The rate of the descriptor does not fall from one fifth of the activations to the next by more than noise
-   and more than a third of its range: a bent curve is no trend, a dip at the low end is. Rates that rise
-   strictly, as in the paper, are asked for with ``strict=True``; most planted units of one meaning
-   fail that, since a rare descriptor is in none of the lower fifths.
+2. The rate of the descriptor does not fall, from one fifth of the activations to the next, by more than noise
+   and more than a third of its range. So a bent curve is no trend, and a dip at the low end (GELU makes
+   them) does not end one. ``strict=True`` asks for rates that rise strictly, as the paper does; even a
+   perfect detector of something rare fails that, since its lower fifths are all at 0.
 3. AUROC - .5 is half of what it is at best, or more. With thousands of texts any correlation is
    significant, and AUROC does not depend on how frequent a descriptor is in a corpus.
 """
