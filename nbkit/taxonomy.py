@@ -56,7 +56,7 @@ def taxonomy(
     strict: bool = False,
     keep: float = 0.5,
     k: int = 10,
-    min_positives: float = 10,
+    min_positives: float = 20,
     control: Mapping[str, pd.DataFrame] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -70,7 +70,8 @@ def taxonomy(
     strict         rates must rise strictly over them (the paper's test); default: not fall back
     keep           of the tag's highest AUROC - .5 in any corpus, the part that a trend must have
     k              texts in a top set
-    min_positives  a descriptor takes part if so many texts of each corpus have it, and lack it
+    min_positives  a descriptor takes part if so many texts of each corpus have it, and lack it; with less
+                   than 2 ``k``, a perfect detector has most of them in its top set and no trend outside
     control        {corpus: frame by text_id} of covariates, such as length in words: what is judged is what
                    they leave of the activations (``matching.residuals``)
 
