@@ -11,11 +11,16 @@ After Bolukbasi et al. 2021 (arXiv 2104.07143, read second hand), who tell three
     monotonicity(values_by_corpus, counts_by_corpus)   the paper's count of tokens, with its chance
     distinct_tags(scores_by_corpus, min_score)         how many tags a unit has over the corpora (2.5)
 
-What makes a trend (ours). The correlation of the label with the RANK of the activation must be positive and
-significant OUTSIDE the top set (a top ten alone, however striking, is local), and the rate of the
-descriptor must not fall from one fifth of the activations to the next by more than noise. Rates that rise
-strictly, as in the paper, are asked for with ``strict=True``; rare descriptors fail that even on a perfect
-detector, since they are in none of the lower fifths.
+What makes a trend (ours):
+
+1. The correlation of the label with the RANK of the activation is positive and significant OUTSIDE the top
+   set. A top ten alone, however striking, is local.
+2. The rate of the descriptor does not fall, from one fifth of the activations to the next, by more than noise
+   and more than a third of its range. So a bent curve is no trend, and a dip at the low end (GELU makes
+   them) does not end one. ``strict=True`` asks for rates that rise strictly, as the paper does; even a
+   perfect detector of something rare fails that, since its lower fifths are all at 0.
+3. AUROC - .5 is half of what it is at best, or more. With thousands of texts any correlation is
+   significant, and AUROC does not depend on how frequent a descriptor is in a corpus.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from nbkit.activations import Activations
 
 UNITS_AT_ONCE = 1024
+BACK = 1 / 3  # of the range of the rates: a step back that is larger, and more than noise, ends a trend
 
 
 def taxonomy(
@@ -48,8 +54,9 @@ def taxonomy(
     level: float = 0.05,
     quantiles: int = 5,
     strict: bool = False,
+    keep: float = 0.5,
     k: int = 10,
-    min_positives: float = 10,
+    min_positives: float = 20,
     control: Mapping[str, pd.DataFrame] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -60,9 +67,11 @@ def taxonomy(
 
     level          of false discoveries, over all units and descriptors of a corpus
     quantiles      into which the activations of a corpus are cut
-    strict         rates must rise strictly over them (the paper's test); default: not fall beyond noise
+    strict         rates must rise strictly over them (the paper's test); default: not fall back
+    keep           of the tag's highest AUROC - .5 in any corpus, the part that a trend must have
     k              texts in a top set
-    min_positives  a descriptor takes part if so many texts of each corpus have it, and lack it
+    min_positives  a descriptor takes part if so many texts of each corpus have it, and lack it; with less
+                   than 2 ``k``, a perfect detector has most of them in its top set and no trend outside
     control        {corpus: frame by text_id} of covariates, such as length in words: what is judged is what
                    they leave of the activations (``matching.residuals``)
 
@@ -76,7 +85,7 @@ def taxonomy(
     trends             corpora with a trend
     undecided          corpora with too few texts to say: no significant trend, but half of ``score`` is
                        within the 95 % interval of the correlation, or below it
-    r:NAME             correlation in the corpus
+    r:NAME, auroc:NAME correlation in the corpus, and AUROC (ties half; labels cut at .5)
     trend:NAME, q:NAME rank correlation outside the top set, and its q
     monotone:NAME      1 or -1 as the rates rise or fall over the quantiles, 0 for neither
     enriched:NAME      q of the number of texts with the descriptor in the top set
@@ -92,7 +101,7 @@ def taxonomy(
         covariates = None if control is None else control[name].loc[stored.rows["text_id"]]
         matrix = labels[name][shared].to_numpy(np.float32)
         found[name] = _evidence(name, stored.values, matrix, covariates, rule, progress)
-    frame = _verdicts(found, min_score, level)
+    frame = _verdicts(found, min_score, level, keep)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     frame["unit"], frame["descriptor"] = units[frame["unit"]], np.asarray(shared)[frame["descriptor"]]
     first = next(iter(labels.values()))
@@ -260,6 +269,7 @@ class _Evidence(NamedTuple):
 
     texts: int
     r: np.ndarray  # correlation
+    auroc: np.ndarray
     trend: np.ndarray  # rank correlation outside the top set
     q: np.ndarray  # of the trend
     monotone: np.ndarray  # 1, 0, -1
@@ -283,17 +293,18 @@ def _evidence(name: str, values, labels: np.ndarray, control, rule: _Rule, progr
         parts.append(
             (
                 matching.pearson(x, labels),
+                _auroc(ranks, labels > 0.5),
                 trend,
                 _two_sided(trend, n - rule.k),
                 _monotone(*_rates(ranks, labels, rule.quantiles), rule),
                 np.take_along_axis(tail, hits, axis=1),
             )
         )
-    r, trend, p, monotone, chance = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    return _Evidence(n, r, trend, _fdr(p), monotone, _fdr(chance))
+    r, auroc, trend, p, monotone, chance = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return _Evidence(n, r, auroc, trend, _fdr(p), monotone, _fdr(chance))
 
 
-def _verdicts(found: dict[str, _Evidence], min_score: float, level: float) -> pd.DataFrame:
+def _verdicts(found: dict[str, _Evidence], min_score: float, level: float, keep: float) -> pd.DataFrame:
     """A line for each tag; unit and descriptor as positions."""
     r = np.stack([e.r for e in found.values()])  # [corpus, descriptor, unit]
     by_score, by_top = (np.zeros(r.shape[1:], dtype=bool) for _ in range(2))
@@ -310,13 +321,14 @@ def _verdicts(found: dict[str, _Evidence], min_score: float, level: float) -> pd
     frame["home"] = np.asarray(list(found))[r[:, descriptor, unit].argmax(0)]
     chosen = np.where(by_score[some] & by_top[some], "both", np.where(by_score[some], "score", "top set"))
     frame["chosen"], frame["trends"], frame["undecided"] = chosen, 0, 0
-    enriched = np.zeros(len(frame), dtype=bool)
+    enriched, best = np.zeros(len(frame), dtype=bool), np.max([e.auroc[some] for e in found.values()], axis=0)
     for name, e in found.items():
         trend = (e.trend[some] > 0) & (e.q[some] <= level) & (e.monotone[some] == 1)
+        trend &= e.auroc[some] - 0.5 >= keep * (best - 0.5)
         frame["trends"] += trend
         frame["undecided"] += (e.q[some] > level) & _reaches(e.r[some], score / 2, e.texts)
         enriched |= e.enriched[some] <= level
-        for what in ("r", "trend", "q", "monotone", "enriched"):
+        for what in ("r", "auroc", "trend", "q", "monotone", "enriched"):
             frame[f"{what}:{name}"] = getattr(e, what)[some]
     frame.loc[enriched, "verdict"] = "local"
     frame.loc[frame["trends"] > 0, "verdict"] = "dataset-level"
@@ -349,27 +361,43 @@ def _rates(ranks: np.ndarray, labels: np.ndarray, quantiles: int) -> tuple[np.nd
 def _monotone(sums: np.ndarray, sizes: np.ndarray, rule: _Rule) -> np.ndarray:
     """1 where the rates rise, -1 where they fall, 0 for neither [descriptor, unit].
 
-    Strictly, or else: no step the other way that is significant (two proportions, normal), and a last
-    rate that is above the first. Steps to or from an empty quantile are no steps; strictly, they fail.
+    Strictly, or else: the last rate above the first, and no step back that is significant (two proportions,
+    normal) and more than ``BACK`` of the range. Quantiles without texts are passed over; strictly, they fail.
     """
     sizes = np.broadcast_to(sizes[:, None], sums.shape)
-    empty = (sizes == 0).any(0)
-    rates = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
-    steps = np.diff(rates, axis=0)
     if rule.strict:
-        rises, falls = (steps > 0).all(0) & ~empty, (steps < 0).all(0) & ~empty
-        return rises.astype(np.int8) - falls.astype(np.int8)
-    both = sizes[1:] + sizes[:-1]
-    share = np.divide(sums[1:] + sums[:-1], both, out=np.zeros_like(sums[1:]), where=both > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = steps / np.sqrt(share * (1 - share) * (1 / sizes[1:] + 1 / sizes[:-1]))
-    z, bound = np.nan_to_num(z, nan=0.0), stats.norm.isf(rule.level)
-    first, last = (np.argmax(s > 0, axis=0) for s in (sizes, sizes[::-1]))
-    change = np.take_along_axis(rates, len(rates) - 1 - last[None], 0) - np.take_along_axis(
-        rates, first[None], 0
-    )
-    rises, falls = (z > -bound).all(0) & (change[0] > 0), (z < bound).all(0) & (change[0] < 0)
+        steps, whole = np.diff(_rate(sums, sizes), axis=0), (sizes > 0).all(0)
+        return ((steps > 0).all(0) & whole).astype(np.int8) - ((steps < 0).all(0) & whole)
+    sums, sizes = _passed_over(sums, sizes)
+    rates = _rate(sums, sizes)
+    steps, share = np.diff(rates, axis=0), _rate(sums[1:] + sums[:-1], sizes[1:] + sizes[:-1])
+    error = np.sqrt((share * (1 - share)).clip(min=0) * (1 / sizes[1:] + 1 / sizes[:-1]))
+    bound = np.maximum(stats.norm.isf(rule.level) * error, BACK * np.ptp(rates, axis=0))
+    change, bound = rates[-1] - rates[0], bound + 1e-6  # a step of rounding is none
+    rises, falls = (steps >= -bound).all(0) & (change > 0), (steps <= bound).all(0) & (change < 0)
     return rises.astype(np.int8) - falls.astype(np.int8)
+
+
+def _rate(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
+
+
+def _passed_over(sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles without texts repeat the one below them (the lowest ones, the one above)."""
+    sums, sizes, n = sums.copy(), sizes.copy(), len(sums)
+    for here, there in [(i, i - 1) for i in range(1, n)] + [(i, i + 1) for i in range(n - 2, -1, -1)]:
+        empty = sizes[here] == 0
+        for part in (sums, sizes):
+            part[here] = np.where(empty, part[there], part[here])
+    return sums, sizes
+
+
+def _auroc(ranks: np.ndarray, on: np.ndarray) -> np.ndarray:
+    """P(a text with the descriptor is above one without), ties half [descriptor, unit]."""
+    n = on.sum(0)[:, None]
+    pairs = n * (len(on) - n)
+    won = on.T.astype(np.float64) @ ranks - n * (n + 1) / 2
+    return np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
 
 
 def _outside(ranks: np.ndarray, labels: np.ndarray, top: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from nbkit import figures, illusions, taxonomy
+from nbkit import figures, illusions, matching, taxonomy
 from nbkit.activations import Activations
 
 KINDS = ["global"] * 40 + ["dataset-level"] * 40 + ["local"] * 40 + ["none"] * 40
@@ -100,7 +100,7 @@ def test_a_sign_that_turns_and_a_rate_that_falls_in_between_are_not_global():
         on, values = labels[name]["d6"].to_numpy(), acts[name].values
         values[:, 150] += 3 * sign * on
         both = np.flatnonzero(on)
-        values[both, 151] += np.where(np.arange(len(both)) % 4, 4, -4)
+        values[both, 151] += np.where(np.arange(len(both)) % 3, 4, -4)
     found = illusions.taxonomy(acts, labels, min_score=0.3, progress=False).set_index(["unit", "descriptor"])
     turned, bent = found.loc[("layer.0.ffn.150", "d6")], found.loc[("layer.0.ffn.151", "d6")]
     assert turned["verdict"] == "dataset-level" and turned["trends"] == 1 and turned["monotone:b"] == -1
@@ -212,10 +212,33 @@ def test_steps_within_noise_do_not_break_a_trend_and_real_ones_do():
         ([10, 60, 20, 50, 70], (0, 0)),
         ([60, 40, 30, 20, 10], (-1, -1)),
         ([20, 20, 20, 20, 20], (0, 0)),
+        ([50, 10, 80, 150, 190], (1, 0)),  # a dip at the low end, significant and less than a third
     ):
         sums = np.array(counts, float)[:, None, None]
         found = tuple(int(taxonomy._monotone(sums, sizes, rule)[0, 0]) for rule in (loose, strict))
         assert found == expected, counts
+
+
+def test_quantiles_without_texts_are_passed_over():
+    sums = np.array([[0, 10, 0, 0, 90], [90, 0, 10, 0, 0], [0, 0, 30, 0, 0]], float).T[:, None, :]
+    sizes = np.array([[0, 100, 0, 0, 100], [100, 0, 100, 0, 0], [0, 0, 100, 0, 0]], float).T
+    assert taxonomy._monotone(sums, sizes, taxonomy._Rule(10, 5, False, 0.01)).tolist() == [[1, -1, 0]]
+    assert taxonomy._monotone(sums, sizes, taxonomy._Rule(10, 5, True, 0.01)).tolist() == [[0, 0, 0]]
+
+
+def test_auroc_is_that_of_the_scorer_and_a_faint_echo_is_no_trend():
+    rng = np.random.default_rng(7)
+    values = rng.integers(0, 9, (200, 5)).astype(np.float32)
+    labels = (rng.random((200, 3)) < [0.1, 0.5, 0]).astype(np.float32)
+    found = taxonomy._auroc(taxonomy._ranks(values), labels > 0.5)
+    assert np.allclose(found, matching.auroc(values, labels))
+    acts, matrices = by_name({"a": planted(1, 3, n=5000), "b": planted(2, 4, n=5000)})
+    acts["a"].values[:, 150] += 2 * matrices["a"]["d6"].to_numpy()
+    acts["b"].values[:, 150] += 0.4 * matrices["b"]["d6"].to_numpy()
+    for keep, verdict in ((0.5, "dataset-level"), (0.1, "global")):
+        lines = illusions.taxonomy(acts, matrices, min_score=0.3, keep=keep, progress=False)
+        line = lines.set_index(["unit", "descriptor"]).loc[("layer.0.ffn.150", "d6")]
+        assert line["verdict"] == verdict and line["q:b"] < 1e-6
 
 
 # ---------------------------------------------------------------------------------- monotonicity
