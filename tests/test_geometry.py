@@ -1,12 +1,14 @@
 """Corpora in space: planted regions, one source under two names, planted outliers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from scipy import stats
 from scipy.spatial import cKDTree
 
-from nbkit import figures, geometry
+from nbkit import figures, geometry, matching
+from nbkit.activations import Activations
 
 
 def cloud(seed, n=300, shift=0.0):
@@ -142,3 +144,68 @@ def test_the_maps_show_every_corpus_and_mark_the_rows():
     with pytest.raises(ValueError, match=f"row {absent} of 'a' is not on the map"):
         figures.corpus_map(found, {"a": [absent]})
     plt.close("all")
+
+
+# ------------------------------------------------------------------------- linear combinations
+
+
+def stored(seed, n=400, width=20):
+    """Activations in which d0 is the direction (1, 1, 0, ...), and d1 nowhere."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, 2)) < 0.4).astype(np.float32)
+    values = rng.standard_normal((n, width)).astype(np.float32)
+    values[:, :2] += 2 * labels[:, :1]
+    units = pd.DataFrame({"unit": [f"layer.0.ffn.{i}" for i in range(width)]})
+    rows = pd.DataFrame({"text_id": 1000 * seed + np.arange(n)})
+    return Activations(values, rows, units, {}), pd.DataFrame(labels, rows["text_id"], ["d0", "d1"])
+
+
+@pytest.fixture(scope="module")
+def two():
+    made = {name: stored(seed) for seed, name in enumerate("ab")}
+    return {n: a for n, (a, _) in made.items()}, {n: y for n, (_, y) in made.items()}
+
+
+def test_probes_and_means_find_the_planted_direction_on_texts_they_have_not_seen(two):
+    acts, labels = two
+    for kind, word in (("probe", "probe"), ("class means", "means")):
+        found = geometry.directions(acts, labels, kind)
+        assert found["a"].units["unit"].tolist() == [f"{word}.{c}.{d}" for c in "ab" for d in ("d0", "d1")]
+        for name, projected in found.items():
+            first, second = matching.halves(400, 0.5, 0)
+            assert projected.rows["text_id"].tolist() == acts[name].rows["text_id"].iloc[second].tolist()
+            scores = matching.score(projected, labels[name])
+            assert (scores.loc["d0", [f"{word}.a.d0", f"{word}.b.d0"]] > 0.75).all()  # either corpus's
+            assert abs(scores.loc["d1"]).max() < 0.3
+
+
+def test_class_means_by_hand(two):
+    acts, labels = two
+    first, second = matching.halves(400, 0.5, 0)
+    x, y = acts["b"].values[first], labels["b"]["d0"].to_numpy()[first] == 1
+    by_hand = acts["a"].values[second] @ (x[y].mean(0) - x[~y].mean(0))
+    found = geometry.directions(acts, labels, "class means")["a"]
+    assert np.allclose(found.values[:, found.column("means.b.d0")], by_hand, atol=1e-4)
+
+
+def test_components_by_singular_values_and_random_ones_have_length_one(two):
+    acts, _ = two
+    first, second = matching.halves(400, 0.5, 0)
+    x = np.concatenate([a.values[first] for a in acts.values()])
+    axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:3].T
+    found = geometry.directions(acts, None, "principal components", n=3)["a"].values
+    assert np.allclose(np.abs(found), np.abs(np.tile(acts["a"].values[second] @ axes, 2)), atol=1e-3)
+    assert np.allclose(found[:, :3], -found[:, 3:], atol=1e-5)
+    some = geometry.directions(acts, None, "random", n=5)
+    lengths = np.linalg.norm(np.linalg.lstsq(acts["a"].values[second], some["a"].values)[0], axis=0)
+    assert np.allclose(lengths, 1, atol=1e-4)
+
+
+def test_directions_that_cannot_be_learned_are_named(two):
+    acts, labels = two
+    with pytest.raises(ValueError, match="kind='pca': there are probe, class means"):
+        geometry.directions(acts, labels, "pca")
+    with pytest.raises(ValueError, match="give labels_by_corpus"):
+        geometry.directions(acts, None, "probe")
+    with pytest.raises(ValueError, match="no descriptor of 'b' has 10 training texts"):
+        geometry.directions(acts, {**labels, "b": 0 * labels["b"]}, "probe")
