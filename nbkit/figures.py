@@ -6,6 +6,9 @@
     shift(tags, ax=ax)                      score on the texts that chose a tag against held-out texts
     layers(tags, ax=ax)                     tagged units by layer
     precision_recall(table, ax=ax)          precision@k and recall@k with intervals
+    confusion_map(shares, ax=ax)            which corpus a linear SVM takes a text for
+    corpus_map(layout, marked, ax=ax)       corpora in two dimensions, a unit's top sets marked
+    quintile_curves(rates, ax=ax)           how frequent a tag is along a unit's activation, by corpus
     save(fig, name, sources)                NAME.svg, .png, .csv (its numbers) and .json (the manifest)
     drawn(fig)                              the numbers that a figure shows, read off its axes
 
@@ -327,6 +330,62 @@ def fate_table(scores_by_corpus: Mapping[str, pd.DataFrame], unit: str, top: int
     table = table.dropna()  # a descriptor that one corpus has no labels for cannot be compared
     best = dict.fromkeys(name for c in table for name in table[c].nlargest(top).index)
     return table.loc[list(best)]
+
+
+def confusion_map(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Which corpus a linear SVM takes a text for: ``geometry.confusion``'s shares, as numbers on shades."""
+    ax = _axes(ax, (2.2 + 0.7 * len(shares), 1.6 + 0.5 * len(shares)))
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(shares.to_numpy()):
+        ax.text(x, y, f"{value:.2f}", ha="center", va="center", color="w" if value > 0.6 else "k")
+    ax.set_xticks(range(len(shares)), shares.columns, rotation=30, ha="right")
+    ax.set_yticks(range(len(shares)), shares.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="predicted", ylabel="corpus")
+    return ax
+
+
+def corpus_map(
+    layout: pd.DataFrame, marked: Mapping[str, Sequence[int]] | None = None, ax: Axes | None = None
+) -> Axes:
+    """The corpora in two dimensions (``geometry.layout``); ``marked`` {corpus: rows} are framed and large.
+
+    A marked row that is not on the map is a ``ValueError``: give ``layout`` the same rows to ``keep``.
+    """
+    ax = _axes(ax, (6, 5))
+    looks = zip((BLUE, ORANGE, GREEN, PINK, SKY, RED), "os^Dv<", strict=True)
+    for (color, shape), (corpus, part) in zip(looks, layout.groupby("corpus", sort=False), strict=False):
+        ax.plot(part["x"], part["y"], shape, ms=3, color=color, alpha=0.4, mew=0, label=corpus)
+        rows = list((marked or {}).get(corpus, []))
+        absent = set(rows) - set(part["row"])
+        if absent:
+            raise ValueError(
+                f"row {min(absent)} of {corpus!r} is not on the map: give layout the rows to keep"
+            )
+        top = part[part["row"].isin(rows)]
+        ax.plot(top["x"], top["y"], shape, ms=8, color=color, mec="k", mew=1.2, ls="none")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.legend(markerscale=2.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def quintile_curves(rates: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How frequent a tag is in each fifth of a unit's activations: ``taxonomy.quintile_rates``.
+
+    A line a corpus with 95 % intervals. They rise together for a global tag, and apart or not at all for
+    others.
+    """
+    ax = _axes(ax, (4.6, 3.4))
+    looks = zip((BLUE, ORANGE, GREEN, PINK, SKY, RED), "os^Dv<", strict=True)
+    for (color, shape), (corpus, part) in zip(looks, rates.groupby("corpus", sort=False), strict=False):
+        ax.plot(part["quantile"], part["rate"], shape + "-", ms=5, color=color, label=corpus)
+        ax.fill_between(part["quantile"], part["low"], part["high"], color=color, alpha=0.15, lw=0)
+    ax.set_xticks(sorted(rates["quantile"].unique()))
+    ax.set(xlabel="activation, from the lowest texts to the highest", ylabel="share of texts", ylim=(0, None))
+    ax.legend(fontsize="small")
+    return ax
 
 
 def shift(tags: pd.DataFrame, ax: Axes | None = None) -> Axes:

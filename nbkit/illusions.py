@@ -11,13 +11,30 @@ in one corpus is often not what they have in common in the next. A description i
     Report.geometry     overlap of the top-10 activation ranges of two corpora (the paper's figure: 38 %)
     Report.taxonomy     how many tags survive in how many corpora
     Report.summary()    a dict of the headline numbers
-    confusion, outlier_share   from ``nbkit.geometry``: where the corpora lie in the space of a site
+
+    annotation_set(activations_by_corpus, texts_by_corpus)   blinded sets of texts for people to judge
+    agreement_of(annotations, key)                           the paper's table of what they said
+
+The paper's other tests are reached from here, too: ``confusion``, ``outlier_share``, ``without_outliers``,
+``locality``, ``layout`` (``nbkit.geometry``), ``pattern_rate`` (``nbkit.coherence``), ``taxonomy``,
+``monotonicity``, ``distinct_tags``, ``quintile_rates`` (``nbkit.taxonomy``).
 
 The test (ours). In each corpus the texts are cut into two halves. A unit's tag is its best descriptor on
 the first half. *Within*: is it the best on the second half too, and how much of its score is left?
 *Across*: the same on the second halves of the other corpora. Within measures sampling noise and is the
 ceiling; the illusion gap is what across loses beyond it. Only descriptors that every corpus knows take
 part, since nothing can be said of a tag that the other corpus has no word for.
+
+Beside the first tag and its score, ``agreement`` and ``controls`` hold, within and across:
+
+    jaccard     overlap of the unit's first two tags, |both| / |either|
+    spearman    rank correlation of its scores over all descriptors; 0 where a side is constant
+    matched     the tag's score where its descriptor is equally frequent everywhere: of the texts with it, as
+                many are drawn (without replacement) in each corpus as bring its share down to that of
+                the corpus where it is rarest; all texts without it stay. ``pearson`` and others fall
+                with the share, and would show an illusion where only the share differs
+    distinct    different tags of a unit over the corpora, for the units that have one in each (the
+                paper: 2.5 of 4; ``distinct_tags`` has its floor)
 
 The floors. *Random directions* in the space of the units (the illusion holds for them too);
 *permuted units*, each tag looked up on some other unit, which shows what frequent tags agree by
@@ -29,21 +46,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from itertools import permutations as ordered_pairs
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from tqdm.auto import tqdm
 
 from nbkit import matching
+from nbkit.coherence import pattern_rate as pattern_rate
+from nbkit.coherence import random_sets
 from nbkit.evaluation import Estimate, bootstrap
 from nbkit.geometry import confusion as confusion
+from nbkit.geometry import layout as layout
+from nbkit.geometry import locality as locality
 from nbkit.geometry import outlier_share as outlier_share
+from nbkit.geometry import random_directions, top_texts
+from nbkit.geometry import without_outliers as without_outliers
+from nbkit.taxonomy import aligned
+from nbkit.taxonomy import distinct_tags as distinct_tags
+from nbkit.taxonomy import monotonicity as monotonicity
+from nbkit.taxonomy import quintile_rates as quintile_rates
+from nbkit.taxonomy import shared_descriptors as shared_descriptors
+from nbkit.taxonomy import taxonomy as taxonomy
 
 if TYPE_CHECKING:
     from nbkit.activations import Activations
+    from nbkit.texts import Texts
 
+CONDITIONS = ("units", "random directions", "random texts")  # of the sets that people judge
 FEWEST = 100  # units (or directions) judged at least, the best ones, when fewer reach the minimum
 
 
@@ -83,6 +117,7 @@ def compare(
     splits: int = 3,
     directions: int = 1000,
     random_weights: Mapping[str, Activations] | None = None,
+    control: Mapping[str, pd.DataFrame] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -95,18 +130,22 @@ def compare(
     splits                 random cuts into halves; every figure is over all of them
     directions             random directions in the floor
     random_weights         stores of ``subject.randomized(seed)``, for that floor
+    control                {corpus: frame by text_id} of covariates, such as length in words: judged is what
+                           they leave of the activations (``matching.residuals``), geometry apart
 
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
-    that do not match, or no descriptor in common.
+    that do not match, texts without covariates, or no descriptor in common.
     """
-    labels = _check(activations_by_corpus, labels_by_corpus)
+    labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
-        _check(random_weights, labels_by_corpus)
+        aligned(random_weights, labels_by_corpus)
     shared = shared_descriptors(labels, 2 * min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     generator = np.random.default_rng(seed)
-    kinds = _kinds(activations_by_corpus, matrices, random_weights, directions, seed, generator)
+    values = _controlled(activations_by_corpus, control)
+    untrained = random_weights and _controlled(random_weights, control)
+    kinds = _kinds(values, matrices, untrained, directions, seed, generator)
     fates = {}
     for kind, (x, y) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
         elsewhere = generator.permutation(len(units)) if kind == "permuted units" else None
@@ -122,6 +161,7 @@ def compare(
         "min_positives": min_positives,
         "splits": splits,
         "directions": directions,
+        "control": [] if control is None else list(next(iter(control.values()))),
         "seed": seed,
         "descriptors": shared,
     }
@@ -133,22 +173,6 @@ def compare(
         taxonomy=_taxonomy(table, min_score, len(activations_by_corpus) - 1),
         settings=settings,
     )
-
-
-def shared_descriptors(labels: Mapping[str, pd.DataFrame], min_positives: float) -> list[str]:
-    """Descriptors with at least ``min_positives`` positive and negative texts in every corpus."""
-    enough = []
-    for frame in labels.values():
-        total = frame.sum()
-        enough.append(set(total.index[(total >= min_positives) & (total <= len(frame) - min_positives)]))
-    shared = set.intersection(*enough)
-    if not shared:
-        raise ValueError(
-            f"the corpora {', '.join(labels)} share no descriptor with {min_positives:g} positive and"
-            " negative texts in each: label them with one vocabulary, or lower min_positives"
-        )
-    first = next(iter(labels.values()))
-    return [name for name in first.columns if name in shared]
 
 
 def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10) -> pd.DataFrame:
@@ -169,55 +193,186 @@ def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10)
     return pd.DataFrame(lines, columns=["corpus", "other", "overlap"])
 
 
+class Agreement(NamedTuple):
+    """What annotators said; ``agreement_of`` says what each frame holds."""
+
+    table: pd.DataFrame
+    patterns: pd.DataFrame
+
+
+def annotation_set(
+    activations_by_corpus: Mapping[str, Activations],
+    texts_by_corpus: Mapping[str, Texts],
+    *,
+    units: int = 25,
+    directions: int = 33,
+    random: int = 29,
+    k: int = 10,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sets of texts for people to judge, blinded, and the key to them.
+
+    After Bolukbasi et al. 2021 (read second hand): the top ``k`` texts of ``units`` units and of
+    ``directions`` random directions, a set in each corpus, and ``random`` sets of texts drawn at random, the
+    corpora in turn. The annotator sees the corpus, and not which of the three a set is.
+
+    Returns (sets, key). Sets: set_id, corpus, rank (from 1), text_id, text, the sets in random order; give
+    them to ``widgets.annotate``. Key: set_id, condition ("units", "random directions", "random texts"),
+    unit (a name, or None). Keep it away from the annotators. Too few units or texts: ``ValueError``.
+    """
+    rng, first = np.random.default_rng(seed), next(iter(activations_by_corpus.values()))
+    if units > len(first.units):
+        raise ValueError(f"units={units} were asked for; the stores hold {len(first.units)}")
+    chosen = np.sort(rng.choice(len(first.units), units, replace=False))
+    names = first.units["unit"].to_numpy()[chosen]
+    values = {name: stored.values for name, stored in activations_by_corpus.items()}
+    projected = random_directions(values, directions, seed)
+    drawn = []  # (condition, unit, corpus, rows)
+    for corpus in values:
+        tops = top_texts(np.asarray(values[corpus])[:, chosen], k), top_texts(projected[corpus], k)
+        drawn += [("units", name, corpus, rows) for name, rows in zip(names, tops[0].T, strict=True)]
+        drawn += [("random directions", f"direction.{i}", corpus, r) for i, r in enumerate(tops[1].T)]
+    for i in range(random):
+        corpus = list(values)[i % len(values)]
+        drawn.append(("random texts", None, corpus, random_sets(len(values[corpus]), 1, k, rng)[:, 0]))
+    drawn = [drawn[i] for i in rng.permutation(len(drawn))]
+    ids = [f"s{i:04d}" for i in range(1, len(drawn) + 1)]
+    key = pd.DataFrame([(i, *line[:2]) for i, line in zip(ids, drawn, strict=True)])
+    sets = [
+        _shown(set_id, corpus, rows, activations_by_corpus[corpus], texts_by_corpus)
+        for set_id, (_, _, corpus, rows) in zip(ids, drawn, strict=True)
+    ]
+    return pd.concat(sets, ignore_index=True), key.set_axis(["set_id", "condition", "unit"], axis=1)
+
+
+def agreement_of(
+    annotations: pd.DataFrame | str | Path, key: pd.DataFrame, *, same: Mapping[str, str] | None = None
+) -> Agreement:
+    """The paper's table of what annotators said, and how many patterns a unit has.
+
+    annotations  frame annotator, set_id, pattern (yes or no), name, positives ("1 4 7"); or the folder in
+                 which ``widgets.annotate`` saved them
+    key          of ``annotation_set``
+    same         {name: name it counts as}, for names that mean one pattern; case and spaces never count
+
+    ``table`` has a line for each condition: sets (those two annotators saw), both (share in which both see
+    a pattern), neither, conflict, positives (texts marked, mean over the patterns seen). With more than two
+    annotators, the shares are over all pairs. The paper's lines: neurons .80, .12, .08, 6.80; random
+    directions .82, .00, .18, 6.89; random sentences .14, .48, .38, 5.05.
+
+    ``patterns`` has a line for each condition with units: units (judged in every corpus by an annotator),
+    distinct (mean number of differently named patterns over the corpora; the paper's neurons: 2.5), and
+    the share of units with 0, 1, 2, ... of them.
+    """
+    if not isinstance(annotations, pd.DataFrame):
+        annotations = _saved(Path(annotations))
+    unknown = set(annotations["set_id"]) - set(key["set_id"])
+    if unknown:
+        raise ValueError(
+            f"set {min(unknown)!r} was annotated and is not in the key: is it that of other sets?"
+        )
+    said = annotations.drop_duplicates(["annotator", "set_id"], keep="last").merge(key, on="set_id")
+    said["yes"] = said["pattern"].astype(str).str.lower().isin(("yes", "true"))
+    said["marked"] = said["positives"].fillna("").astype(str).str.split().str.len()
+    alike = {_folded(name): _folded(meant) for name, meant in (same or {}).items()}
+    said["named"] = said["name"].fillna("").astype(str).map(_folded).replace(alike)
+    parts = {c: said[said["condition"] == c] for c in CONDITIONS if c in set(said["condition"])}
+    table = pd.DataFrame([_both_said(condition, part) for condition, part in parts.items()])
+    corpora = key.dropna(subset="unit").groupby("unit").size().max()
+    lines = [_named(c, part, int(corpora)) for c, part in parts.items() if part["unit"].notna().all()]
+    return Agreement(table, pd.DataFrame(lines))
+
+
 # ---------------------------------------------------------------------------------- inside
 
 
-def _check(
-    activations_by_corpus: Mapping[str, Activations], labels_by_corpus: Mapping[str, pd.DataFrame]
-) -> dict[str, pd.DataFrame]:
-    """Labels in the order of the activations' rows, or a clear error."""
-    if len(activations_by_corpus) < 2:
-        raise ValueError(f"{len(activations_by_corpus)} corpus: a comparison needs two or more")
-    missing = set(activations_by_corpus) - set(labels_by_corpus)
-    if missing:
-        raise ValueError(f"no labels for the corpus {sorted(missing)[0]!r}")
-    first_name, first = next(iter(activations_by_corpus.items()))
-    for name, stored in activations_by_corpus.items():
-        if stored.units["unit"].tolist() != first.units["unit"].tolist():
-            raise ValueError(f"{name!r} and {first_name!r} hold different units: capture the same sites")
+def _shown(
+    set_id: str, corpus: str, rows: np.ndarray, stored: Activations, texts_by_corpus: Mapping[str, Texts]
+) -> pd.DataFrame:
+    """The lines of one set."""
+    text_ids = stored.rows["text_id"].to_numpy()[rows]
+    if len(set(text_ids)) < len(text_ids):
+        raise ValueError(f"{corpus!r} has several rows for a text: capture rows='text' for annotation")
+    known = texts_by_corpus[corpus].frame.set_index("text_id")["text"]
+    ranks = range(1, len(rows) + 1)
+    lines = {"set_id": set_id, "corpus": corpus, "rank": ranks, "text_id": text_ids}
+    return pd.DataFrame(lines).assign(text=known.loc[text_ids].to_numpy())
+
+
+def _saved(folder: Path) -> pd.DataFrame:
+    """All annotations in a folder, one file for each annotator."""
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise FileNotFoundError(f"no annotations in {folder}: widgets.annotate saves them there")
+    return pd.concat([pd.read_csv(f, dtype=str, keep_default_na=False) for f in files], ignore_index=True)
+
+
+def _folded(name: str) -> str:
+    """The name without case, and with single spaces."""
+    return " ".join(name.casefold().split())
+
+
+def _both_said(condition: str, said: pd.DataFrame) -> dict[str, Any]:
+    """A line of the table."""
+    yes = said.pivot(index="set_id", columns="annotator", values="yes")
+    pairs = [yes[[a, b]].dropna().astype(bool) for a, b in combinations(yes, 2)]
+    votes = pd.concat(pairs).sum(axis=1) if pairs else pd.Series(dtype=int)
     return {
-        name: matching.align(stored, labels_by_corpus[name]) for name, stored in activations_by_corpus.items()
+        "condition": condition,
+        "sets": int((yes.notna().sum(axis=1) >= 2).sum()),
+        "both": (votes == 2).mean(),
+        "neither": (votes == 0).mean(),
+        "conflict": (votes == 1).mean(),
+        "positives": said.loc[said["yes"], "marked"].mean(),
     }
 
 
+def _named(condition: str, said: pd.DataFrame, corpora: int) -> dict[str, Any]:
+    """A line of the patterns: differently named ones of each annotator and unit."""
+    groups = said.groupby(["annotator", "unit"])
+    whole = groups.size() == corpora
+    seen = said[said["yes"]].groupby(["annotator", "unit"])["named"].nunique()
+    distinct = seen.reindex(whole.index, fill_value=0)[whole]
+    shares = {n: (distinct == n).mean() for n in range(corpora + 1)}
+    return {"condition": condition, "units": len(distinct), "distinct": distinct.mean(), **shares}
+
+
+def _controlled(
+    stored: Mapping[str, Activations], control: Mapping[str, pd.DataFrame] | None
+) -> dict[str, np.ndarray]:
+    """Activations [text, unit] of each corpus, without what the covariates explain."""
+    if control is None:
+        return {name: a.values for name, a in stored.items()}
+    found = {}
+    for name, a in stored.items():
+        known = control[name].index if name in control else []
+        missing = ~a.rows["text_id"].isin(known)
+        if missing.any():
+            first = a.rows["text_id"][missing].iloc[0]
+            raise ValueError(f"control lacks {missing.sum()} texts of {name!r}, the first is text {first}")
+        found[name] = matching.residuals(a.values, control[name].loc[a.rows["text_id"]])
+    return found
+
+
 def _kinds(
-    stored: Mapping[str, Activations],
+    values: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
-    random_weights: Mapping[str, Activations] | None,
+    random_weights: Mapping[str, np.ndarray] | None,
     directions: int,
     seed: int,
     generator: np.random.Generator,
 ) -> dict[str, tuple[dict, dict]]:
     """The units and their floors: for each kind, activations and labels of every corpus."""
-    values = {name: a.values for name, a in stored.items()}
     permuted = {name: generator.permutation(matrix) for name, matrix in labels.items()}
     kinds = {
         "units": (values, labels),
-        "random directions": (_directions(values, directions, seed), labels),
+        "random directions": (random_directions(values, directions, seed), labels),
         "permuted units": (values, labels),
         "permuted rows": (values, permuted),
     }
     if random_weights is not None:
-        kinds["random weights"] = ({name: random_weights[name].values for name in values}, labels)
+        kinds["random weights"] = (dict(random_weights), labels)
     return kinds
-
-
-def _directions(values: Mapping[str, np.ndarray], n: int, seed: int) -> dict[str, np.ndarray]:
-    """Projections of every corpus on the same random unit vectors of the units' space."""
-    width = next(iter(values.values())).shape[1]
-    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
-    drawn /= np.linalg.norm(drawn, axis=0)
-    return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values.items()}
 
 
 def _fates(
@@ -233,38 +388,90 @@ def _fates(
     ``elsewhere`` is a permutation of the units: tags are then looked up on the unit it names.
 
     Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum),
-    within_same, within_score, and for each corpus same:NAME and score:NAME (NaN in its own).
+    within_same, within_score, within_jaccard, within_spearman, within_matched, and for each corpus
+    same:NAME, score:NAME, jaccard:NAME, spearman:NAME, matched:NAME (NaN in its own).
     """
     scorer = matching.scorer_of(method)
-    chosen, looked_up = {}, {}
+    chosen, looked_up, second_half = {}, {}, {}
     for name, x in values.items():
         first, second = matching.halves(len(x), 0.5, seed)
         chosen[name] = scorer(x[first], labels[name][first])
-        looked_up[name] = scorer(x[second], labels[name][second])
+        second_half[name] = x[second], labels[name][second]
+        looked_up[name] = scorer(*second_half[name])
         if elsewhere is not None:
             looked_up[name] = looked_up[name][:, elsewhere]
-    parts = []
-    for name, scores in chosen.items():
-        best = scores.argmax(0)
-        top = scores[best, np.arange(len(best))]
-        kept = _kept(top, min_score)
-        frame = pd.DataFrame(
-            {
-                "split": seed,
-                "corpus": name,
-                "unit": kept,
-                "descriptor": best[kept],
-                "score": top[kept],
-                "above": top[kept] > min_score,
-            }
-        )
-        for other, scores_there in looked_up.items():
-            prefix = ("within_same", "within_score") if other == name else ("same:", "score:")
-            suffix = "" if other == name else other
-            frame[prefix[0] + suffix] = (scores_there[:, kept].argmax(0) == best[kept]).astype(float)
-            frame[prefix[1] + suffix] = scores_there[best[kept], kept]
-        parts.append(frame)
-    return pd.concat(parts, ignore_index=True)
+    tags = {name: _chosen(name, scores, min_score, seed) for name, scores in chosen.items()}
+    matched = _matched(second_half, tags, scorer, elsewhere, seed)
+    for name, frame in tags.items():
+        unit, best = frame["unit"].to_numpy(), frame["descriptor"].to_numpy()
+        for other, there in looked_up.items():
+            column = "within_{}" if other == name else f"{{}}:{other}"
+            frame[column.format("same")] = (there[:, unit].argmax(0) == best).astype(float)
+            frame[column.format("score")] = there[best, unit]
+            frame[column.format("jaccard")] = _first_two(chosen[name][:, unit], there[:, unit])
+            frame[column.format("spearman")] = _rank_correlation(chosen[name][:, unit], there[:, unit])
+            frame[column.format("matched")] = matched[other][best, unit]
+    return pd.concat(tags.values(), ignore_index=True)
+
+
+def _chosen(corpus: str, scores: np.ndarray, min_score: float, seed: int) -> pd.DataFrame:
+    """The tags of a corpus: the best descriptor of every unit that is kept."""
+    best = scores.argmax(0)
+    top = scores[best, np.arange(len(best))]
+    kept = _kept(top, min_score)
+    tags = {"split": seed, "corpus": corpus, "unit": kept, "descriptor": best[kept], "score": top[kept]}
+    return pd.DataFrame(tags).assign(above=top[kept] > min_score)
+
+
+def _matched(
+    halves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    tags: Mapping[str, pd.DataFrame],
+    scorer,
+    elsewhere: np.ndarray | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Scores [descriptor, unit] of all pairs in ``tags``, each descriptor as frequent as where it is rarest.
+
+    ``halves`` {corpus: (values, labels)}. All negatives stay, positives are drawn without replacement.
+    """
+    pairs = pd.concat(tags.values())[["descriptor", "unit"]].drop_duplicates()
+    odds = {}  # positives for each negative
+    for name, (_, labels) in halves.items():
+        on = (labels > 0.5).sum(0)
+        odds[name] = on / np.maximum(1, len(labels) - on)
+    lowest = np.min(list(odds.values()), axis=0)
+    found = {}
+    for name, (values, labels) in halves.items():
+        found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
+        for descriptor, units in pairs.groupby("descriptor")["unit"]:
+            rows = _thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
+            columns = units.to_numpy() if elsewhere is None else elsewhere[units.to_numpy()]
+            scores = scorer(values[np.ix_(rows, columns)], labels[np.ix_(rows, [descriptor])])
+            found[name][descriptor, units] = scores[0]
+    return found
+
+
+def _thinned(on: np.ndarray, odds: float, seed: int) -> np.ndarray:
+    """Rows: all that are not ``on``, and of those that are, ``odds`` for each of them."""
+    positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
+    n = min(len(positive), round(odds * len(negative)))
+    drawn = np.random.default_rng(seed).permutation(positive)[:n]
+    return np.sort(np.concatenate([drawn, negative]))
+
+
+def _first_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Jaccard [unit] of the two highest descriptors in ``a`` and ``b`` [descriptor, unit]."""
+    k = min(2, len(a))
+    one, two = (np.argsort(-scores, axis=0, kind="stable")[:k] for scores in (a, b))
+    both = (one[:, None] == two[None]).sum((0, 1))
+    return both / (2 * k - both)
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation [unit] of the columns of ``a`` and ``b`` [descriptor, unit]; 0 if constant."""
+    x, y = (stats.rankdata(scores, axis=0) - (len(scores) + 1) / 2 for scores in (a, b))
+    spread = np.sqrt((x * x).sum(0) * (y * y).sum(0))
+    return np.divide((x * y).sum(0), spread, out=np.zeros_like(spread), where=spread > 0)
 
 
 def _kept(top: np.ndarray, min_score: float) -> np.ndarray:
@@ -281,24 +488,34 @@ def _agreement(kind: str, fates: pd.DataFrame, min_score: float, seed: int) -> d
     tags = len(judged) / fates["split"].nunique()
     if tags < 2:  # nothing reached the minimum: the floor is that of the best ones
         judged = fates
-    across = judged.filter(like="same:").mean(axis=1)
-    kept_across = judged.filter(like="score:").mean(axis=1) / judged["score"]
+    names = ("same", "score", "jaccard", "spearman", "matched")
+    across = {name: judged.filter(like=f"{name}:").mean(axis=1) for name in names}
     table = pd.DataFrame(
         {
             "within": judged["within_same"],
-            "across": across,
-            "gap": judged["within_same"] - across,
+            "across": across["same"],
+            "gap": judged["within_same"] - across["same"],
             "kept_within": judged["within_score"] / judged["score"],
-            "kept_across": kept_across,
+            "kept_across": across["score"] / judged["score"],
         }
     )
+    for name in names[2:]:
+        table[f"{name}_within"], table[f"{name}_across"] = judged[f"within_{name}"], across[name]
     by_unit = table.groupby(judged["unit"])
     found: dict[str, Any] = {"kind": kind, "tags": round(tags)}
     found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
     sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
     for column in table:
         found[column] = _ratio_bootstrap(sums[column].to_numpy(), sizes, seed)
+    found["distinct"] = _distinct(judged, fates["corpus"].nunique(), seed)
     return found
+
+
+def _distinct(judged: pd.DataFrame, corpora: int, seed: int) -> Estimate:
+    """Different tags of the units that have one in every corpus: mean over the cuts, then over units."""
+    by_unit = judged.groupby(["unit", "split"])["descriptor"].agg(["size", "nunique"])
+    everywhere = by_unit.loc[by_unit["size"] == corpora, "nunique"]
+    return bootstrap(everywhere.groupby("unit").mean().to_numpy(), seed=seed)
 
 
 def _ratio_bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -> Estimate:

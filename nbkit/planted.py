@@ -26,8 +26,9 @@ would not do: their contribution would be missing, and every later layer would c
 at a unit's index could tell the planted ones; none that looks at activations can.
 
 Dataset-local units are the hard ones: one direction has to know the corpus as well as the descriptor. Several
-candidates are trained for each and the best by their TRAINING texts are kept; they are still much fainter
-than the others, the more alike the corpora, and which of them hold is for ``truth`` to say.
+candidates are trained for each and the best by those of the training texts that they have not seen are kept;
+they are still much fainter than the others, the more alike the corpora, and which of them hold is for
+``truth`` to say.
 
 What a unit detects. A direction in the input of the feed-forward network, trained so that its MAXIMUM over
 the tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
@@ -75,7 +76,7 @@ FIRST_MATRIX = {
 MIN_POSITIVES = 10  # texts on either side that a unit needs in training
 LOCAL_POSITIVES = 25  # the same inside each corpus, for a dataset-local unit
 SEEN = 0.7  # share of the training texts that each unit sees, so that no two are alike
-TRIES = 8  # dataset-local candidates trained for each that is kept, by their training texts
+TRIES = 8  # dataset-local candidates trained for each that is kept, by the training texts they did not see
 FAINT = 0.7  # AUROC that a dataset-local unit and a corpus distractor need (or ``minimum``, if lower)
 MARGIN = 0.1  # by which a dataset-local unit must prefer its own descriptor inside a corpus
 NOTHING_ELSE = 30.0  # weight of a distractor's squared correlations with descriptors, beside its loss
@@ -354,7 +355,7 @@ class _Unit:
     layer: int
     direction: torch.Tensor  # [width]
     bias: torch.Tensor  # []
-    margin: float  # dataset-local: least advantage over the rival, on the training texts; else 0
+    margin: float  # dataset-local: how far above what it needs, on training texts it did not see; else 0
 
 
 def _trained(
@@ -375,20 +376,24 @@ def _trained(
     for layer in tqdm(layers, desc="plant", unit=" layers", leave=False, disable=not progress):
         mine = np.flatnonzero(spread == layer).tolist()
         inputs, lengths = tokens.pop(layer)
-        weights = _weights([targets[i] for i in mine], table, rng)
+        weights, seen = _weights([targets[i] for i in mine], table, rng)
         others = _Others.of([targets[i] for i in mine], table)
         directions, bias = _detectors(inputs, lengths, weights, others, steps, blur, rng)
         peaks = torch.segment_reduce(inputs.float() @ directions.T, "max", lengths=lengths, axis=0).numpy()
-        for i, direction, threshold, column in zip(mine, directions, bias, peaks.T, strict=True):
-            units[i] = _Unit(targets[i], layer, direction, threshold, _margin(targets[i], column, table))
+        for i, direction, threshold, column, known in zip(
+            mine, directions, bias, peaks.T, seen.T, strict=True
+        ):
+            margin = _margin(targets[i], column, table, ~known)
+            units[i] = _Unit(targets[i], layer, direction, threshold, margin)
     return [units[i] for i in range(len(targets))]
 
 
-def _margin(target: _Target, column: np.ndarray, table: _Table) -> float:
+def _margin(target: _Target, column: np.ndarray, table: _Table, rows: np.ndarray) -> float:
+    """How far a dataset-local unit is above what it needs, judged on ``rows``; -inf where they cannot say."""
     if target.kind != "dataset-local":
         return 0.0
-    both = [_achieved(target, i, column, table) for i in range(len(target.claims))]
-    return min(own - rival for own, rival in both)
+    both = [_achieved(target, i, column, table, rows) for i in range(len(target.claims))]
+    return min(min(np.nan_to_num([own - FAINT, own - rival - MARGIN], nan=-np.inf)) for own, rival in both)
 
 
 def _best(units: list[_Unit], counts: Mapping[str, int]) -> list[_Unit]:
@@ -400,16 +405,22 @@ def _best(units: list[_Unit], counts: Mapping[str, int]) -> list[_Unit]:
     return kept
 
 
-def _weights(targets: list[_Target], table: _Table, rng: np.random.Generator) -> np.ndarray:
-    """[text, unit]: above 0 where the unit is to fire, below where not; each side sums to 1 or -1."""
+def _weights(
+    targets: list[_Target], table: _Table, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """[text, unit]: above 0 where the unit is to fire, below where not; each side sums to 1 or -1.
+
+    And which texts [text, unit] the unit may see.
+    """
     weights = np.zeros((len(table.corpus), len(targets)), dtype=np.float32)
+    every = np.zeros(weights.shape, dtype=bool)
     for unit, target in enumerate(targets):
-        seen = rng.random(len(weights)) < SEEN
+        seen = every[:, unit] = rng.random(len(weights)) < SEEN
         for sign, groups in zip((1, -1), target.sides(table), strict=True):
             groups = [g & seen if (g & seen).any() else g for g in groups if g.any()]
             for group in groups:
                 weights[group, unit] += sign / group.sum() / len(groups)
-    return weights
+    return weights, every
 
 
 @dataclass(frozen=True)
@@ -626,14 +637,20 @@ def _truth(
     return truth
 
 
-def _achieved(target: _Target, i: int, column: np.ndarray, table: _Table) -> tuple[float, float]:
-    """AUROC of the i-th claim on ``column`` [text], and of the rival where there is one."""
+def _achieved(
+    target: _Target, i: int, column: np.ndarray, table: _Table, rows: np.ndarray | None = None
+) -> tuple[float, float]:
+    """AUROC of the i-th claim on ``column`` [text], and of the rival where there is one.
+
+    A dataset-local one may be judged on some ``rows`` [text] only.
+    """
     if target.kind == "dead":
         return float("nan"), float("nan")
     if target.kind != "dataset-local":
         fire, silent = target.sides(table)
         return _auroc(column, fire[i], silent[0]), float("nan")
     inside = table.corpus == target.claims[i][1]
+    inside = inside if rows is None else inside & rows
     own, other = (table.has(target.claims[j][0]) for j in (i, 1 - i))
     return _auroc(column, inside & own, inside & ~own), _auroc(column, inside & other, inside & ~other)
 

@@ -3,8 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
-from nbkit import activations, illusions, matching, texts
+from nbkit import activations, geometry, illusions, matching, texts
 from nbkit.activations import Activations
 
 UNITS = 300
@@ -79,6 +82,98 @@ def test_identical_corpora_have_no_gap():
     same = illusions.compare({"x": stored, "y": stored}, {"x": labels, "y": labels}, progress=False)
     gap = same.agreement.iloc[0]["gap"]
     assert gap.low <= 0 <= gap.high
+
+    for name in ("jaccard", "spearman", "matched"):
+        line = same.agreement.iloc[0]
+        assert line[f"{name}_across"] == line[f"{name}_within"]
+    assert same.agreement.iloc[0]["distinct"].value == 1
+
+
+# ------------------------------------------------------------------------- more than the first tag
+
+
+def test_distinct_tags_are_one_for_global_units_and_three_for_local_ones(report):
+    assert report.agreement.iloc[0]["distinct"].value == pytest.approx((1 + 3) / 2, abs=0.02)
+    assert report.agreement.iloc[0]["distinct"].n == UNITS
+
+
+def test_the_new_columns_by_brute_force(three, report):
+    """One cut and one corpus pair, every unit: Jaccard of two tags by sets, Spearman by scipy."""
+    acts, labels = three
+    first, _ = matching.halves(600, 0.5, 0)
+    _, second = matching.halves(600, 0.5, 0)
+    here = matching.score(acts["a"].values[first], labels["a"].iloc[first])
+    there = matching.score(acts["b"].values[second], labels["b"].iloc[second])
+    lines = report.units.query("split == 0 and corpus == 'a'").set_index("unit")
+    for unit, line in lines.iloc[::20].iterrows():
+        column = int(unit.rsplit(".", 1)[1])
+        one, two = (set(s[column].nlargest(2).index) for s in (here, there))
+        assert line["jaccard:b"] == pytest.approx(len(one & two) / len(one | two))
+        assert line["spearman:b"] == pytest.approx(stats.spearmanr(here[column], there[column]).statistic)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(5, 60))
+def test_thinned_texts_have_the_share_asked_for_and_keep_every_negative(seed, positives, negatives):
+    on = np.random.default_rng(seed).permutation(np.arange(positives + negatives) < positives)
+    lowest = seed % (positives + 1) / negatives
+    rows = illusions._thinned(on, lowest, seed)
+    assert on[rows].sum() == round(lowest * negatives) and (~on[rows]).sum() == negatives
+    assert (np.diff(rows) > 0).all()
+
+
+def shares(seed, share, n=4000):
+    """Forty units that all respond to d0, equally strongly; d0 is in a ``share`` of the texts."""
+    rng = np.random.default_rng(seed)
+    labels = np.column_stack([rng.random(n) < share, rng.random(n) < 0.4]).astype(np.float32)
+    values = rng.standard_normal((n, 40)).astype(np.float32) + 1.5 * labels[:, :1]
+    units = pd.DataFrame({"unit": [f"layer.0.ffn.{i}" for i in range(40)]})
+    stored = Activations(values, pd.DataFrame({"text_id": np.arange(n)}), units, {})
+    return stored, pd.DataFrame(labels, columns=["d0", "d1"])
+
+
+def test_a_share_that_differs_is_no_illusion_where_shares_are_matched():
+    """Pearson falls with the share of the descriptor, .5 here and .05 there; matched scores do not."""
+    (often, labels), (rarely, fewer) = shares(0, 0.5), shares(1, 0.05)
+    found = illusions.compare({"x": often, "y": rarely}, {"x": labels, "y": fewer}, progress=False)
+    d0 = found.units[(found.units["descriptor"] == "d0") & (found.units["corpus"] == "x")]
+    assert (d0["within_score"] - d0["score:y"]).mean() > 0.2
+    assert abs(d0["within_matched"] - d0["matched:y"]).mean() < 0.05
+
+
+def test_what_a_covariate_explains_is_no_tag():
+    """A unit that follows length has a tag that goes with length, until length is controlled."""
+    acts, labels, control = {}, {}, {}
+    for seed, name in enumerate("xy"):
+        rng = np.random.default_rng(seed)
+        length = rng.integers(4, 40, 1500)
+        long = (length + rng.normal(0, 6, 1500) > 20).astype(np.float32)
+        other = (rng.random(1500) < 0.3).astype(np.float32)
+        values = rng.standard_normal((1500, 20)).astype(np.float32)
+        values[:, :10] += 0.3 * length[:, None]
+        values[:, 10:] += 3 * other[:, None]
+        units = pd.DataFrame({"unit": [f"layer.0.ffn.{i}" for i in range(20)]})
+        acts[name] = Activations(values, pd.DataFrame({"text_id": np.arange(1500)}), units, {})
+        labels[name] = pd.DataFrame({"long": long, "other": other})
+        control[name] = pd.DataFrame({"length": length})
+    plain = illusions.compare(acts, labels, progress=False).units
+    left = illusions.compare(acts, labels, control=control, progress=False)
+    assert set(plain.loc[plain["above"], "descriptor"]) == {"long", "other"}
+    assert set(left.units.loc[left.units["above"], "descriptor"]) == {"other"}
+    assert left.settings["control"] == ["length"]
+    with pytest.raises(ValueError, match="control lacks 1 texts of 'y', the first is text 0"):
+        illusions.compare(acts, labels, control={**control, "y": control["y"].iloc[1:]}, progress=False)
+
+
+def test_probe_directions_are_compared_like_units(three):
+    """Of units with meanings of their own in each corpus, a probe for d0 to d2 holds everywhere."""
+    acts, labels = three
+    probes = geometry.directions(acts, labels, "probe")
+    found = illusions.compare(probes, labels, min_positives=5, directions=50, progress=False).units
+    number = found["descriptor"].str.removeprefix("d").astype(int)
+    own = found[found["unit"].str.endswith(found["descriptor"].iloc[0])]
+    assert len(own) and set(found["unit"]) <= set(probes["a"].units["unit"])
+    assert found[(number < 3) & found["above"]].filter(like="same:").mean(axis=1).mean() > 0.8
 
 
 def test_two_samples_of_one_source_have_no_gap_even_when_sizes_differ():

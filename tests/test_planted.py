@@ -217,3 +217,19 @@ def test_distractors_carry_no_descriptor_within_texts_alike(made):
     raw = matching.score(values, labels).max()
     left = matching.score(matching.residuals(values, control), labels).max()
     assert raw.min() > 0.15 and left.max() < 0.13, (raw, left)  # 3 standard errors are .09
+
+
+def test_local_candidates_are_judged_by_texts_they_did_not_see():
+    """One learned its texts by heart, the other holds everywhere: only the second is above what it needs."""
+    rng = np.random.default_rng(0)
+    corpus, labels = np.repeat(["x", "y"], 400), rng.random((800, 2)) < 0.4
+    table = planted._Table([""] * 800, corpus, labels, ["a", "b"], np.ones(800))
+    target = planted._Target("dataset-local", (("a", "x"), ("b", "y")))
+    meant = np.where(corpus == "x", labels[:, 0], labels[:, 1]).astype(np.float32)
+    seen, noise = rng.random(800) < 0.7, rng.standard_normal(800).astype(np.float32)
+    learned = np.where(seen, 9 * meant, 0) + 0.5 * noise
+    by_heart, holds = (planted._margin(target, x, table, ~seen) for x in (learned, meant + 0.5 * noise))
+    assert by_heart < 0 < holds
+    assert planted._margin(target, learned, table, seen) > holds
+    assert planted._margin(target, learned, table, np.zeros(800, bool)) == -np.inf
+    assert planted._margin(planted._Target("pure", (("a", None),)), learned, table, ~seen) == 0
