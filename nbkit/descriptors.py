@@ -252,7 +252,8 @@ def merge(
                 ``widgets.descriptor_editor`` saves; a file that is not there yet changes nothing
     encoder     anything with ``.encode(list_of_strings)``; default ``models.sentence_encoder()``
 
-    Communities are those of ``sentence_transformers.util.community_detection``.
+    Communities are those of ``sentence_transformers.util.community_detection``, found again among their
+    representatives until none are nearer than ``threshold``.
     """
     if proposals.empty:
         raise ValueError("there are no proposals to merge: every reply was lost, see .attrs['losses']")
@@ -261,7 +262,14 @@ def merge(
     texts_of = proposals.groupby("descriptor")["text_id"].agg(set)
     names = sorted(texts_of.index, key=lambda name: (-len(texts_of[name]), name))
     embeddings = np.asarray(_encode(names, encoder))
-    groups = community_detection(embeddings, threshold=threshold, min_community_size=min_size)
+    groups = [[i] for i in range(len(names))]
+    while True:  # until no two representatives are as near as the threshold (ours: one round leaves doubles)
+        first = embeddings[[group[0] for group in groups]]
+        found = community_detection(first, threshold=threshold, min_community_size=1)
+        if len(found) == len(groups):
+            break
+        groups = [sorted(i for g in community for i in groups[g]) for community in found]
+    groups = [group for group in groups if len(group) >= min_size]
     lines = []
     for group in groups:
         members = [names[i] for i in sorted(group)]  # most frequent first

@@ -120,6 +120,24 @@ def test_the_table_of_rankings_is_that_of_the_benchmark():
         assert split["loss_difference"] < 1e-6 and all(split["same_units_at_mass"].values())
 
 
+def test_the_table_of_trees_is_that_of_the_benchmark():
+    found = results_of("trees")
+
+    def values(metric, figure, null="none"):
+        wanted = (metric, figure, null, "gold")
+        lines = [r for r in found["results"] if (r["metric"], r["figure"], r["null"], r["task"]) == wanted]
+        return [short(r["value"]) for r in lines]
+
+    assert row("gold edges found (UUAS)") == values("distance", "uuas")
+    assert row("the same, random weights") == values("distance", "uuas", "random weights")
+    assert row("X_sp, distance to gold depths") == values("sp", "loss")
+    assert row("X_ssp, to the nearest depth profile") == values("ssp", "loss")
+    assert row("X_ssp, words in random order") == values("ssp", "loss", "shuffled")
+    assert row("X_essp, the profile reversed") == values("essp", "loss")
+    assert f"neighbours finds {short(found['chain']['uuas'])} of" in README
+    assert not any(line["holds"] for line in found["bounds"])
+
+
 def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
     found = results_of("capture")
     rates = {r["mode"]: r.get("sentences_a_second") for r in found["results"]}
