@@ -229,10 +229,10 @@ def _known(made: Mapping[str, Any]) -> dict[str, str]:
     wanted = {made.get("subject"), made.get("corpus"), *(made.get("corpora") or {}).values()} - {None}
     known: dict[str, str] = {}
     try:
-        names = [made["preset"]] if "preset" in made else presets.names()
+        names = presets.names()
     except FileNotFoundError:
         return known
-    for name in names:
+    for name in [made["preset"]] if made.get("preset") in names else names:
         if wanted <= set(known) or (preset := presets.load(name)).missing():
             continue
         subject = preset.subject()

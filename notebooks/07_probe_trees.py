@@ -201,7 +201,8 @@ table.assign(selectivity=table["gold"] - table["control"]).round(2)
 # %%
 sources = {"subject": subject.fingerprint, "corpus": treebank.fingerprint, "seed": SEED}
 figures.save(fig, "07_trees_by_layer", sources, folder=preset.figures)
-figures.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
+if preset.name == "sample":  # a sentence of a licensed corpus is not ours to publish
+    figures.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
 best = uuas[uuas["site"] == best_site].set_index("null")["value"]
 preset.record(
     trees={

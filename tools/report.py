@@ -99,7 +99,7 @@ def write_report(preset: presets.Preset) -> Path:
         headline=_headline(facts),
         cards=_cards(facts),
         figures="".join(_figure(preset, name) for name in ("04_agreement", "05_precision_recall")),
-        more="".join(_figure(preset, name) for name in MORE),
+        more="".join(_figure(preset, name) for name in MORE if (preset.figures / f"{name}.svg").exists()),
         browser=html.escape(browser),
         rows=_rows(facts),
         seconds="".join(
