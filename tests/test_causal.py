@@ -117,7 +117,7 @@ def test_neurox_files_come_back(studied, tmp_path, ending):
 
 
 def test_the_layout_is_neuroxs(studied, tmp_path):
-    """Read as NeuroX's loader reads: sentences by their words, [layer, word, width]; repeated ones numbered."""
+    """As NeuroX reads it: sentences by their words, [layer, word, width]; repeated ones are numbered."""
     import h5py
 
     _, corpus, stored, *_ = studied
