@@ -171,8 +171,7 @@ def test_probe_directions_are_compared_like_units(three):
     probes = geometry.directions(acts, labels, "probe")
     found = illusions.compare(probes, labels, min_positives=5, directions=50, progress=False).units
     number = found["descriptor"].str.removeprefix("d").astype(int)
-    own = found[found["unit"].str.endswith(found["descriptor"].iloc[0])]
-    assert len(own) and set(found["unit"]) <= set(probes["a"].units["unit"])
+    assert set(found["unit"]) <= set(probes["a"].units["unit"])
     assert found[(number < 3) & found["above"]].filter(like="same:").mean(axis=1).mean() > 0.8
 
 
