@@ -807,14 +807,15 @@ def test_an_edit_reaches_its_site_and_what_follows(subject, kind):
             with pytest.raises(ValueError, match="cannot|not edited"), subject.edit({site: lambda t: t}):
                 pass
             continue
-        with subject.edit({site: lambda t: t + 1.0}):
+        bump = torch.linspace(-1, 1, clean[site].shape[-1])  # a constant would be lost in the layer norm
+        with subject.edit({site: lambda t, bump=bump: t + bump}):
             edited = subject.run(batch, "all")
         first = sites.index(site)
         for i, other in enumerate(sites):
             same = torch.allclose(clean[other], edited[other], atol=1e-6)
             if i < first:
                 assert same, (site, other)
-        assert torch.allclose(edited[site], clean[site] + 1.0, atol=1e-5), site
+        assert torch.allclose(edited[site], clean[site] + bump, atol=1e-5), site
         assert not torch.allclose(clean[sites[-1]], edited[sites[-1]], atol=1e-4) or site == sites[-1]
         again = subject.run(batch, "all")
         assert all(torch.equal(again[s], clean[s]) for s in sites)  # the hooks are gone
