@@ -127,7 +127,7 @@ with figures.style():
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     figures.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
     axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":")
-    axes[0].text(-1, chain["uuas"], "neighbours joined", va="bottom", fontsize="small")
+    axes[0].text(5, chain["uuas"], "neighbours joined", va="bottom", ha="right", fontsize="small")
     for ax, metric in zip(axes[1:], PUBLISHED, strict=True):
         values = pd.Series(PUBLISHED[metric])
         published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})

@@ -62,7 +62,7 @@ both = replace(
     texts.Texts.from_list(frame["text"], "swapped"),
     frame=frame.assign(text_id=np.arange(len(frame))),
 )
-dev, train = both.sample(1000, seed=SEED).split(0.4, seed=SEED)
+dev, train = both.sample(500, seed=SEED).split(0.4, seed=SEED)
 print(train, dev)
 train.frame[["text", "acceptable"]].head(4)
 
@@ -123,7 +123,7 @@ runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "col
 
 # %%
 tuned = tuning.finetune(subject, train, "acceptable", seed=SEED, progress=False, **options)
-words = treebank.sample(min(300, len(treebank)), seed=SEED)
+words = treebank.sample(min(200, len(treebank)), seed=SEED)
 found = salience.across(
     {
         "before": salience.words_of(subject, words, "upos"),
