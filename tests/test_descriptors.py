@@ -200,6 +200,23 @@ def test_a_minimum_size_of_communities():
         descriptors.merge(toy, min_texts=1, min_size=3)
 
 
+def test_no_two_merged_descriptors_are_as_near_as_the_threshold():
+    """One round of communities leaves such pairs: here they are found again until none is left."""
+
+    class Scattered:
+        def encode(self, names, **_):
+            points = np.array([np.random.default_rng(int(name)).standard_normal(3) for name in names])
+            return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+    names = [str(i) for i in range(120)]
+    toy = pd.DataFrame({"text_id": range(120), "generator": "g", "descriptor": names})
+    merged = descriptors.merge(toy, min_texts=1, threshold=0.8, encoder=Scattered())
+    points = Scattered().encode(merged.names)
+    near = points @ points.T - 2 * np.eye(len(points))
+    assert 1 < len(merged) < 60 and near.max() < 0.8
+    assert sorted(sum(merged.frame["members"], []), key=int) == names  # nobody is lost
+
+
 def test_a_stratified_sample_is_in_proportion():
     corpus = Texts.from_list([f"text {i} " + "x" * (i % 50) for i in range(300)])
     kind = np.where(np.arange(300) < 240, "a", "b")

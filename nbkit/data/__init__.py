@@ -1,0 +1,1 @@
+"""The embedded sample: corpora, their descriptors and a treebank, all written for the kit (README.md)."""
