@@ -170,11 +170,8 @@ class NeuronBrowser:
         return ipywidgets.VBox([_controls([descriptor, unit, name]), page])
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        """The live widget, with a static view beside it for readers without a kernel."""
-        bundle = self.widget()._repr_mimebundle_(**kwargs)
-        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
         first = self.best_units(self.descriptors[0], 1)[0]
-        return {**bundle, "text/html": f"<style>{CSS}</style>{self.view(first)}"}
+        return _live_and_static(self.widget(), self.view(first), kwargs)
 
     def __repr__(self) -> str:
         return f"NeuronBrowser({len(self.units):,} units, {', '.join(self.corpora)})"
@@ -329,13 +326,18 @@ class Views:
         )
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        bundle = self.widget()._repr_mimebundle_(**kwargs)
-        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
         first = self.view(*(options[0] for options in self.controls.values()))
-        return {**bundle, "text/html": f"<style>{CSS}</style>{first}"}
+        return _live_and_static(self.widget(), first, kwargs)
 
     def __repr__(self) -> str:
         return f"Views({self.title}: {', '.join(self.controls)})"
+
+
+def _live_and_static(widget: ipywidgets.Widget, view: str, kwargs: dict) -> dict:
+    """What a notebook shows: the live widget, and beside it a static view for readers without a kernel."""
+    bundle = widget._repr_mimebundle_(**kwargs)
+    bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+    return {**bundle, "text/html": f"<style>{CSS}</style>{view}"}
 
 
 def _numbers(options: Sequence) -> bool:
@@ -499,9 +501,7 @@ class DescriptorEditor:
         return f"{head}{style}{self.view()}</html>"
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        bundle = self.widget()._repr_mimebundle_(**kwargs)
-        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**bundle, "text/html": f"<style>{CSS}</style>{self.view()}"}
+        return _live_and_static(self.widget(), self.view(), kwargs)
 
     def __repr__(self) -> str:
         return f"DescriptorEditor({len(self.result)} descriptors, {self.path.name})"
@@ -686,9 +686,7 @@ class Annotation:
         )
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        bundle = self.widget()._repr_mimebundle_(**kwargs)
-        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**bundle, "text/html": f"<style>{CSS}</style>{self.view()}"}
+        return _live_and_static(self.widget(), self.view(), kwargs)
 
     def __repr__(self) -> str:
         return f"Annotation({self.annotator}: {len(self._answers)} of {len(self._sets)} sets judged)"
