@@ -27,6 +27,7 @@ and mean depth stand beside every loss.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -605,6 +606,7 @@ def finetune(
     warmup: float = 0.0,
     rank: int | None = None,
     as_published: bool = False,
+    done: pd.DataFrame | None = None,
     keep: Callable[[pd.DataFrame], None] | None = None,
     progress: bool = True,
     **options,
@@ -615,20 +617,22 @@ def finetune(
     site and c(s) their depth profile (Li et al. 2023; their weight is 10, at one hidden layer). For each seed
     a baseline without the term is trained too, with the same head, order and dropout.
 
-    sites, weights, seeds    one run for each combination, and one baseline a seed
+    sites, weights, seeds    one run for each combination, and one baseline a seed; seed after seed
     probes      of ``fit("ssp")``, as a start; None: fresh ones, U(-.05, .05)
     frozen      the probe stays as it is
     warmup      the term's weight rises from 0 over this share of the steps
     as_published    special tokens and padding are scored too
-    keep        called with the frame after every run, to save it (a long sweep can be stopped)
+    done        runs of an earlier call with the same options, which are not run again
+    keep        called with the frame after every run, to save it: a sweep that was stopped goes on from there
     options     of ``tuning.finetune``
 
     Columns: site ("" for the baseline), weight, seed, matthews (whole of ``dev``), batch_matthews (the
     published average over batches of 32), collapsed (one class is all that is said), accuracy, term (last).
     """
-    lines: list[dict] = []
-    todo = [("", 0.0, seed) for seed in seeds]
-    todo += [(site, weight, seed) for site in sites for weight in weights for seed in seeds]
+    lines: list[dict] = [] if done is None else done.to_dict("records")
+    runs = [("", 0.0), *itertools.product(sites, weights)]
+    ran = {(line["site"], line["weight"], line["seed"]) for line in lines}
+    todo = [(*run, seed) for seed in seeds for run in runs if (*run, seed) not in ran]
     for site in sites:
         subject.select(site)
     truth = dev.frame[column].astype(str).to_numpy()

@@ -93,7 +93,7 @@ def finetune(
         copied.model.train().requires_grad_(True)
         head = torch.nn.Linear(int(subject.sites["width"].iloc[-1]), len(classes)).to(subject.device)
         trained = [*copied.model.parameters(), *head.parameters(), *parameters]
-        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01, fused=True)
         order = [rows for _ in range(epochs) for rows in _epoch(texts, batch)]
         steps, rise = len(order), max(1.0, warmup * len(order))
         schedule = torch.optim.lr_scheduler.LambdaLR(

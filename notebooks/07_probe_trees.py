@@ -28,6 +28,7 @@ SEED = 0
 # %%
 preset = presets.load(PRESET)
 subject, treebank = preset.subject(), preset.treebank(seed=SEED)
+treebank = treebank.sample(min(preset["probed"], len(treebank)), seed=SEED)
 print(treebank)
 
 # %% [markdown]
