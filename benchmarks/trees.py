@@ -6,9 +6,9 @@ r"""Trees in MiniLM: all metrics and sites on UD English EWT, and fine-tuning wi
 
 Probes: sentences of 4 to 40 words of EWT's training part; held-out figures on its test part; three seeds. The
 time of sp, ssp and essp for all seven hidden states is taken for all sites in one product, and for one site
-after another (one seed of sp). Fine-tuning: CoLA's in-domain training part, 2 epochs at 1e-4 in batches of 32,
-judged on its in-domain dev part; the tree term's probe was fitted on EWT first, or is fresh as in Li et al. 2023.
-Jobs and runs are kept as they end, and a second call goes on from there.
+after another (one seed of sp). Fine-tuning: CoLA's in-domain training part, 2 epochs at 1e-4 in batches of
+32, judged on its in-domain dev part; the tree term's probe was fitted on EWT first, or is fresh as in Li et
+al. 2023. Jobs and runs are kept as they end, and a second call goes on from there.
 Writes results/trees.json, results/trees-cola.json and figures.
 """
 
