@@ -425,6 +425,13 @@ def test_trees_in_the_loss(sample):
         found.loc[found["site"] != "", "term"].gt(0).all()
         and found.loc[found["site"] == "", "term"].eq(0).all()
     )
+    again = trees.finetune(
+        subject, train, dev, "good", sites=["layer.2.hidden", "layer.3.ffn"], weights=(0.1,),
+        seeds=(0, 1), epochs=1, rate=3e-4, done=found[:4], keep=lambda frame: kept.append(len(frame)),
+        progress=False,
+    )  # fmt: skip
+    assert kept[6:] == [5, 6], "four of six runs were there"
+    pd.testing.assert_frame_equal(again, found)
     table = trees.differences(found)
     assert table["site"].tolist()[0] == "baseline" and table["gain"][0] == 0
     assert found["matthews"].between(-1, 1).all() and found["batch_matthews"].between(-1, 1).all()
@@ -436,11 +443,16 @@ def test_trees_in_the_loss(sample):
         )
 
 
-def test_a_frozen_probe_stays_and_a_trained_one_moves(sample):
+def test_a_fitted_probe_starts_with_a_small_term_and_is_not_changed(sample):
     subject, corpus = sample
     bank = trees.bank(subject, corpus, progress=False)
-    probes = trees.fit(*trees.parts(bank, None, 0)[:2], "ssp", epochs=2, rank=16, progress=False)
+    probes = trees.fit(*trees.parts(bank, None, 0)[:2], "ssp", epochs=4, progress=False)
     start = probes.weight.clone()
+    options = {"sites": ["layer.1.hidden"], "seeds": (0,), "weights": (1e-9,), "epochs": 1, "progress": False}
+    fitted = trees.finetune(subject, opinions(32), opinions(8), "good", probes=probes, **options)
+    fresh = trees.finetune(subject, opinions(32), opinions(8), "good", **options)
+    terms = fitted["term"].max(), fresh["term"].max()
+    assert 2 * terms[0] < terms[1], terms
     for frozen in (True, False):
         trees.finetune(
             subject, opinions(32), opinions(8), "good", sites=["layer.1.hidden"], seeds=(0,), epochs=1,
