@@ -93,12 +93,8 @@ def finetune(
         copied.model.train().requires_grad_(True)
         head = torch.nn.Linear(int(subject.sites["width"].iloc[-1]), len(classes)).to(subject.device)
         trained = [*copied.model.parameters(), *head.parameters(), *parameters]
-        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01, fused=True)
         order = [rows for _ in range(epochs) for rows in _epoch(texts, batch)]
-        steps, rise = len(order), max(1.0, warmup * len(order))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / rise, (steps - step) / max(1.0, steps - rise))
-        )
+        optimizer, schedule = _optimizer(trained, rate, len(order), warmup)
         strings, last = texts.frame["text"].tolist(), copied.select("hidden")[-1]
         lines = []
         for step, rows in enumerate(tqdm(order, desc="fine-tune", leave=False, disable=not progress)):
@@ -115,15 +111,29 @@ def finetune(
             total = loss if more is None else loss + more
             if not torch.isfinite(total):
                 raise ValueError(f"the loss is {total.item():g} at step {step}: lower the rate or the weight")
-            optimizer.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            schedule.step()
+            _step(total, trained, optimizer, schedule)
             lines.append((step, float(loss.detach()), float(more.detach()) if more is not None else 0.0))
     history = pd.DataFrame(lines, columns=["step", "loss", "term"])
     done = Subject(copied.name, copied.model, copied.tokenizer)  # frozen again, with a fingerprint of its own
     return Tuned(done, head.requires_grad_(False), classes, history, pool)
+
+
+def _optimizer(trained: list, rate: float, steps: int, warmup: float) -> tuple:
+    """AdamW, and its rate: up over the first ``warmup`` of the steps, then down to 0."""
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01, fused=True)
+    rise = max(1.0, warmup * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rise, (steps - step) / max(1.0, steps - rise))
+    )
+    return optimizer, schedule
+
+
+def _step(total: torch.Tensor, trained: list, optimizer, schedule) -> None:
+    optimizer.zero_grad()
+    total.backward()
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimizer.step()
+    schedule.step()
 
 
 def encode(subject: Subject, strings: list[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
