@@ -109,8 +109,35 @@ def probes() -> None:
     record["published"] = record["published"] or published(subject, train)
     record["submodules"] = record["submodules"] or submodules(subject, train, test)
     path.write_text(json.dumps(record, indent=1) + "\n")
+    draw(trees.intervals(found), record["chain"])
     print(trees.intervals(found).query("figure in ['loss', 'uuas', 'accuracy']").round(3).to_string())
     print({k: record[k] for k in ("chain", "time", "minutes", "bounds", "chosen_site", "published")})
+
+
+def draw(results: pd.DataFrame, chain: dict) -> None:
+    """Edges found, and the three losses that should be bounds of one another, by layer."""
+    from matplotlib import pyplot as plt
+
+    from nbkit import figures
+
+    loss = results[(results["figure"] == "loss") & (results["null"] == "none")]
+    with figures.style():
+        fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+        uuas = results[(results["figure"] == "uuas") & (results["metric"] == "distance")]
+        figures.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
+        axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":", label="neighbours joined")
+        axes[0].legend(fontsize="small")
+        some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
+        figures.layer_lines(some, "X on held-out sentences", by="metric", log=True, ax=axes[1])
+        figures.save(fig, "trees-figure", {"results": "trees.json"}, folder=HERE / "results")
+
+
+def draw_gains(differences: list[dict]) -> None:
+    from nbkit import figures
+
+    with figures.style():
+        ax = figures.gains(pd.DataFrame(differences))
+        figures.save(ax.figure, "trees-cola-figure", {"results": "trees-cola.json"}, folder=HERE / "results")
 
 
 def published(subject, train) -> list[dict]:
@@ -185,6 +212,8 @@ def cola(n: int | None, seeds: int) -> None:
             progress=False,
             **options,
         )
+        if arm == "fitted":
+            draw_gains(record["arms"][arm]["differences"])
         print(arm, trees.differences(found).round(3).to_string(), sep="\n")
 
 

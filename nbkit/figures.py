@@ -511,18 +511,20 @@ def layer_lines(
     table: pd.DataFrame,
     ylabel: str,
     *,
+    by: str = "null",
     log: bool = False,
     published: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A figure by layer: ``table`` has null, layer, value, low, high; one line for each null.
+    """A figure by layer: ``table`` has layer, value, low, high; one line for each value of the column ``by``.
 
     ``published`` (depth from 0 to 1, value) are points of another model, drawn by relative depth.
     """
     ax = _axes(ax, (5, 3.4))
     looks = zip((BLUE, RED, GREEN, GREY), ("o-", "s--", "^--", "x:"), strict=True)
-    for (color, look), (null, part) in zip(looks, table.groupby("null", sort=False), strict=False):
-        name = "the subject" if null == "none" else f"{null} (floor)"
+    for (color, look), (name, part) in zip(looks, table.groupby(by, sort=False), strict=False):
+        if by == "null":
+            name = "the subject" if name == "none" else f"{name} (floor)"
         ax.plot(part["layer"], part["value"], look, ms=4, color=color, label=name)
         ax.fill_between(part["layer"], part["low"], part["high"], color=color, alpha=0.2, lw=0)
     if published is not None:

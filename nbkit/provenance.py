@@ -145,6 +145,8 @@ def place() -> dict[str, Any]:
         history = main.get_ipython().user_ns["In"]  # the running cell is its last entry
         return {"notebook": Path(name).stem or "unnamed", "cell": len(history) - 1}
     source, frame, line = getattr(main, "__file__", None), sys._getframe(), 0
+    if source and not Path(source).is_file():  # code from standard input has a name, "<stdin>", and no file
+        return {}
     while source and frame:  # the outermost line of the source: the cell that called, not one that defined
         line = frame.f_lineno if frame.f_globals.get("__file__") == source else line
         frame = frame.f_back

@@ -115,7 +115,8 @@ ssp.groupby("null", sort=False)[["loss", "mean_depth", "entropy"]].mean().round(
 
 # %% [markdown]
 # The curves, with the values that the paper prints for BERT-large on a log scale (24 layers, another
-# corpus, padding scored as well: see `trees.published_bank`).
+# corpus, padding scored as well: see `trees.published_bank`); at the right below, the three that should be
+# bounds of one another.
 
 # %%
 PUBLISHED = {  # layer of 24: value, Li et al. 2023
@@ -125,17 +126,20 @@ PUBLISHED = {  # layer of 24: value, Li et al. 2023
 topological_summary = trees.intervals(topological)
 loss = topological_summary[topological_summary["figure"] == "loss"]
 with figures.style():
-    fig, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+    fig, grid = plt.subplots(2, 2, figsize=(10, 6.6))
+    axes = grid.flat
     figures.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
     axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":")
     axes[0].text(5, chain["uuas"], "neighbours joined", va="bottom", ha="right", fontsize="small")
-    for ax, metric in zip(axes[1:], PUBLISHED, strict=True):
+    for ax, metric in zip(axes[1:3], PUBLISHED, strict=True):
         values = pd.Series(PUBLISHED[metric])
         published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
         part = loss[loss["metric"] == metric]
         figures.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
         ax.get_legend().remove()
-    axes[2].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[1].legend(fontsize="small")
+    three = loss[loss["null"] == "none"]
+    figures.layer_lines(three, "X, the subject", by="metric", log=True, ax=axes[3])
     fig.tight_layout()
     plt.show()
 

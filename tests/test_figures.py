@@ -144,6 +144,12 @@ def test_a_script_and_a_kernel_name_the_same_cell(tmp_path):
     assert provenance.place() == {}
 
 
+def test_code_typed_into_standard_input_has_no_cell():
+    code = "from nbkit import provenance\nprint(provenance.place())\n"
+    done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{}"
+
+
 # ---------------------------------------------------------------------------------- the numbers
 
 
