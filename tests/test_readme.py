@@ -101,7 +101,7 @@ def row(start):
 
 
 def short(number):
-    return f"{number:.2f}".removeprefix("0")
+    return re.sub(r"^(-?)0\.", r"\1.", f"{round(number, 2) + 0.0:.2f}")
 
 
 def test_the_table_of_rankings_is_that_of_the_benchmark():
@@ -136,6 +136,23 @@ def test_the_table_of_trees_is_that_of_the_benchmark():
     assert row("X_essp, the profile reversed") == values("essp", "loss")
     assert f"neighbours finds {short(found['chain']['uuas'])} of" in README
     assert not any(line["holds"] for line in found["bounds"])
+
+
+def test_the_table_of_trees_in_the_loss_is_that_of_the_benchmark():
+    found = results_of("trees-cola")
+    fitted = pd.DataFrame(found["arms"]["fitted"]["differences"])
+    assert (fitted["seeds"] == 5).all() and len(fitted) == 10
+    for site, part in fitted[fitted["site"] != "baseline"].groupby("site"):
+        cells = []
+        for line in part.sort_values("weight").to_dict("records"):
+            cell = f"{short(line['gain'])} [{short(line['low'])}, {short(line['high'])}]"
+            lost = round(5 * line["collapsed"])
+            cells.append(f"{cell}, {lost} of 5 collapse" if lost else cell)
+        assert row(f"after layer {site.split('.')[1]}") == cells
+    assert f"baseline of {short(fitted['matthews'][0])}" in README
+    fresh = pd.DataFrame(found["arms"]["fresh"]["runs"]).query("site != ''")
+    assert f"{fresh['collapsed'].sum()} of {len(fresh)} runs collapse" in README.replace("\n", " ")
+    assert f"{found['train']:,} sentences" in README
 
 
 def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
