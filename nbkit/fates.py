@@ -12,7 +12,9 @@ dealt into 50 groups at random, groups are drawn with replacement, tags are CHOS
 of what was drawn and looked up on the second halves. No text is in both, and a text weighs the same in all
 cuts. A resample is noisier than the sample it is from, so its agreement is a little lower: only the spread
 is taken, and set around what was found. Groups make it cheap: scores of a resample are made of sums over
-groups. At most 1,000 of the units with a tag carry it, drawn at random.
+groups. At most 1,000 of the units with a tag carry it, drawn at random. On samples of texts whose agreement
+is known (`tests/test_fates.py`) intervals of means hold it in 90 % or more; those of shares, which know only
+yes and no, are up to a sixth too narrow where units are few.
 
 Chance (ours). A tag was chosen without the texts it is looked up on, so one test a tag is enough, without a
 correction for having chosen it: do permuted labels score as high there? Benjamini-Hochberg is over the
@@ -23,7 +25,6 @@ tag, or as strong, is another question.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +116,9 @@ def resampled(
                 for rows, part, found in zip(sides, mine[name], (first, second), strict=True):
                     some = part[rows], labels[name][rows], dealt[name][rows]
                     found[name] = _drawn_again(*some, times, rule.method)
+            here, there = ({n: _Ordered.of(scores) for n, scores in part.items()} for part in (first, second))
             for name in values:
-                for column, number in _sums(name, first, second, rule.min_score if above else None):
+                for column, number in _sums(name, here, there, rule.min_score if above else None):
                     total[column] = total.get(column, 0) + number
         totals.append(pd.DataFrame(total))
     sums = pd.concat(totals, ignore_index=True)
@@ -164,26 +166,24 @@ def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, control) -> pd.Dat
             looked_up[name] = looked_up[name][:, elsewhere]
         covariates[name] = None if control is None else control[name].iloc[second]
     tags = {name: _chosen(name, scores, rule.min_score, cut) for name, scores in chosen.items()}
+    here, there = ({n: _Ordered.of(scores) for n, scores in part.items()} for part in (chosen, looked_up))
     matched = _matched(second_half, tags, scorer, elsewhere, cut)
-    for (name, frame), other in product(tags.items(), looked_up):
-        unit, best = frame["unit"].to_numpy(), frame["descriptor"].to_numpy()
-        column = "within_{}" if other == name else f"{{}}:{other}"
-        for what, number in _compared(chosen[name][:, unit], looked_up[other][:, unit]).items():
-            frame[column.format(what)] = number
-        frame[column.format("matched")] = matched[other][best, unit]
-        place = unit if elsewhere is None else elsewhere[unit]
-        p = matching.chance(
-            *second_half[other],
-            best,
-            place,
-            method=rule.method,
-            permutations=rule.permutations,
-            control=covariates[other],
-            seed=cut,
-        )
-        frame[column.format("p")] = p
-        frame[column.format("q")] = false_discovery_control(p) if rule.permutations else p
-    return pd.concat(tags.values(), ignore_index=True)
+    whole = pd.concat(tags.values(), ignore_index=True)
+    unit, best, home = (whole[column].to_numpy() for column in ("unit", "descriptor", "corpus"))
+    place = unit if elsewhere is None else elsewhere[unit]
+    options = dict(method=rule.method, permutations=rule.permutations, seed=cut)
+    columns: dict[str, np.ndarray] = {}
+    for other in values:
+        p = matching.chance(*second_half[other], best, place, control=covariates[other], **options)
+        for name, ordered in here.items():
+            mine = np.flatnonzero(home == name)
+            found = {w: number[unit[mine]] for w, number in _compared(ordered, there[other]).items()}
+            found |= {"matched": matched[other][best[mine], unit[mine]], "p": p[mine]}
+            found["q"] = false_discovery_control(p[mine]) if rule.permutations else p[mine]
+            for what, number in found.items():
+                column = f"within_{what}" if other == name else f"{what}:{other}"
+                columns.setdefault(column, np.full(len(whole), np.nan))[mine] = number
+    return whole.assign(**columns)
 
 
 def _chosen(corpus: str, scores: np.ndarray, min_score: float, cut: int) -> pd.DataFrame:
@@ -203,30 +203,44 @@ def _kept(top: np.ndarray, min_score: float) -> np.ndarray:
     return np.sort(np.argsort(-top, kind="stable")[:FEWEST])
 
 
-def _compared(here: np.ndarray, there: np.ndarray) -> dict[str, np.ndarray]:
-    """What ``there`` keeps of the tags in ``here`` (both [..., descriptor, unit]): arrays [..., unit]."""
-    best = here.argmax(-2, keepdims=True)
+class _Ordered(NamedTuple):
+    """Scores [..., unit, descriptor], with what every comparison asks of them."""
+
+    scores: np.ndarray
+    first: np.ndarray  # the best descriptors, at most two, best first
+    ranks: np.ndarray  # around their mean
+
+    @classmethod
+    def of(cls, scores: np.ndarray) -> _Ordered:
+        """``scores`` [..., descriptor, unit]."""
+        scores = np.ascontiguousarray(np.swapaxes(scores, -2, -1))
+        first = np.argsort(-scores, axis=-1, kind="stable")[..., :2]
+        return cls(scores, first, stats.rankdata(scores, axis=-1) - (scores.shape[-1] + 1) / 2)
+
+
+def _compared(here: _Ordered, there: _Ordered) -> dict[str, np.ndarray]:
+    """What ``there`` keeps of the tags in ``here``: arrays [..., unit]."""
+    best = here.first[..., :1]
     return {
-        "same": (there.argmax(-2) == best[..., 0, :]).astype(float),
-        "score": np.take_along_axis(there, best, axis=-2)[..., 0, :],
-        "jaccard": _first_two(here, there),
-        "spearman": _rank_correlation(here, there),
+        "same": (there.first[..., 0] == best[..., 0]).astype(float),
+        "score": np.take_along_axis(there.scores, best, axis=-1)[..., 0],
+        "jaccard": _overlap(here.first, there.first),
+        "spearman": _rank_correlation(here.ranks, there.ranks),
     }
 
 
-def _first_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Jaccard [..., unit] of the two highest descriptors in ``a`` and ``b`` [..., descriptor, unit]."""
-    k = min(2, a.shape[-2])
-    one, two = (np.argsort(-scores, axis=-2, kind="stable")[..., :k, :] for scores in (a, b))
-    both = (one[..., :, None, :] == two[..., None, :, :]).sum((-3, -2))
+def _overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Jaccard [...] of the descriptors in ``one`` and ``two`` [..., k]."""
+    k = one.shape[-1]
+    both = (one[..., :, None] == two[..., None, :]).sum((-2, -1))
     return both / (2 * k - both)
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation [..., unit] over descriptors; 0 where a side is constant."""
-    x, y = (stats.rankdata(scores, axis=-2) - (a.shape[-2] + 1) / 2 for scores in (a, b))
-    spread = np.sqrt((x * x).sum(-2) * (y * y).sum(-2))
-    return np.divide((x * y).sum(-2), spread, out=np.zeros_like(spread), where=spread > 0)
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's correlation [...] of centred ranks [..., descriptor]; 0 where a side is constant."""
+    xy, xx, yy = (np.einsum("...d,...d->...", *pair) for pair in ((x, y), (x, x), (y, y)))
+    spread = np.sqrt(xx * yy)
+    return np.divide(xy, spread, out=np.zeros_like(spread), where=spread > 0)
 
 
 def _matched(
@@ -309,7 +323,7 @@ def _sums(
     name: str, first: Mapping, second: Mapping, minimum: float | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Over the tags of corpus ``name``: their number and the sums of what they keep, all [resample]."""
-    top = first[name].max(1)  # [resample, unit]
+    top = first[name].scores.max(-1)  # [resample, unit]
     if minimum is None:
         place = max(0, top.shape[1] - FEWEST)
         tags = top >= np.partition(top, place, axis=1)[:, [place]]

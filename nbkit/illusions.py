@@ -98,7 +98,11 @@ CONDITIONS = ("units", "random directions", "random texts")  # of the sets that 
 
 @dataclass(frozen=True)
 class Report:
-    """What ``compare`` found; the module says what each frame holds."""
+    """What ``compare`` found; the module says what each frame holds.
+
+    ``settings`` has the arguments, the ``descriptors`` that took part, and those ``left_out``: too rare in
+    some corpus.
+    """
 
     units: pd.DataFrame
     agreement: pd.DataFrame
@@ -172,6 +176,7 @@ def compare(
     table, controls = _followed(kinds, rule, covariates, progress)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     table["unit"], table["descriptor"] = units[table["unit"]], np.asarray(shared)[table["descriptor"]]
+    left_out = [name for name in next(iter(labels.values())) if name not in shared]
     settings = rule._asdict() | {"min_positives": min_positives, "directions": directions}
     known = [] if control is None else list(next(iter(control.values())))
     return Report(
@@ -180,7 +185,7 @@ def compare(
         controls=controls,
         geometry=range_overlap(activations_by_corpus),
         taxonomy=_taxonomy(table, min_score, len(activations_by_corpus) - 1),
-        settings=settings | {"control": known, "descriptors": shared},
+        settings=settings | {"control": known, "descriptors": shared, "left_out": left_out},
     )
 
 
