@@ -112,7 +112,7 @@ class Report:
     settings: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """Tags, agreement within and across with intervals, gap, and the floors' agreement across."""
+        """Tags, agreement within and across with intervals, gap, what holds, and the floors' agreement."""
         line = self.agreement.iloc[0]
         floors = self.controls.set_index("kind")["across"].drop("units")
         return {
@@ -122,6 +122,7 @@ class Report:
             "gap": line["gap"],
             "kept_within": line["kept_within"],
             "kept_across": line["kept_across"],
+            "held_across": line.get("held_across"),
             "floors": floors.to_dict(),
         }
 
