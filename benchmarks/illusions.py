@@ -7,7 +7,8 @@ Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``nbk
 one descriptor in all corpora, dataset-local ones another in each of two. A unit is FLAGGED if one of the
 descriptors it was planted for gets another verdict than "global". Wanted: at least .95 of the dataset-local
 units flagged, at most .05 of the pure ones. Only units count whose ``truth`` says that they hold on
-held-out texts; how many of the dataset-local ones do is reported.
+held-out texts; how many of the dataset-local ones do is reported. Planted are descriptors with 50 texts or
+more in every corpus: nothing could be said of others.
 
 Writes illusions-CORPORA.json into benchmarks/results and prints it.
 """
@@ -26,6 +27,8 @@ from nbkit import activations, illusions, models, planted, provenance, texts
 DATA = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
 REGISTERS = ("product_reviews", "questions", "encyclopedia", "fiction", "dialogue")
 COUNTS = {"pure": 30, "dataset-local": 30}
+FREQUENT = 50  # texts of each corpus with a descriptor that is planted, and without it
+SHARE = 0.6  # of the texts, to plant with; the others are judged
 
 
 def ewt(n: int) -> dict[str, texts.Texts]:
@@ -76,16 +79,21 @@ def main() -> None:
     given = arguments.parse_args()
     corpora = {"ewt": ewt, "registers": registers}[given.corpora](given.texts)
     labels, subject = {name: corpus.descriptors() for name, corpus in corpora.items()}, models.load()
+    shared = illusions.shared_descriptors(labels, FREQUENT)
+    labels = {name: frame[shared] for name, frame in labels.items()}
     result = provenance.manifest(
         corpora={name: corpus.fingerprint for name, corpus in corpora.items()},
         subject=subject.fingerprint,
         planted=COUNTS,
+        descriptors=shared,
+        share=SHARE,
         min_score=0.3,
     )
     result["seeds"] = {}
     for seed in given.seeds:
-        made = planted.plant(subject, corpora, labels, kinds=COUNTS, seed=seed, cache=None)
+        made = planted.plant(subject, corpora, labels, kinds=COUNTS, share=SHARE, seed=seed, cache=None)
         result["seeds"][seed] = flagged(verdicts(made, min_score=0.3))
+        print(seed, made, result["seeds"][seed], flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / f"illusions-{given.corpora}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["seeds"], indent=1))

@@ -33,8 +33,25 @@ Beside the first tag and its score, ``agreement`` and ``controls`` hold, within 
                 many are drawn (without replacement) in each corpus as bring its share down to that of
                 the corpus where it is rarest; all texts without it stay. ``pearson`` and others fall
                 with the share, and would show an illusion where only the share differs
+    held        share of the tags with q <= ``level``: is the tag related to the unit there at all? A weaker
+                question than being its first tag, and with the false discoveries counted
     distinct    different tags of a unit over the corpora, for the units that have one in each (the
                 paper: 2.5 of 4; ``distinct_tags`` has its floor)
+
+Intervals are 95 %, by a bootstrap over the texts (``nbkit.fates`` says how); ``over="units"`` holds the
+texts fixed and draws units again, all tags of a unit together. ``matched``, ``held`` and ``distinct`` have
+intervals over units in any case.
+
+``units`` has a line for each tag: split (the cut), corpus it was chosen in, unit, descriptor, score (on the
+half it was chosen on), above (is that the minimum or more: the others are kept for floors that hardly
+have any), and its fate, on the other half of its corpus (``within_same``, ...) and on the second halves of
+the others (``same:NAME``, ...; NaN in its own):
+
+    same        1 if it is the unit's first tag there
+    score       of the same pair there
+    jaccard, spearman, matched    as above
+    p           by permuted labels, one-sided: would chance let the pair score as high there?
+    q           Benjamini-Hochberg over the units with a tag of one corpus that are looked up in another
 
 The floors. *Random directions* in the space of the units (the illusion holds for them too);
 *permuted units*, each tag looked up on some other unit, which shows what frequent tags agree by
@@ -53,13 +70,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from tqdm.auto import tqdm
 
-from nbkit import matching
+from nbkit import fates, matching
 from nbkit.coherence import pattern_rate as pattern_rate
 from nbkit.coherence import random_sets
-from nbkit.evaluation import Estimate, bootstrap
+from nbkit.fates import Rule
 from nbkit.geometry import confusion as confusion
 from nbkit.geometry import layout as layout
 from nbkit.geometry import locality as locality
@@ -78,12 +94,15 @@ if TYPE_CHECKING:
     from nbkit.texts import Texts
 
 CONDITIONS = ("units", "random directions", "random texts")  # of the sets that people judge
-FEWEST = 100  # units (or directions) judged at least, the best ones, when fewer reach the minimum
 
 
 @dataclass(frozen=True)
 class Report:
-    """What ``compare`` found; the module says what each frame holds."""
+    """What ``compare`` found; the module says what each frame holds.
+
+    ``settings`` has the arguments, the ``descriptors`` that took part, and those ``left_out``: too rare in
+    some corpus.
+    """
 
     units: pd.DataFrame
     agreement: pd.DataFrame
@@ -93,7 +112,7 @@ class Report:
     settings: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """Tags, agreement within and across with intervals, gap, and the floors' agreement across."""
+        """Tags, agreement within and across with intervals, gap, what holds, and the floors' agreement."""
         line = self.agreement.iloc[0]
         floors = self.controls.set_index("kind")["across"].drop("units")
         return {
@@ -103,6 +122,7 @@ class Report:
             "gap": line["gap"],
             "kept_within": line["kept_within"],
             "kept_across": line["kept_across"],
+            "held_across": line.get("held_across"),
             "floors": floors.to_dict(),
         }
 
@@ -115,6 +135,10 @@ def compare(
     min_score: float = 0.3,
     min_positives: float = 10,
     splits: int = 3,
+    over: str = "texts",
+    resamples: int = 100,
+    permutations: int = 200,
+    level: float = 0.05,
     directions: int = 1000,
     random_weights: Mapping[str, Activations] | None = None,
     control: Mapping[str, pd.DataFrame] | None = None,
@@ -128,6 +152,9 @@ def compare(
     method, min_score      scorer, and the score from which a unit has a tag
     min_positives          a descriptor takes part if its labels sum to this in each half of each corpus
     splits                 random cuts into halves; every figure is over all of them
+    over, resamples        intervals from "texts" drawn again so often (scorers other than pearson: slow),
+                           or from "units" (see below)
+    permutations, level    of the label rows for the p of each tag (0: none), and of false discoveries
     directions             random directions in the floor
     random_weights         stores of ``subject.randomized(seed)``, for that floor
     control                {corpus: frame by text_id} of covariates, such as length in words: judged is what
@@ -136,42 +163,30 @@ def compare(
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
     that do not match, texts without covariates, or no descriptor in common.
     """
+    if over not in ("texts", "units"):
+        raise ValueError(f'over={over!r}: intervals are over "texts" or over "units"')
+    rule = Rule(method, min_score, splits, permutations, level, over, resamples, seed)
     labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
         aligned(random_weights, labels_by_corpus)
     shared = shared_descriptors(labels, 2 * min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
+    covariates = _covariates(activations_by_corpus, control)
+    values, untrained = (_left(stored, covariates) for stored in (activations_by_corpus, random_weights))
+    kinds = _kinds(values, matrices, untrained, directions, seed)
+    table, controls = _followed(kinds, rule, covariates, progress)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
-    generator = np.random.default_rng(seed)
-    values = _controlled(activations_by_corpus, control)
-    untrained = random_weights and _controlled(random_weights, control)
-    kinds = _kinds(values, matrices, untrained, directions, seed, generator)
-    fates = {}
-    for kind, (x, y) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
-        elsewhere = generator.permutation(len(units)) if kind == "permuted units" else None
-        parts = [_fates(x, y, method, min_score, s, elsewhere) for s in range(seed, seed + splits)]
-        fates[kind] = pd.concat(parts, ignore_index=True)
-    controls = pd.DataFrame([_agreement(kind, fate, min_score, seed) for kind, fate in fates.items()])
-    table = fates["units"].assign(
-        unit=lambda f: units[f["unit"]], descriptor=lambda f: np.asarray(shared)[f["descriptor"]]
-    )
-    settings = {
-        "method": method,
-        "min_score": min_score,
-        "min_positives": min_positives,
-        "splits": splits,
-        "directions": directions,
-        "control": [] if control is None else list(next(iter(control.values()))),
-        "seed": seed,
-        "descriptors": shared,
-    }
+    table["unit"], table["descriptor"] = units[table["unit"]], np.asarray(shared)[table["descriptor"]]
+    left_out = [name for name in next(iter(labels.values())) if name not in shared]
+    settings = rule._asdict() | {"min_positives": min_positives, "directions": directions}
+    known = [] if control is None else list(next(iter(control.values())))
     return Report(
         units=table,
         agreement=controls.iloc[:1],
         controls=controls,
         geometry=range_overlap(activations_by_corpus),
         taxonomy=_taxonomy(table, min_score, len(activations_by_corpus) - 1),
-        settings=settings,
+        settings=settings | {"control": known, "descriptors": shared, "left_out": left_out},
     )
 
 
@@ -337,12 +352,12 @@ def _named(condition: str, said: pd.DataFrame, corpora: int) -> dict[str, Any]:
     return {"condition": condition, "units": len(distinct), "distinct": distinct.mean(), **shares}
 
 
-def _controlled(
+def _covariates(
     stored: Mapping[str, Activations], control: Mapping[str, pd.DataFrame] | None
-) -> dict[str, np.ndarray]:
-    """Activations [text, unit] of each corpus, without what the covariates explain."""
+) -> dict[str, pd.DataFrame] | None:
+    """Those of each corpus in the order of its rows."""
     if control is None:
-        return {name: a.values for name, a in stored.items()}
+        return None
     found = {}
     for name, a in stored.items():
         known = control[name].index if name in control else []
@@ -350,183 +365,55 @@ def _controlled(
         if missing.any():
             first = a.rows["text_id"][missing].iloc[0]
             raise ValueError(f"control lacks {missing.sum()} texts of {name!r}, the first is text {first}")
-        found[name] = matching.residuals(a.values, control[name].loc[a.rows["text_id"]])
+        found[name] = control[name].loc[a.rows["text_id"]]
     return found
+
+
+def _left(
+    stored: Mapping[str, Activations] | None, covariates: Mapping[str, pd.DataFrame] | None
+) -> dict[str, np.ndarray] | None:
+    """Activations [text, unit] of each corpus, without what the covariates explain."""
+    if stored is None or covariates is None:
+        return stored and {name: a.values for name, a in stored.items()}
+    return {name: matching.residuals(a.values, covariates[name]) for name, a in stored.items()}
 
 
 def _kinds(
     values: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
-    random_weights: Mapping[str, np.ndarray] | None,
+    random_weights: dict[str, np.ndarray] | None,
     directions: int,
     seed: int,
-    generator: np.random.Generator,
-) -> dict[str, tuple[dict, dict]]:
-    """The units and their floors: for each kind, activations and labels of every corpus."""
+) -> dict[str, tuple[dict, dict, np.ndarray | None]]:
+    """The units and their floors: activations and labels of every corpus, and where tags are looked up."""
+    generator = np.random.default_rng(seed)
     permuted = {name: generator.permutation(matrix) for name, matrix in labels.items()}
+    elsewhere = generator.permutation(next(iter(values.values())).shape[1])
     kinds = {
-        "units": (values, labels),
-        "random directions": (random_directions(values, directions, seed), labels),
-        "permuted units": (values, labels),
-        "permuted rows": (values, permuted),
+        "units": (values, labels, None),
+        "random directions": (random_directions(values, directions, seed), labels, None),
+        "permuted units": (values, labels, elsewhere),
+        "permuted rows": (values, permuted, None),
     }
     if random_weights is not None:
-        kinds["random weights"] = (dict(random_weights), labels)
+        kinds["random weights"] = (random_weights, labels, None)
     return kinds
 
 
-def _fates(
-    values: Mapping,
-    labels: Mapping,
-    method: str,
-    min_score: float,
-    seed: int,
-    elsewhere: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """Every tag chosen on the first half of a corpus, with its fate, for one random cut.
-
-    ``elsewhere`` is a permutation of the units: tags are then looked up on the unit it names.
-
-    Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum),
-    within_same, within_score, within_jaccard, within_spearman, within_matched, and for each corpus
-    same:NAME, score:NAME, jaccard:NAME, spearman:NAME, matched:NAME (NaN in its own).
-    """
-    scorer = matching.scorer_of(method)
-    chosen, looked_up, second_half = {}, {}, {}
-    for name, x in values.items():
-        first, second = matching.halves(len(x), 0.5, seed)
-        chosen[name] = scorer(x[first], labels[name][first])
-        second_half[name] = x[second], labels[name][second]
-        looked_up[name] = scorer(*second_half[name])
-        if elsewhere is not None:
-            looked_up[name] = looked_up[name][:, elsewhere]
-    tags = {name: _chosen(name, scores, min_score, seed) for name, scores in chosen.items()}
-    matched = _matched(second_half, tags, scorer, elsewhere, seed)
-    for name, frame in tags.items():
-        unit, best = frame["unit"].to_numpy(), frame["descriptor"].to_numpy()
-        for other, there in looked_up.items():
-            column = "within_{}" if other == name else f"{{}}:{other}"
-            frame[column.format("same")] = (there[:, unit].argmax(0) == best).astype(float)
-            frame[column.format("score")] = there[best, unit]
-            frame[column.format("jaccard")] = _first_two(chosen[name][:, unit], there[:, unit])
-            frame[column.format("spearman")] = _rank_correlation(chosen[name][:, unit], there[:, unit])
-            frame[column.format("matched")] = matched[other][best, unit]
-    return pd.concat(tags.values(), ignore_index=True)
-
-
-def _chosen(corpus: str, scores: np.ndarray, min_score: float, seed: int) -> pd.DataFrame:
-    """The tags of a corpus: the best descriptor of every unit that is kept."""
-    best = scores.argmax(0)
-    top = scores[best, np.arange(len(best))]
-    kept = _kept(top, min_score)
-    tags = {"split": seed, "corpus": corpus, "unit": kept, "descriptor": best[kept], "score": top[kept]}
-    return pd.DataFrame(tags).assign(above=top[kept] > min_score)
-
-
-def _matched(
-    halves: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    tags: Mapping[str, pd.DataFrame],
-    scorer,
-    elsewhere: np.ndarray | None,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Scores [descriptor, unit] of all pairs in ``tags``, each descriptor as frequent as where it is rarest.
-
-    ``halves`` {corpus: (values, labels)}. All negatives stay, positives are drawn without replacement.
-    """
-    pairs = pd.concat(tags.values())[["descriptor", "unit"]].drop_duplicates()
-    odds = {}  # positives for each negative
-    for name, (_, labels) in halves.items():
-        on = (labels > 0.5).sum(0)
-        odds[name] = on / np.maximum(1, len(labels) - on)
-    lowest = np.min(list(odds.values()), axis=0)
-    found = {}
-    for name, (values, labels) in halves.items():
-        found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
-        for descriptor, units in pairs.groupby("descriptor")["unit"]:
-            rows = _thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
-            columns = units.to_numpy() if elsewhere is None else elsewhere[units.to_numpy()]
-            scores = scorer(values[np.ix_(rows, columns)], labels[np.ix_(rows, [descriptor])])
-            found[name][descriptor, units] = scores[0]
-    return found
-
-
-def _thinned(on: np.ndarray, odds: float, seed: int) -> np.ndarray:
-    """Rows: all that are not ``on``, and of those that are, ``odds`` for each of them."""
-    positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
-    n = min(len(positive), round(odds * len(negative)))
-    drawn = np.random.default_rng(seed).permutation(positive)[:n]
-    return np.sort(np.concatenate([drawn, negative]))
-
-
-def _first_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Jaccard [unit] of the two highest descriptors in ``a`` and ``b`` [descriptor, unit]."""
-    k = min(2, len(a))
-    one, two = (np.argsort(-scores, axis=0, kind="stable")[:k] for scores in (a, b))
-    both = (one[:, None] == two[None]).sum((0, 1))
-    return both / (2 * k - both)
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation [unit] of the columns of ``a`` and ``b`` [descriptor, unit]; 0 if constant."""
-    x, y = (stats.rankdata(scores, axis=0) - (len(scores) + 1) / 2 for scores in (a, b))
-    spread = np.sqrt((x * x).sum(0) * (y * y).sum(0))
-    return np.divide((x * y).sum(0), spread, out=np.zeros_like(spread), where=spread > 0)
-
-
-def _kept(top: np.ndarray, min_score: float) -> np.ndarray:
-    """Units that reach the minimum; the ``FEWEST`` best when fewer do."""
-    above = np.flatnonzero(top > min_score)
-    if len(above) >= FEWEST:
-        return above
-    return np.sort(np.argsort(-top, kind="stable")[:FEWEST])
-
-
-def _agreement(kind: str, fates: pd.DataFrame, min_score: float, seed: int) -> dict[str, Any]:
-    """One line of the table. Intervals: bootstrap over units (all their tags together)."""
-    judged = fates[fates["above"]]
-    tags = len(judged) / fates["split"].nunique()
-    if tags < 2:  # nothing reached the minimum: the floor is that of the best ones
-        judged = fates
-    names = ("same", "score", "jaccard", "spearman", "matched")
-    across = {name: judged.filter(like=f"{name}:").mean(axis=1) for name in names}
-    table = pd.DataFrame(
-        {
-            "within": judged["within_same"],
-            "across": across["same"],
-            "gap": judged["within_same"] - across["same"],
-            "kept_within": judged["within_score"] / judged["score"],
-            "kept_across": across["score"] / judged["score"],
-        }
-    )
-    for name in names[2:]:
-        table[f"{name}_within"], table[f"{name}_across"] = judged[f"within_{name}"], across[name]
-    by_unit = table.groupby(judged["unit"])
-    found: dict[str, Any] = {"kind": kind, "tags": round(tags)}
-    found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
-    sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
-    for column in table:
-        found[column] = _ratio_bootstrap(sums[column].to_numpy(), sizes, seed)
-    found["distinct"] = _distinct(judged, fates["corpus"].nunique(), seed)
-    return found
-
-
-def _distinct(judged: pd.DataFrame, corpora: int, seed: int) -> Estimate:
-    """Different tags of the units that have one in every corpus: mean over the cuts, then over units."""
-    by_unit = judged.groupby(["unit", "split"])["descriptor"].agg(["size", "nunique"])
-    everywhere = by_unit.loc[by_unit["size"] == corpora, "nunique"]
-    return bootstrap(everywhere.groupby("unit").mean().to_numpy(), seed=seed)
-
-
-def _ratio_bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -> Estimate:
-    """Mean over tags, resampling units: a unit's tags in several corpora are not independent."""
-    if len(sums) < 2:
-        return bootstrap(sums / sizes, seed=seed)
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, len(sums), (n, len(sums)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), len(sums))
+def _followed(
+    kinds: dict[str, tuple], rule: Rule, covariates: dict[str, pd.DataFrame] | None, progress: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tags of the first kind with their fates, and a line for every kind."""
+    frames, lines = [], []
+    for kind, (values, labels, elsewhere) in tqdm(
+        kinds.items(), desc="compare", leave=False, disable=not progress
+    ):
+        frames.append(fates.fates(values, labels, rule, elsewhere=elsewhere, control=covariates))
+        again = None
+        if rule.over == "texts":
+            again = fates.resampled(values, labels, rule, frames[-1], elsewhere=elsewhere, progress=progress)
+        lines.append(fates.agreement(kind, frames[-1], rule, again))
+    return frames[0], pd.DataFrame(lines)
 
 
 def _taxonomy(units: pd.DataFrame, min_score: float, others: int) -> pd.DataFrame:

@@ -3,6 +3,7 @@
     SCORERS                       name -> scorer (nbkit.scorers says what each is)
     score(values, labels)         frame [descriptor, unit]
     tag(activations, labels)      the best descriptors of every unit, with a p-value and a held-out score
+    chance(values, labels, descriptors, units)           p of pairs that were named beforehand
     floors(activations, labels)   the same for random directions, permuted rows, random weights
     collisions(tags), coverage(tags), jaccard(tags)      what a set of tags is like
     compose(activations, labels, units)   "a and not b": composites, where they beat the best atom
@@ -34,7 +35,18 @@ from nbkit.scorers import SCORERS, TOGETHER, NotFinite, auroc, frequency, pearso
 if TYPE_CHECKING:
     from nbkit.activations import Activations
 
-__all__ = ["SCORERS", "align", "auroc", "collisions", "compose", "coverage", "floors", "frequency", "halves"]
+__all__ = [
+    "SCORERS",
+    "align",
+    "auroc",
+    "chance",
+    "collisions",
+    "compose",
+    "coverage",
+    "floors",
+    "frequency",
+    "halves",
+]
 __all__ += ["jaccard", "pearson", "pooled", "residuals", "score", "tag"]
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
@@ -202,6 +214,40 @@ def halves(
     filled = np.cumsum(np.bincount(codes)[drawn])[:-1]  # the last group stays for the second part
     taken = np.isin(codes, drawn[: 1 + np.abs(filled - cut).argmin()])
     return np.flatnonzero(taken), np.flatnonzero(~taken)
+
+
+def chance(
+    values: np.ndarray,
+    labels: np.ndarray,
+    descriptors: np.ndarray,
+    units: np.ndarray,
+    *,
+    method: str = "pearson",
+    permutations: int = 200,
+    control: pd.DataFrame | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """p [pair] of pairs that were chosen on other texts: could chance have scored as high?
+
+    values, labels      [row, unit] and [row, descriptor]
+    descriptors, units  [pair] columns of the two
+    permutations        of the rows, within cells of ``control`` if given: p is (1 + those under which the
+                        pair scores as high) / (1 + permutations); 0: NaN
+
+    ``tag`` tests the best of all descriptors, which it chooses; here nothing is chosen. Scorers that
+    judge a unit beside others (``soft_wpmi``) are a ``ValueError``.
+    """
+    if method in TOGETHER:
+        raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
+    scorer, generator = scorer_of(method), np.random.default_rng(seed)
+    cells = None if control is None else _cells(control)
+    orders = [_shuffle(np.arange(len(labels)), cells, generator) for _ in range(permutations)]
+    p = np.full(len(units), np.nan)
+    for descriptor in np.unique(descriptors):
+        mine = descriptors == descriptor
+        x, y = np.asarray(values[:, units[mine]]), labels[:, [descriptor]]
+        p[mine] = _p_values(x, y, orders, scorer(x, y), scorer)[0]
+    return p
 
 
 def residuals(values: np.ndarray, control: pd.DataFrame, *, bins: int = 10) -> np.ndarray:

@@ -26,9 +26,9 @@ would not do: their contribution would be missing, and every later layer would c
 at a unit's index could tell the planted ones; none that looks at activations can.
 
 Dataset-local units are the hard ones: one direction has to know the corpus as well as the descriptor. Several
-candidates are trained for each and the best by those of the training texts that they have not seen are kept;
-they are still much fainter than the others, the more alike the corpora, and which of them hold is for
-``truth`` to say.
+candidates are trained for each and judged by those of the training texts that they have not seen; the best
+are trained three times, on different texts, and the mean is planted. They are still much fainter than the
+others, the more alike the corpora, and which of them hold is for ``truth`` to say.
 
 What a unit detects. A direction in the input of the feed-forward network, trained so that its MAXIMUM over
 the tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,9 @@ FIRST_MATRIX = {
 MIN_POSITIVES = 10  # texts on either side that a unit needs in training
 LOCAL_POSITIVES = 25  # the same inside each corpus, for a dataset-local unit
 SEEN = 0.7  # share of the training texts that each unit sees, so that no two are alike
-TRIES = 8  # dataset-local candidates trained for each that is kept, by the training texts they did not see
+TRIES = 16  # dataset-local candidates trained for each that is kept, by the training texts they did not see
+SHORTLIST = 3  # of these are trained in all rounds
+ROUNDS = 3
 FAINT = 0.7  # AUROC that a dataset-local unit and a corpus distractor need (or ``minimum``, if lower)
 MARGIN = 0.1  # by which a dataset-local unit must prefer its own descriptor inside a corpus
 NOTHING_ELSE = 30.0  # weight of a distractor's squared correlations with descriptors, beside its loss
@@ -139,7 +141,8 @@ def plant(
     layers         that get the units, in turn; default all but the first
     minimum        AUROC on held-out texts from which a unit counts as planted
     share          of the texts of each corpus, for training; the others are ``held_out``
-    blur           length of a random direction added to each detector, relative to the detector's
+    blur           length of a random direction added to each detector, relative to the detector's (of a
+                   dataset-local unit .6 of it is left in the mean of three)
     cache          where activations of the held-out texts are stored (see ``activations.capture``)
 
     Impossible requests (unknown kind, one corpus for dataset-local units, too few texts with a
@@ -151,8 +154,7 @@ def plant(
     rng = np.random.default_rng(seed)
     parts = {name: matching.halves(len(corpus), share, seed) for name, corpus in corpora.items()}
     train = _table(corpora, matrices, {name: part[0] for name, part in parts.items()})
-    targets = _targets(train, counts, rng)
-    units = _best(_trained(subject, train, targets, places, steps, blur, rng, progress), counts)
+    units = _trained(subject, train, counts, places, steps, blur, rng, progress)
     name = f"{subject.name}-planted{seed}"
     planted = Subject(name, _widened(subject.model, units), subject.tokenizer, subject.revision)
     names = _names(subject, units)
@@ -361,31 +363,60 @@ class _Unit:
 def _trained(
     subject: Subject,
     table: _Table,
-    targets: list[_Target],
+    counts: Mapping[str, int],
     places: list[int],
     steps: int,
     blur: float,
     rng: np.random.Generator,
     progress: bool,
 ) -> list[_Unit]:
-    """The targets, spread over the layers in turn, each layer trained at once. In the order given."""
-    spread = np.array([places[i % len(places)] for i in range(len(targets))])
-    layers = sorted(set(spread.tolist()))
-    tokens = _token_inputs(subject, table.texts, layers, progress)
+    """As many units of each kind as asked for; candidates are spread over the layers in turn.
+
+    The best dataset-local candidates are trained again, on other texts. What is kept is the mean: it errs
+    less than any, and several margins on different texts are less luck than one.
+    """
+    targets = _targets(table, counts, rng)
+    work = [(target, places[i % len(places)]) for i, target in enumerate(targets)]
+    tokens = _token_inputs(subject, table.texts, sorted({layer for _, layer in work}), progress)
+    units = _fitted(tokens, table, work, steps, blur, rng, progress)
+    sure = [unit for unit in units if unit.target.kind != "dataset-local"]
+    first = _best(units, {"dataset-local": SHORTLIST * counts.get("dataset-local", 0)})
+    again = [(unit.target, unit.layer) for unit in first]
+    rounds = [_fitted(tokens, table, again, steps, blur, rng, progress) for _ in range(ROUNDS - 1)]
+    return _best(sure + [_mean(units) for units in zip(first, *rounds, strict=True)], counts)
+
+
+def _fitted(
+    tokens: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
+    table: _Table,
+    work: list[tuple[_Target, int]],
+    steps: int,
+    blur: float,
+    rng: np.random.Generator,
+    progress: bool,
+) -> list[_Unit]:
+    """A unit for each target and layer, in the order given; all of a layer are trained at once."""
     units: dict[int, _Unit] = {}
+    layers = sorted({layer for _, layer in work})
     for layer in tqdm(layers, desc="plant", unit=" layers", leave=False, disable=not progress):
-        mine = np.flatnonzero(spread == layer).tolist()
-        inputs, lengths = tokens.pop(layer)
-        weights, seen = _weights([targets[i] for i in mine], table, rng)
-        others = _Others.of([targets[i] for i in mine], table)
+        mine = [i for i, (_, where) in enumerate(work) if where == layer]
+        targets, (inputs, lengths) = [work[i][0] for i in mine], tokens[layer]
+        weights, seen = _weights(targets, table, rng)
+        others = _Others.of(targets, table)
         directions, bias = _detectors(inputs, lengths, weights, others, steps, blur, rng)
         peaks = torch.segment_reduce(inputs.float() @ directions.T, "max", lengths=lengths, axis=0).numpy()
-        for i, direction, threshold, column, known in zip(
-            mine, directions, bias, peaks.T, seen.T, strict=True
-        ):
-            margin = _margin(targets[i], column, table, ~known)
-            units[i] = _Unit(targets[i], layer, direction, threshold, margin)
-    return [units[i] for i in range(len(targets))]
+        parts = zip(mine, targets, directions, bias, peaks.T, seen.T, strict=True)
+        for i, target, direction, threshold, column, known in parts:
+            units[i] = _Unit(target, layer, direction, threshold, _margin(target, column, table, ~known))
+    return [units[i] for i in range(len(work))]
+
+
+def _mean(units: Sequence[_Unit]) -> _Unit:
+    """Of units with one target and layer, trained on different texts."""
+    direction, bias = (
+        torch.stack([getattr(u, name) for u in units]).mean(0) for name in ("direction", "bias")
+    )
+    return replace(units[0], direction=direction, bias=bias, margin=float(np.mean([u.margin for u in units])))
 
 
 def _margin(target: _Target, column: np.ndarray, table: _Table, rows: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nbkit import activations, geometry, illusions, matching, texts
+from nbkit import activations, fates, geometry, illusions, matching, texts
 from nbkit.activations import Activations
 
 UNITS = 300
@@ -53,7 +53,7 @@ def test_the_gap_is_the_share_of_local_units(report):
     line = report.agreement.iloc[0]
     assert line["within"].value > 0.99
     assert line["gap"].value == pytest.approx(0.5, abs=0.02)
-    assert line["gap"].low < 0.5 < line["gap"].high
+    assert line["gap"].low <= 0.5 <= line["gap"].high
     assert report.summary()["gap"] == line["gap"]
 
 
@@ -79,13 +79,14 @@ def test_taxonomy_counts_every_tag_once(report):
 
 def test_identical_corpora_have_no_gap():
     stored, labels = corpus(5, local=3)
-    same = illusions.compare({"x": stored, "y": stored}, {"x": labels, "y": labels}, progress=False)
-    gap = same.agreement.iloc[0]["gap"]
-    assert gap.low <= 0 <= gap.high
-
+    twice = {"x": stored, "y": stored}, {"x": labels, "y": labels}
+    for over in ("texts", "units"):
+        same = illusions.compare(*twice, over=over, directions=50, progress=False)
+        gap = same.agreement.iloc[0]["gap"]
+        assert gap.low <= 0 <= gap.high
     for name in ("jaccard", "spearman", "matched"):
         line = same.agreement.iloc[0]
-        assert line[f"{name}_across"] == line[f"{name}_within"]
+        assert line[f"{name}_across"].value == line[f"{name}_within"].value
     assert same.agreement.iloc[0]["distinct"].value == 1
 
 
@@ -117,7 +118,7 @@ def test_the_new_columns_by_brute_force(three, report):
 def test_thinned_texts_have_the_share_asked_for_and_keep_every_negative(seed, positives, negatives):
     on = np.random.default_rng(seed).permutation(np.arange(positives + negatives) < positives)
     lowest = seed % (positives + 1) / negatives
-    rows = illusions._thinned(on, lowest, seed)
+    rows = fates._thinned(on, lowest, seed)
     assert on[rows].sum() == round(lowest * negatives) and (~on[rows]).sum() == negatives
     assert (np.diff(rows) > 0).all()
 
@@ -178,7 +179,9 @@ def test_probe_directions_are_compared_like_units(three):
 def test_two_samples_of_one_source_have_no_gap_even_when_sizes_differ():
     """One meaning everywhere, 600 texts beside 6,000: size alone must not look like an illusion."""
     (small, labels), (large, more) = corpus(6, local=3), corpus(7, n=6000, local=3)
-    found = illusions.compare({"x": small, "y": large}, {"x": labels, "y": more}, progress=False)
+    found = illusions.compare(
+        {"x": small, "y": large}, {"x": labels, "y": more}, directions=50, progress=False
+    )
     line = found.agreement.iloc[0]
     assert line["tags"] == 2 * UNITS
     assert line["gap"].low <= 0 <= line["gap"].high
@@ -187,10 +190,36 @@ def test_two_samples_of_one_source_have_no_gap_even_when_sizes_differ():
 def test_two_corpora_of_very_different_sizes():
     """Local meanings are still found: half of the units of either corpus."""
     (small, labels), (large, more) = corpus(8, local=3), corpus(9, n=6000, local=4)
-    found = illusions.compare({"x": small, "y": large}, {"x": labels, "y": more}, progress=False)
+    found = illusions.compare(
+        {"x": small, "y": large}, {"x": labels, "y": more}, directions=50, progress=False
+    )
     line = found.agreement.iloc[0]
     assert line["gap"].value == pytest.approx(0.5, abs=0.02)
     assert found.taxonomy["survives"].tolist() == [0, 1]
+
+
+def test_a_descriptor_that_one_corpus_lacks_is_left_out_and_named(three):
+    """d0 never occurs in b: nothing can be said of it there, and its units have another tag or none."""
+    acts, labels = ({n: part[n] for n in "ab"} for part in three)
+    rare = {**labels, "b": labels["b"].assign(d0=0.0)}
+    found = illusions.compare(acts, rare, progress=False, directions=50)
+    assert found.settings["left_out"] == ["d0"] and len(found.settings["descriptors"]) == 5
+    assert "d0" not in set(found.units["descriptor"])
+    meant = found.units["unit"].str.extract(r"(\d+)$")[0].astype(int)
+    assert not ((meant < 150) & (meant % 3 == 0) & found.units["above"]).any()
+    assert (found.units.loc[meant < 150, "within_same"] == 1).all()
+
+
+def test_identical_corpora_agree_in_geometry_and_monotonicity_too():
+    stored, labels = corpus(5, local=3)
+    twice = {"x": stored, "y": stored}
+    assert (illusions.range_overlap(twice)["overlap"] == 1).all()
+    counts = {name: labels for name in twice}
+    values = {name: stored.values for name in twice}
+    rates = illusions.monotonicity(values, counts, progress=False)["found"]
+    assert rates[0] == rates[1] > 0.1
+    scores = {name: matching.score(stored.values, labels) for name in twice}
+    assert illusions.distinct_tags(scores, 0.3)["distinct"].iloc[-1].value == 1
 
 
 def test_random_weights_are_a_further_floor(three):
@@ -200,7 +229,7 @@ def test_random_weights_are_a_further_floor(three):
         n: Activations(rng.standard_normal(a.values.shape).astype(np.float32), a.rows, a.units, {})
         for n, a in acts.items()
     }
-    report = illusions.compare(acts, labels, random_weights=noise, progress=False)
+    report = illusions.compare(acts, labels, random_weights=noise, directions=50, progress=False)
     kinds = ["units", "random directions", "permuted units", "permuted rows", "random weights"]
     assert report.controls["kind"].tolist() == kinds
     assert report.controls.set_index("kind").loc["random weights", "tags"] == 0
@@ -227,9 +256,6 @@ def test_what_cannot_be_compared_is_named(three):
         illusions.compare({"a": acts["a"], "b": fewer}, labels)
     with pytest.raises(ValueError, match="share no descriptor"):
         illusions.compare(acts, {n: y.add_prefix(n) for n, y in labels.items()})
-    rare = {**labels, "b": labels["b"].assign(d0=0.0)}
-    report = illusions.compare(acts, rare, progress=False, directions=200)
-    assert "d0" not in report.settings["descriptors"]  # a descriptor that never occurs in one corpus
 
 
 # ------------------------------------------------------------------------- real text, real model

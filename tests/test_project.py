@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: In the order of DESIGN: a module imports only modules above it; the leaves are for anyone.
 ORDER = (
     "grammar texts models rows activations neurox causal tuning exemplars generators descriptors scorers"
-    " matching evaluation planted geometry coherence taxonomy illusions rankers salience treebank trees"
+    " matching evaluation planted geometry coherence taxonomy fates illusions rankers salience treebank trees"
     " presets widgets"
 ).split()
 LEAVES = {"provenance", "figures", "reducers", "cluster", "exercises"}

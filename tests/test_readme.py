@@ -104,6 +104,26 @@ def short(number):
     return re.sub(r"^(-?)0\.", r"\1.", f"{round(number, 2) + 0.0:.2f}")
 
 
+def bare(text):
+    return re.sub(r"\b0\.", ".", text)
+
+
+def test_the_table_of_illusions_is_that_of_the_benchmark():
+    """All but the first two lines bear the names of the benchmark's."""
+    found = results_of("illusions_paper")
+    lines = {line["figure"]: line for line in found["table"]}
+    names = {name: name for name in lines}
+    names["sets with a pattern, random directions (words / descriptors)"] = (
+        "sets with a pattern, random directions"
+    )
+    shown = [name for name in lines if f"| {names[name]} |" in README]
+    assert len(shown) == 9
+    for name in shown:
+        columns = ("paper", "last layer, [CLS]", "last layer, mean", "FFN units")
+        assert row(names[name]) == [bare(lines[name][column]) for column in columns], name
+    assert f"{found['units']['FFN units']:,} FFN units" in README
+
+
 def test_the_table_of_rankings_is_that_of_the_benchmark():
     found = results_of("salience")
     for name, method in {
