@@ -361,7 +361,6 @@ class _BrowserView:
         self.name = ipywidgets.Text(description="or by name", placeholder=browser.units[0], layout=wide)
         self.note, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         self.near = [ipywidgets.Button(layout={"width": "auto"}) for _ in range(2 * NEAR)]
-        self._list()
         self.descriptor.observe(self._described, "value")
         self.word.observe(self._list, "value")
         self.site.observe(self._list, "value")
@@ -374,6 +373,7 @@ class _BrowserView:
             [ipywidgets.Label("go to a neighbour"), *self.near], layout={"flex_flow": "row wrap"}
         )
         self.box = ipywidgets.VBox([fields, self.picture, near])
+        self._list()
 
     def _described(self, *_: object) -> None:
         if self.word.value:
@@ -393,7 +393,7 @@ class _BrowserView:
             return self._say(str(error))
         self._say(self._found(len(found), descriptor, word))
         self.unit.options = self.browser.titles(found, numbers=bool(word or descriptor))
-        self._show()
+        self.unit.index = 0  # none was chosen since the list is new: this shows it
 
     def _found(self, n: int, descriptor: str | None, word: str) -> str:
         if word:
@@ -534,7 +534,7 @@ class CorpusCompare:
         shown = ipywidgets.HTML()
 
         def fill(*_: object) -> None:
-            unit.options = browser.titles(browser.search(descriptor=descriptor.value))
+            unit.options, unit.index = browser.titles(browser.search(descriptor=descriptor.value)), 0
 
         def show(*_: object) -> None:
             if one.value == other.value:
@@ -543,11 +543,10 @@ class CorpusCompare:
                 for view in self.drawn(unit.value, one.value, other.value):
                     shown.value = styled(view)
 
-        fill()
-        show()
         descriptor.observe(fill, "value")
         for field in (unit, one, other):
             field.observe(show, "value")
+        fill()
         return ipywidgets.VBox([controls([descriptor, unit, one, other]), shown])
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
