@@ -362,7 +362,7 @@ class _BrowserView:
         self.note, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         self.near = [ipywidgets.Button(layout={"width": "auto"}) for _ in range(2 * NEAR)]
         self.descriptor.observe(self._described, "value")
-        self.word.observe(self._list, "value")
+        self.word.observe(self._worded, "value")
         self.site.observe(self._list, "value")
         self.unit.observe(self._show, "value")
         self.name.observe(self._named, "value")
@@ -376,10 +376,15 @@ class _BrowserView:
         self._list()
 
     def _described(self, *_: object) -> None:
-        if self.word.value:
+        if self.descriptor.value and self.word.value:
             self.word.value = ""  # which lists, too
-        else:
+        elif not self.word.value:
             self._list()
+
+    def _worded(self, *_: object) -> None:
+        if self.word.value.strip():
+            self.descriptor.value = ""
+        self._list()
 
     def _list(self, *_: object) -> None:
         """The units that the fields ask for; all of them where they ask for nothing but a site."""
@@ -620,10 +625,10 @@ class CorpusCompare:
 
 
 BROWSER_FIELDS = """<div class="nbkit-fields">
-<label>descriptor <select id="descriptor">{descriptors}</select></label>
-<label>or word <input id="word" type="search" autocomplete="off" spellcheck="false"></label>
-<label>site <select id="site">{sites}</select></label></div>
-<p><label>unit<br><select id="unit" size="6"></select></label></p>
+<div><label for="descriptor">descriptor</label> <select id="descriptor">{descriptors}</select></div>
+<div><label for="word">or word</label> <input id="word" type="search" autocomplete="off"></div>
+<div><label for="site">site</label> <select id="site">{sites}</select></div></div>
+<p><label for="unit">unit</label><br><select id="unit" size="6"></select></p>
 <p id="found" class="nbkit note" role="status"></p>
 """
 
@@ -663,7 +668,7 @@ function list() {
 }
 ["descriptor", "word", "site"].forEach(function (id) {
   by(id).addEventListener("input", function () {
-    if (id === "descriptor") by("word").value = "";
+    if (id !== "site") by(id === "word" ? "descriptor" : "word").value = "";
     list();
   });
 });

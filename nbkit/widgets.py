@@ -136,7 +136,7 @@ class DescriptorEditor:
         """A list of descriptors, a field for a new name, and buttons."""
         wide = {"width": "40em"}
         chosen = ipywidgets.Select(description="descriptor", rows=10, layout=wide)
-        text = ipywidgets.Text(description="new name", layout=wide)
+        text = ipywidgets.Text(description="new name", layout=wide, continuous_update=False)
         other = ipywidgets.Dropdown(description="join to", layout=wide)
         shown, buttons = ipywidgets.HTML(), {}
 
@@ -393,15 +393,20 @@ class _AnnotationView:
 
     def __init__(self, annotation: Annotation) -> None:
         self.annotation, wide = annotation, {"width": "44em"}
-        self.who = ipywidgets.Text(description="annotator", value=annotation.annotator)
+        self.who = ipywidgets.Text(
+            description="annotator", value=annotation.annotator, continuous_update=False
+        )
         self.status, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         self.texts = ipywidgets.VBox()
         self.pattern = ipywidgets.ToggleButtons(
             options=[("no pattern", False), ("pattern", True)], description=""
         )
-        self.name = ipywidgets.Text(description="its name", layout=wide)
+        self.name = ipywidgets.Text(description="its name", layout=wide, continuous_update=False)
         self.line = ipywidgets.Text(
-            description="or type", placeholder="n   or   asks for help: 1 3 5-8   then Enter", layout=wide
+            description="or type",
+            placeholder="n   or   asks for help: 1 3 5-8   then Enter",
+            layout=wide,
+            continuous_update=False,
         )
         save, back = ipywidgets.Button(description="save, next"), ipywidgets.Button(description="back")
         save.on_click(lambda _: self._try(self._answer))
@@ -417,8 +422,32 @@ class _AnnotationView:
         self._show()
 
     def _on_enter(self, field: ipywidgets.Text, act: Callable[[], None]) -> None:
-        """Browsers send "submit" for Enter; leaving the field does not."""
-        field.on_msg(lambda _, content, __: self._try(act) if content.get("event") == "submit" else None)
+        """Act when Enter was pressed in ``field`` and its text is here.
+
+        The browser sends "submit" for Enter, and only then the text, where that has changed. The text alone
+        comes when the field is left, and means nothing yet. Enter twice takes the text as it is. (A field
+        with ``continuous_update`` sends "submit" before the last letters while the kernel is busy, and half
+        of an answer would be saved.)
+        """
+        entered = False
+
+        def submitted(_: object, content: Mapping, __: object) -> None:
+            nonlocal entered
+            if content.get("event") == "submit":
+                entered = not entered
+                if entered:
+                    self.message.value = "<p>Enter once more to take it as it is</p>"
+                else:
+                    self._try(act)
+
+        def changed(_: object) -> None:
+            nonlocal entered
+            if entered:
+                entered = False
+                self._try(act)
+
+        field.on_msg(submitted)
+        field.observe(changed, "value")
 
     def _try(self, act: Callable[[], None]) -> None:
         """Do it and show the set that follows; what is wrong is said under the buttons."""

@@ -211,6 +211,7 @@ def test_the_controls_search_and_go_to_neighbours(neurons):
     site.value = ""
     word.value = "not"
     assert unit.value == neurons.search(word="not").index[0] and "“not”" in note.value
+    assert descriptor.value == ""
     listed = unit.options
     word.value = "xylophonist"
     assert "no text has the word" in note.value and unit.options == listed

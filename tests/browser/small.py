@@ -1,5 +1,7 @@
 """The widgets under test, small: built in a notebook's kernel, and in the test to know what to expect."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -16,25 +18,27 @@ GOLD = {
 }
 
 
-def neuron_browser(subject=None):
+@functools.cache
+def stores(subject=None):
     """1,536 units of one site on the four corpora, 60 texts of each: four columns, also on a phone."""
     subject = subject or models.load("minilm")
     corpora = {name: texts.load(f"sample:{name}").sample(60, seed=0) for name in texts.SAMPLES[:4]}
     labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
     stored = {n: activations.capture(subject, c, sites=SITE, cache=False) for n, c in corpora.items()}
-    return widgets.neuron_browser(subject, corpora, stored, labels, k=4)
+    return subject, corpora, stored, labels
+
+
+def neuron_browser():
+    return widgets.neuron_browser(*stores(), k=4)
 
 
 def corpus_compare(subject=None):
     """The same units, with what ``illusions`` says of their tags."""
-    browser = neuron_browser(subject)
-    corpora, stored = browser.corpora, browser.activations
-    labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
+    _, _, stored, labels = given = stores(subject)
     few = {"min_positives": 3, "progress": False}
     report = illusions.compare(stored, labels, directions=20, splits=2, **few)
     verdicts = illusions.taxonomy(stored, labels, min_score=0.3, **few)
-    given = {"report": report, "verdicts": verdicts, "k": 4}
-    return widgets.corpus_compare(browser.subject, corpora, stored, labels, **given)
+    return widgets.corpus_compare(*given, report=report, verdicts=verdicts, k=4)
 
 
 def annotate():
