@@ -14,13 +14,13 @@ histogram of its activations. Above them is the fate of its tags: the score of e
 in every corpus. A tag whose number is high in one column only is the illusion. Below are its neighbours, with
 their correlation in every corpus: they have a fate, too.
 
-The picture comes first, from the stores. Shading takes a forward pass over the exemplars up to the unit's
-site, and follows together with the neighbours (``benchmarks/browser.py`` measures both).
+The picture comes first, from the stores. Shading follows, since it takes a forward pass over the exemplars up
+to the unit's site, and then the neighbours (``benchmarks/browser.py`` measures both).
 
-Search by word (ours): how far a unit is above its mean on the word itself, in standard deviations, over the
-words of texts that have it (``exemplars.word_responses``). The stores cannot say that: a text's row does not
-tell which of its words it is from. So the model reads up to ``WORD_TEXTS`` of the texts. Words are those of
-``texts.words_of``, and case does not count. A word with one occurrence is one observation.
+Search by word (ours): how far a unit is, on the word itself, above its mean on the other words of texts that
+have it, in their standard deviations (``exemplars.word_responses``). The stores cannot say that: a text's row
+does not tell which of its words it is from. So the model reads up to ``WORD_TEXTS`` of the texts. Words are
+those of ``texts.words_of``, and case does not count. A word with one occurrence is one observation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ from nbkit.views import (
     page,
     said_html,
     shade_html,
-    styled,
     table_html,
 )
 
@@ -209,10 +208,10 @@ class NeuronBrowser:
     def view(self, unit: str) -> str:
         """The HTML of one unit: fate of its tags, exemplars and histogram in every corpus, neighbours."""
         *_, last = self.drawn(unit)
-        return last
+        return last + self.neighbours_html(unit)
 
     def drawn(self, unit: str) -> Iterable[str]:
-        """What a widget shows one after the other; of a unit seen before only the last."""
+        """Its picture as a widget shows it, plain and then shaded; of a unit seen before only the last."""
         return [self._views[unit]] if unit in self._views else self._stages(unit)
 
     def to_html(
@@ -226,7 +225,8 @@ class NeuronBrowser:
         if units is None:
             best = [self.best_units(name, 1)[0] for name in self.descriptors]
             units = dict.fromkeys([*best, *(self.neighbours(unit).index[0] for unit in best)])
-        units, views = list(units), "".join(f"<section>{self.view(unit)}</section>" for unit in units)
+        units = list(dict.fromkeys(units))
+        views = "".join(f"<section>{self.view(unit)}</section>" for unit in units)
         scores = {d: self.search(descriptor=d, n=None).loc[units].round(2).tolist() for d in self.descriptors}
         data = {"units": units, "tags": self._tags.loc[units].tolist(), "scores": scores}
         data |= {"sites": self._site_of.loc[units].tolist(), "words": self._page_words(units, word_texts)}
@@ -273,12 +273,11 @@ class NeuronBrowser:
     # ------------------------------------------------------------------------------ rendering
 
     def _stages(self, unit: str) -> Iterator[str]:
-        """The view of one unit twice: from the stores, at once; then with its tokens shaded, for which the
-        model runs over the exemplars of all corpora, and with its neighbours."""
+        """The picture twice: from the stores, at once; then with its tokens shaded, for which the model runs
+        over the exemplars of all corpora."""
         best = self.exemplars(unit)
         yield self._page(unit, best)
-        shaded, near = self.shaded(unit, best), self.neighbours(unit)
-        self._views[unit] = self._page(unit, shaded, near)
+        self._views[unit] = self._page(unit, self.shaded(unit, best))
         yield self._views[unit]
 
     def exemplars(self, unit: str) -> pd.DataFrame:
@@ -296,14 +295,13 @@ class NeuronBrowser:
         columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
         return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
 
-    def _page(self, unit: str, best: pd.DataFrame, near: pd.DataFrame | None = None) -> str:
+    def _page(self, unit: str, best: pd.DataFrame) -> str:
         scale = self.scale(unit)
         corpora = "".join(self.column_html(name, unit, best.loc[name], scale) for name in self.corpora)
         return (
             f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{fate_html(fate_table(self.scores, unit, 2))}'
             '<p class="note">score of each tag in each corpus; framed: the best there</p>'
-            f'<div class="corpora">{corpora}</div>{scale_html(scale)}'
-            f"{'' if near is None else self._near_html(near)}</div>"
+            f'<div class="corpora">{corpora}</div>{scale_html(scale)}</div>'
         )
 
     def column_html(self, name: str, unit: str, best: pd.DataFrame, scale: tuple[float, float]) -> str:
@@ -320,17 +318,18 @@ class NeuronBrowser:
             f'<div class="note">top {self.k}: {high:z.2f} to {low:z.2f}</div><ol>{items}</ol></div>'
         )
 
-    def _near_html(self, near: pd.DataFrame) -> str:
+    def neighbours_html(self, unit: str) -> str:
         """The neighbours with their best tag, and their correlation in every corpus."""
-        parts, half = [], len(near) // 2
+        near, parts = self.neighbours(unit), []
+        half = len(near) // 2
         for title, part in (("rise with it", near.iloc[:half]), ("fall when it rises", near.iloc[half:])):
             lines = [
-                (unit, "".join(map(cell_html, line)) + said_html(self._tags[unit]))
-                for unit, line in part.iterrows()
+                (name, "".join(map(cell_html, line)) + said_html(self._tags[name]))
+                for name, line in part.iterrows()
             ]
             parts.append(table_html([title, *part, "best tag"], lines))
-        note = "correlation of activations over the texts of each corpus; chosen by its mean"
-        return f'<div class="near">{"".join(parts)}</div><p class="note">{note}</p>'
+        note = f"correlation with {unit} over the texts of each corpus; chosen by its mean"
+        return f'<div class="nbkit near">{"".join(parts)}<p class="note">{html.escape(note)}</p></div>'
 
 
 def scale_html(scale: tuple[float, float]) -> str:
@@ -359,7 +358,7 @@ class _BrowserView:
         self.site = ipywidgets.Dropdown(options=sites, description="site", layout=wide)
         self.unit = ipywidgets.Select(description="unit", rows=8, layout=wide)
         self.name = ipywidgets.Text(description="or by name", placeholder=browser.units[0], layout=wide)
-        self.note, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
+        self.note, self.picture, self.table = (ipywidgets.HTML() for _ in range(3))
         self.near = [ipywidgets.Button(layout={"width": "auto"}) for _ in range(2 * NEAR)]
         self.descriptor.observe(self._described, "value")
         self.word.observe(self._worded, "value")
@@ -372,7 +371,7 @@ class _BrowserView:
         near = ipywidgets.Box(
             [ipywidgets.Label("go to a neighbour"), *self.near], layout={"flex_flow": "row wrap"}
         )
-        self.box = ipywidgets.VBox([fields, self.picture, near])
+        self.box = ipywidgets.VBox([fields, self.picture, self.table, near])
         self._list()
 
     def _described(self, *_: object) -> None:
@@ -410,7 +409,7 @@ class _BrowserView:
         return f"{n:,} units, by their {f'score for “{descriptor}”' if descriptor else 'best tag'}"
 
     def _say(self, message: str) -> None:
-        self.note.value = styled(f'<p class="nbkit note" role="status">{html.escape(message)}</p>')
+        self.note.value = f'<p class="nbkit note" role="status">{html.escape(message)}</p>'
 
     def _show(self, *_: object) -> None:
         if self.unit.value:
@@ -428,8 +427,8 @@ class _BrowserView:
 
     def _draw(self, unit: str) -> None:
         for view in self.browser.drawn(unit):
-            self.picture.value = styled(view)
-        near = self.browser.neighbours(unit).index
+            self.picture.value = view
+        near, self.table.value = self.browser.neighbours(unit).index, self.browser.neighbours_html(unit)
         for button, name in itertools.zip_longest(self.near, near):
             button.description = name or ""
             button.layout.display = None if name else "none"
@@ -543,10 +542,10 @@ class CorpusCompare:
 
         def show(*_: object) -> None:
             if one.value == other.value:
-                shown.value = styled('<p class="nbkit">choose two different corpora</p>')
+                shown.value = '<p class="nbkit">choose two different corpora</p>'
             elif unit.value:
                 for view in self.drawn(unit.value, one.value, other.value):
-                    shown.value = styled(view)
+                    shown.value = view
 
         descriptor.observe(fill, "value")
         for field in (unit, one, other):
@@ -592,11 +591,17 @@ class CorpusCompare:
                 f"{cell_html(line[name], line[f'rank:{name}'] == 1)}<td>{line[f'rank:{name}']:.0f}</td>"
                 for name in (one, other)
             )
-            cells += f"<td>{line['correlation']:z.2f}</td><td>{line['shared']:.0f}</td>"
-            cells += "".join(said_html(say(unit, tag, one, other)) for say in extra.values())
+            cells += f"<td>{line['correlation']:z.2f}</td><td>{line['shared']:.0f} of 10</td>"
             lines.append((tag, cells))
-        head = ["best tag", one, "rank", other, "rank", "r over units", "best ten units in both"]
-        return table_html([*head, *extra], lines)
+        said = "".join(
+            f'<p class="note"><b>{html.escape(tag)}</b>, {what}:'
+            f" {html.escape(say(unit, tag, one, other))}</p>"
+            for tag in table.index
+            for what, say in extra.items()
+        )
+        head = ["best tag", one, "rank", other, "rank", "over units", "best units"]
+        note = "over units: correlation of the tag’s scores in the two; best units: how many are the same"
+        return f'{table_html(head, lines)}<p class="note">{note}</p>{said}'
 
     def _fate(self, unit: str, tag: str, one: str, other: str) -> str:
         """What ``illusions.compare`` found in its cuts, from each of the two corpora."""

@@ -118,11 +118,12 @@ def correlations(activations: Activations, unit: str | int, *, block: int = 1024
 
 
 def word_responses(activations: Activations, words: Sequence[str]) -> pd.DataFrame:
-    """How far above its mean each unit is on some words: [word, unit], in standard deviations.
+    """How far each unit is above its mean on some words: [word, unit], in standard deviations.
 
-    The mean activation over the occurrences of the word (case does not count), less the mean over all rows
-    of the store, divided by the standard deviation over all rows. ``activations`` has word rows. A unit
-    that never changes has 0. A store of other rows, and a word that is not in it, are a ``ValueError``. Ours.
+    The mean activation over the occurrences of the word (case does not count), less the mean over the other
+    words of the store, divided by the standard deviation over these. ``activations`` has word rows. Where
+    the unit is the same on all other words, 0. A store of other rows, a word that is not in it, and one
+    without others are a ``ValueError``. Ours.
     """
     if "form" not in activations.rows:
         raise ValueError(f"{activations!r} has no words: capture(..., rows='word') makes rows of them")
@@ -130,11 +131,16 @@ def word_responses(activations: Activations, words: Sequence[str]) -> pd.DataFra
     absent = set(range(len(words))) - set(at.tolist())
     if absent:
         raise ValueError(f"the word {words[min(absent)]!r} (in lower case) is not in {activations!r}")
-    values, here = np.asarray(activations.values, dtype=np.float32), np.flatnonzero(at >= 0)
+    values, here = np.asarray(activations.values, dtype=np.float64), np.flatnonzero(at >= 0)
+    values = values - values.mean(0)  # so that squares are small
     occurs = sparse.csr_matrix((np.ones(len(here)), (at[here], here)), shape=(len(words), len(values)))
-    means = (occurs @ values) / occurs.sum(1).A
-    spread = values.std(0)
-    found = (means - values.mean(0)) / np.where(spread > 0, spread, np.inf)
+    n = np.asarray(occurs.sum(1))
+    if (n == len(values)).any():
+        raise ValueError(f"{activations!r} has no other word to hold {words[n.argmax()]!r} against")
+    on, squares, others = occurs @ values, occurs @ values**2, len(values) - n
+    variance = ((values**2).sum(0) - squares) / others - (on / others) ** 2
+    spread = np.sqrt(np.where(variance > 1e-12, variance, np.inf))
+    found = (on / n + on / others) / spread  # the others sum to -on
     return pd.DataFrame(found, index=list(words), columns=activations.units["unit"].to_numpy())
 
 

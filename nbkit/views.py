@@ -42,7 +42,7 @@ CSS = """
 .nbkit .bar div{background:#0072B2;height:100%;border-radius:2px}
 .nbkit table.plain th{text-align:left;font-weight:400;padding-right:.8em}
 .nbkit table.plain td{padding:.1em .5em;min-width:2em}
-.nbkit .wide{overflow-x:auto;background:
+.nbkit .wide{overflow-x:auto;contain:inline-size;background:
 linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
 linear-gradient(270deg,#bbb,transparent) 100% 0/.8em 100% no-repeat scroll}
 .nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
@@ -110,7 +110,7 @@ class Views:
         shown = ipywidgets.HTML()
 
         def show(*_: object) -> None:
-            shown.value = styled(self.view(*(field.value for field in fields)))
+            shown.value = self.view(*(field.value for field in fields))
 
         for field in fields:
             field.observe(show, names="value")
@@ -184,10 +184,14 @@ def _numbers(options: Sequence) -> bool:
 
 
 def controls(fields: Sequence[ipywidgets.Widget]) -> ipywidgets.VBox:
-    """The fields in a box that keeps the keys typed into it (``KEYBOARD``)."""
+    """The fields in a box that keeps the keys typed into it (``KEYBOARD``), and the style of the views.
+
+    Once, and not with each view: a new style makes the browser lay out all of JupyterLab again.
+    """
     script = {"output_type": "display_data", "data": {"application/javascript": KEYBOARD}, "metadata": {}}
     unseen = ipywidgets.Output(outputs=(script,), layout={"display": "none"})
-    return ipywidgets.VBox([*fields, unseen]).add_class("nbkit-controls")
+    style = ipywidgets.HTML(f"<style>{CSS}</style>", layout={"display": "none"})
+    return ipywidgets.VBox([*fields, unseen, style]).add_class("nbkit-controls")
 
 
 def shade_html(text: str, tokens: pd.DataFrame, bound: float) -> str:

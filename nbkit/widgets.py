@@ -29,7 +29,7 @@ import pandas as pd
 from nbkit import provenance
 from nbkit.browser import corpus_compare as corpus_compare
 from nbkit.browser import neuron_browser as neuron_browser
-from nbkit.views import Views, bar_html, controls, live_and_static, page, styled
+from nbkit.views import Views, bar_html, controls, live_and_static, page
 from nbkit.views import shade_html as shade_html
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class DescriptorEditor:
             ]
             chosen.options, other.options = options, options
             chosen.index = other.index = 0 if options else None
-            shown.value = styled(f"{self.view()}<p><b>{html.escape(message)}</b></p>")
+            shown.value = f"{self.view()}<p><b>{html.escape(message)}</b></p>"
 
         def act(change: Callable[[], None]) -> None:
             try:
