@@ -4,16 +4,20 @@
     spread(activations, texts, unit, k=10)         k texts from the lowest to the highest activation
     shade(subject, texts, unit)                    the unit's activation on every token of some texts
     neighbours(activations, unit, k=10)            the units that rise and fall with it
+    correlations(activations, unit)                the same for every unit, as an array
+    word_responses(activations, words)             how each unit responds to some words, from word rows
 
 The top ten alone mislead (Bolukbasi et al. 2021): look at ``spread`` too, and at another corpus.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from nbkit import activations as store
 
@@ -86,22 +90,58 @@ def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block:
     column, n = activations.column(unit), len(activations.units)
     if not 1 <= k < n:
         raise ValueError(f"k={k} neighbours were asked for; {activations!r} has {n - 1} other units")
-    own = np.asarray(activations.values[:, column], dtype=np.float64)
-    own = own - own.mean()
-    if not own.any():
+    own = activations.values[:, column]
+    if (own == own[0]).all():
         raise ValueError(
             f"{activations.units['unit'].iloc[column]} never changes: it correlates with nothing"
         )
-    found = np.empty(n)
-    for start in range(0, n, block):
-        others = np.asarray(activations.values[:, start : start + block], dtype=np.float64)
-        others = others - others.mean(0)
-        norm = np.linalg.norm(others, axis=0) * np.linalg.norm(own)
-        found[start : start + block] = own @ others / np.where(norm > 0, norm, np.inf)
+    found = correlations(activations, column, block=block)
     found[column] = -np.inf
     best = np.argsort(-found, kind="stable")[:k]
     names = activations.units["unit"].to_numpy()[best]
     return pd.DataFrame({"rank": np.arange(1, k + 1), "unit": names, "correlation": found[best]})
+
+
+def correlations(activations: Activations, unit: str | int, *, block: int = 1024) -> np.ndarray:
+    """Pearson correlation [unit] of ``unit`` with every unit, over the rows of the store.
+
+    0 where one of the two never changes. Read in blocks of ``block`` columns. Ours.
+    """
+    own = np.asarray(activations.values[:, activations.column(unit)], dtype=np.float64)
+    own, found = own - own.mean(), np.empty(len(activations.units))
+    for start in range(0, len(found), block):
+        others = np.asarray(activations.values[:, start : start + block], dtype=np.float64)
+        others = others - others.mean(0)
+        norm = np.linalg.norm(others, axis=0) * np.linalg.norm(own)
+        found[start : start + block] = own @ others / np.where(norm > 0, norm, np.inf)
+    return found
+
+
+def word_responses(activations: Activations, words: Sequence[str]) -> pd.DataFrame:
+    """How far each unit is above its mean on some words: [word, unit], in standard deviations.
+
+    The mean activation over the occurrences of the word (case does not count), less the mean over the other
+    words of the store, divided by the standard deviation over these. ``activations`` has word rows. Where
+    the unit is the same on all other words, 0. A store of other rows, a word that is not in it, and one
+    without others are a ``ValueError``. Ours.
+    """
+    if "form" not in activations.rows:
+        raise ValueError(f"{activations!r} has no words: capture(..., rows='word') makes rows of them")
+    at = pd.Index(words).get_indexer(activations.rows["form"].str.casefold())
+    absent = set(range(len(words))) - set(at.tolist())
+    if absent:
+        raise ValueError(f"the word {words[min(absent)]!r} (in lower case) is not in {activations!r}")
+    values, here = np.asarray(activations.values, dtype=np.float64), np.flatnonzero(at >= 0)
+    values = values - values.mean(0)  # so that squares are small
+    occurs = sparse.csr_matrix((np.ones(len(here)), (at[here], here)), shape=(len(words), len(values)))
+    n = np.asarray(occurs.sum(1))
+    if (n == len(values)).any():
+        raise ValueError(f"{activations!r} has no other word to hold {words[n.argmax()]!r} against")
+    on, squares, others = occurs @ values, occurs @ values**2, len(values) - n
+    variance = ((values**2).sum(0) - squares) / others - (on / others) ** 2
+    spread = np.sqrt(np.where(variance > 1e-12, variance, np.inf))
+    found = (on / n + on / others) / spread  # the others sum to -on
+    return pd.DataFrame(found, index=list(words), columns=activations.units["unit"].to_numpy())
 
 
 # ---------------------------------------------------------------------------------- inside

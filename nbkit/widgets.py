@@ -1,28 +1,24 @@
 """Widgets: the same views with controls, and static without a kernel.
 
-    browser = neuron_browser(subject, corpora, activations, labels)
-    browser                      in a notebook: choose a descriptor, then a unit
-    browser.view(unit)           the HTML of one unit
-    browser.to_html(units)       a page that needs no kernel, no server and no network
+    neuron_browser(...)          search the units, and see what one does in every corpus
+    corpus_compare(...)          a unit in two corpora, side by side (both are in ``nbkit.browser``)
     salience_slider(...)         accuracy, units and words as the number of units moves
     tree_stepper(...)            gold and probed trees, sentence by sentence and layer by layer
     annotate(sets, path, "ada")  judge blinded sets of texts; every answer is saved, and resumed from
-    Views(title, controls, view) what the last two are: any view with a few choices
     descriptor_editor(merged, path)   rename, join and drop descriptors; later runs read the file
+    Views(title, controls, view) any view with a few choices (``nbkit.views``)
 
-A unit's view has one column a corpus: its strongest texts with the tokens shaded by activation, a
-histogram of its activations, and above them the fate of its tags: the score of each corpus's best
-descriptors in every corpus. A tag whose number is high in one column only is the illusion.
+A widget is shown by naming it in a cell; ``.view(...)`` is its HTML, ``.to_html()`` a page that needs no
+kernel, no server and no network. All of them can be used with the keyboard alone.
 """
 
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,318 +26,14 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from nbkit import exemplars, matching, provenance
-from nbkit.figures import fate_table
-from nbkit.texts import Texts
+from nbkit import provenance
+from nbkit.browser import corpus_compare as corpus_compare
+from nbkit.browser import neuron_browser as neuron_browser
+from nbkit.views import Views, bar_html, controls, live_and_static, page
+from nbkit.views import shade_html as shade_html
 
 if TYPE_CHECKING:
-    from nbkit.activations import Activations
     from nbkit.descriptors import Descriptors
-    from nbkit.models import Subject
-
-CSS = """
-.nbkit{font:15px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;padding:.6em}
-.nbkit h3{margin:.2em 0 .5em;font-size:1.15em}
-.nbkit table.fate{border-collapse:collapse;margin:0 0 1em}
-.nbkit table.fate th,.nbkit table.fate td{padding:.2em .7em;text-align:right;border:1px solid #ddd}
-.nbkit table.fate th:first-child{text-align:left}
-.nbkit td.best{outline:2px solid #1a1a1a;outline-offset:-2px;font-weight:700}
-.nbkit .corpora{display:grid;grid-template-columns:repeat(auto-fit,minmax(12em,1fr));gap:1em}
-.nbkit .corpus h4{margin:0;font-size:1em;border-bottom:2px solid #0072B2}
-.nbkit ol{padding-left:1.8em;margin:.3em 0}
-.nbkit li{margin:.35em 0;font-size:.93em}
-.nbkit li::marker{color:#666;font-size:.85em}
-.nbkit mark{background:none;border-radius:2px;color:inherit}
-.nbkit mark.peak{outline:1.5px solid #b03a00}
-.nbkit svg{display:block;width:100%;height:34px}
-.nbkit .bar{background:#eee;height:.9em;min-width:8em;border-radius:2px}
-.nbkit .bar div{background:#0072B2;height:100%;border-radius:2px}
-.nbkit table.plain th{text-align:left;font-weight:400;padding-right:.8em}
-.nbkit table.plain td{padding:.1em .5em;min-width:2em}
-.nbkit .wide{overflow-x:auto;background:
-linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
-linear-gradient(270deg,#bbb,transparent) 100% 0/.8em 100% no-repeat scroll}
-.nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
-.nbkit .note{color:#555;font-size:.85em;margin:.2em 0 .8em}
-"""
-
-#: While a list or a slider has the focus, JupyterLab still takes arrows, X and D D for its own commands on
-#: cells, unless the list has this attribute. ipywidgets cannot set one, so a line of script does.
-KEYBOARD = """document.addEventListener("focusin", function (event) {
-  if (event.target.closest(".nbkit-controls"))
-    event.target.setAttribute("data-lm-suppress-shortcuts", "true");
-});"""
-
-
-def neuron_browser(
-    subject: Subject,
-    corpora: Mapping[str, Texts],
-    activations: Mapping[str, Activations],
-    labels: Mapping[str, pd.DataFrame],
-    *,
-    method: str = "pearson",
-    k: int = 6,
-) -> NeuronBrowser:
-    """Browse the units of ``activations`` (text rows, the same units in every corpus).
-
-    corpora, activations, labels   by the same corpus names; labels are [text, descriptor]
-    method                         scorer of the fates
-    k                              exemplars a corpus
-    """
-    return NeuronBrowser(subject, corpora, activations, labels, method=method, k=k)
-
-
-class NeuronBrowser:
-    """See ``neuron_browser``. ``scores`` holds [descriptor, unit] for every corpus."""
-
-    def __init__(self, subject, corpora, activations, labels, *, method: str, k: int) -> None:
-        self.subject, self.corpora, self.activations, self.k = subject, corpora, activations, k
-        self.scores = {
-            name: matching.score(stored, labels[name], method) for name, stored in activations.items()
-        }
-        known = [set(scores.index) for scores in self.scores.values()]
-        first = next(iter(self.scores.values()))
-        self.descriptors = [name for name in first.index if name in set.intersection(*known)]
-        self.units = first.columns.to_numpy()
-        known_everywhere = {name: scores.loc[self.descriptors] for name, scores in self.scores.items()}
-        every = pd.concat(known_everywhere).fillna(-np.inf)  # [(corpus, descriptor), unit]
-        self._best = pd.DataFrame({"tag": every.idxmax(), "score": every.max()})
-        self._views: dict[str, str] = {}
-
-    def best_units(self, descriptor: str, n: int = 50) -> list[str]:
-        """Units whose score for ``descriptor`` is highest in any one corpus."""
-        table = pd.DataFrame({c: s.loc[descriptor] for c, s in self.scores.items()})
-        return table.max(axis=1).nlargest(n).index.tolist()
-
-    def view(self, unit: str) -> str:
-        """The HTML of one unit: fate of its tags, then exemplars and histogram in every corpus."""
-        *_, last = self._drawn(unit)
-        return last
-
-    def _drawn(self, unit: str) -> Iterable[str]:
-        """What a widget shows one after the other; of a unit seen before only the last."""
-        return [self._views[unit]] if unit in self._views else self._stages(unit)
-
-    def to_html(self, units: Sequence[str] | None = None, title: str = "Neuron browser") -> str:
-        """A page with a list of ``units`` (default: the best unit of every descriptor)."""
-        if units is None:
-            units = list(dict.fromkeys(self.best_units(name, 1)[0] for name in self.descriptors))
-        options = "".join(
-            f'<option value="u{i}">{html.escape(self._title(unit))}</option>' for i, unit in enumerate(units)
-        )
-        views = "".join(
-            f'<section id="u{i}"{"" if i == 0 else " hidden"}>{self.view(unit)}</section>'
-            for i, unit in enumerate(units)
-        )
-        return PAGE.format(title=html.escape(title), css=CSS, options=options, views=views)
-
-    def widget(self) -> ipywidgets.Widget:
-        """Controls and view: a descriptor, its units, or a unit by name."""
-        wide = {"width": "36em"}
-        descriptor = ipywidgets.Dropdown(options=self.descriptors, description="descriptor", layout=wide)
-        unit = ipywidgets.Select(description="unit", rows=8, layout=wide)
-        name = ipywidgets.Text(description="or by name", placeholder="layer.3.ffn.512", layout=wide)
-        page = ipywidgets.HTML()
-
-        def list_units(*_: object) -> None:
-            unit.options = [(self._title(u), u) for u in self.best_units(descriptor.value)]
-            unit.value = unit.options[0][1]
-
-        def draw(which: str) -> None:
-            for view in self._drawn(which):
-                page.value = f"<style>{CSS}</style>{view}"
-
-        def show(*_: object) -> None:
-            if unit.value:
-                draw(unit.value)
-
-        def show_named(*_: object) -> None:
-            if name.value in self.units:
-                draw(name.value)
-            elif name.value:
-                text = html.escape(f"no unit {name.value}; names look like {self.units[0]}")
-                page.value = f"<p>{text}</p>"
-
-        descriptor.observe(list_units, names="value")
-        unit.observe(show, names="value")
-        name.observe(show_named, names="value")
-        list_units()
-        show()
-        return ipywidgets.VBox([_controls([descriptor, unit, name]), page])
-
-    def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        first = self.best_units(self.descriptors[0], 1)[0]
-        return _live_and_static(self.widget(), self.view(first), kwargs)
-
-    def __repr__(self) -> str:
-        return f"NeuronBrowser({len(self.units):,} units, {', '.join(self.corpora)})"
-
-    # ------------------------------------------------------------------------------ rendering
-
-    def _title(self, unit: str) -> str:
-        """The unit with its best tag and the corpus where it is best."""
-        (corpus, descriptor), score = self._best.loc[unit]
-        return f"{unit} · {descriptor} {score:z.2f} in {corpus}"
-
-    def _stages(self, unit: str) -> Iterator[str]:
-        """The view of one unit twice: from the stores, at once; then with its tokens shaded, for which the
-        model runs over the exemplars of all corpora."""
-        best = pd.concat(
-            {name: exemplars.top(a, self.corpora[name], unit, self.k) for name, a in self.activations.items()}
-        )
-        yield self._page(unit, best.assign(tokens=None))
-        shaded = exemplars.shade(self.subject, Texts.from_list(best["text"]), unit)
-        self._views[unit] = self._page(unit, best.assign(tokens=list(shaded.values())))
-        yield self._views[unit]
-
-    def _page(self, unit: str, best: pd.DataFrame) -> str:
-        columns = [stored.values[:, stored.column(unit)] for stored in self.activations.values()]
-        scale = min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
-        corpora = "".join(self._corpus(name, unit, best.loc[name], scale) for name in self.corpora)
-        return (
-            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{_fate_html(fate_table(self.scores, unit, 2))}'
-            '<p class="note">score of each tag in each corpus; framed: the best there</p>'
-            f'<div class="corpora">{corpora}</div><p class="note">histograms from {scale[0]:z.2f} to'
-            f" {scale[1]:z.2f} in every corpus; tokens shaded from 0 to {max(0, scale[1]):z.2f}</p></div>"
-        )
-
-    def _corpus(self, name: str, unit: str, best: pd.DataFrame, scale: tuple[float, float]) -> str:
-        """Histogram and exemplars of one corpus, on the ``scale`` of all: what is weak here looks weak."""
-        stored = self.activations[name]
-        items = "".join(
-            f"<li>{html.escape(text) if tokens is None else shade_html(text, tokens, scale[1])}</li>"
-            for text, tokens in zip(best["text"], best["tokens"], strict=True)
-        )
-        histogram = _histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32), scale)
-        low, high = best["activation"].iloc[-1], best["activation"].iloc[0]
-        return (
-            f'<div class="corpus"><h4>{html.escape(name)}</h4>{histogram}'
-            f'<div class="note">top {self.k}: {high:z.2f} to {low:z.2f}</div><ol>{items}</ol></div>'
-        )
-
-
-def _controls(controls: Sequence[ipywidgets.Widget]) -> ipywidgets.VBox:
-    """The controls in a box that keeps the keys typed into it (``KEYBOARD``)."""
-    script = {"output_type": "display_data", "data": {"application/javascript": KEYBOARD}, "metadata": {}}
-    unseen = ipywidgets.Output(outputs=(script,), layout={"display": "none"})
-    return ipywidgets.VBox([*controls, unseen]).add_class("nbkit-controls")
-
-
-def shade_html(text: str, tokens: pd.DataFrame, bound: float) -> str:
-    """``text`` with every token shaded by activation / ``bound``; the peak is framed.
-
-    ``tokens`` has start, end, activation (``exemplars.shade``). Negative activations stay white.
-    """
-    parts, at = [], 0
-    peak = tokens["activation"].idxmax()
-    for i, (start, end, value) in enumerate(
-        zip(tokens["start"], tokens["end"], tokens["activation"], strict=True)
-    ):
-        parts.append(html.escape(text[at:start]))
-        weight = min(1.0, max(0.0, value / bound)) if bound > 0 else 0.0
-        frame = ' class="peak"' if i == peak else ""
-        parts.append(
-            f'<mark{frame} style="background:rgba(230,159,0,{weight:.2f})" title="{value:.2f}">'
-            f"{html.escape(text[start:end])}</mark>"
-        )
-        at = end
-    return "".join(parts) + html.escape(text[at:])
-
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>body{{margin:1em auto;max-width:80em;padding:0 1em;font-family:system-ui,sans-serif}}
-select{{font-size:1em;max-width:100%;padding:.3em}}{css}</style>
-<h1>{title}</h1><p><label>Unit <select id="unit">{options}</select></label></p>
-{views}
-<script>
-document.getElementById("unit").addEventListener("change", function () {{
-  var chosen = this.value;
-  document.querySelectorAll("section").forEach(function (s) {{ s.hidden = s.id !== chosen; }});
-}});
-</script></html>
-"""
-
-
-class Views:
-    """A view with a few choices: ``view(*choice)`` is HTML, ``controls`` {name: its options}.
-
-    Numbers get a slider, names a list. ``to_html`` makes a page of all combinations.
-    """
-
-    def __init__(self, title: str, controls: Mapping[str, Sequence], view: Callable[..., str]) -> None:
-        empty = [name for name, options in controls.items() if not len(options)]
-        if empty:
-            raise ValueError(f"the control {empty[0]!r} has nothing to choose from")
-        self.title, self.controls = title, {name: list(options) for name, options in controls.items()}
-        self._view, self._known = view, {}
-
-    def view(self, *choice: object) -> str:
-        """The HTML for one value of each control."""
-        if choice not in self._known:
-            self._known[choice] = f'<div class="nbkit">{self._view(*choice)}</div>'
-        return self._known[choice]
-
-    def widget(self) -> ipywidgets.Widget:
-        controls = [self._control(name, options) for name, options in self.controls.items()]
-        page = ipywidgets.HTML()
-
-        def show(*_: object) -> None:
-            page.value = f"<style>{CSS}</style>{self.view(*(control.value for control in controls))}"
-
-        for control in controls:
-            control.observe(show, names="value")
-        show()
-        return ipywidgets.VBox([_controls(controls), page])
-
-    def _control(self, name: str, options: list) -> ipywidgets.Widget:
-        kind = ipywidgets.SelectionSlider if _numbers(options) else ipywidgets.Dropdown
-        return kind(options=options, description=name, layout={"width": "40em"})
-
-    def to_html(self) -> str:
-        """A page that needs no kernel, no server and no network."""
-        inputs, places = [], [range(len(options)) for options in self.controls.values()]
-        for name, options in self.controls.items():
-            if _numbers(options):
-                field = f'<input type="range" min="0" max="{len(options) - 1}" value="0"><output></output>'
-            else:
-                names = "".join(
-                    f'<option value="{i}">{html.escape(str(option))}</option>'
-                    for i, option in enumerate(options)
-                )
-                field = f"<select>{names}</select>"
-            inputs.append(f"<p><label>{html.escape(name)} {field}</label></p>")
-        views = {
-            ",".join(map(str, place)): self.view(
-                *(options[i] for i, options in zip(place, self.controls.values(), strict=True))
-            )
-            for place in itertools.product(*places)
-        }
-        data = {"views": views, "names": [[str(o) for o in options] for options in self.controls.values()]}
-        return VIEWS_PAGE.format(
-            title=html.escape(self.title),
-            css=CSS,
-            controls="".join(inputs),
-            data=json.dumps(data).replace("</", "<\\/"),
-        )
-
-    def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        first = self.view(*(options[0] for options in self.controls.values()))
-        return _live_and_static(self.widget(), first, kwargs)
-
-    def __repr__(self) -> str:
-        return f"Views({self.title}: {', '.join(self.controls)})"
-
-
-def _live_and_static(widget: ipywidgets.Widget, view: str, kwargs: dict) -> dict:
-    """What a notebook shows: the live widget, and beside it a static view for readers without a kernel."""
-    bundle = widget._repr_mimebundle_(**kwargs)
-    bundle = bundle[0] if isinstance(bundle, tuple) else bundle
-    return {**bundle, "text/html": f"<style>{CSS}</style>{view}"}
-
-
-def _numbers(options: Sequence) -> bool:
-    return all(isinstance(option, (int, float, np.integer, np.floating)) for option in options)
 
 
 def salience_slider(
@@ -370,13 +62,13 @@ def salience_slider(
         chosen = rankings[what].top(n)
         layers = units["site"].iloc[chosen].value_counts().reindex(units["site"].unique(), fill_value=0)
         bars = "".join(
-            f"<tr><th>{html.escape(site)}</th><td>{_bar_html(count / n)}</td><td>{count}</td></tr>"
+            f"<tr><th>{html.escape(site)}</th><td>{bar_html(count / n)}</td><td>{count}</td></tr>"
             for site, count in layers.items()
         )
         everything = float(curve.iloc[-1])
         return (
             f"<h3>{html.escape(what)}: {n} of {len(units):,} units keep {curve[n]:.2f}, all reach"
-            f" {everything:.2f}</h3>{_bar_html(curve[n] / everything)}"
+            f" {everything:.2f}</h3>{bar_html(curve[n] / everything)}"
             f'<div class="corpora"><div><h4>where they are</h4><table class="plain">{bars}</table></div>'
             f"<div><h4>the first {min(n, shown)}, and the words they are highest on</h4>"
             f"<ol>{''.join(tables[what][:n])}</ol></div></div>"
@@ -398,10 +90,6 @@ def _unit_lines(X, y: pd.Series, units: pd.DataFrame, ranking, words: pd.Series,
             f" {html.escape(short)}</li>"
         )
     return lines
-
-
-def _bar_html(share: float) -> str:
-    return f'<div class="bar"><div style="width:{100 * min(1.0, max(0.0, share)):.0f}%"></div></div>'
 
 
 class DescriptorEditor:
@@ -448,9 +136,9 @@ class DescriptorEditor:
         """A list of descriptors, a field for a new name, and buttons."""
         wide = {"width": "40em"}
         chosen = ipywidgets.Select(description="descriptor", rows=10, layout=wide)
-        text = ipywidgets.Text(description="new name", layout=wide)
+        text = ipywidgets.Text(description="new name", layout=wide, continuous_update=False)
         other = ipywidgets.Dropdown(description="join to", layout=wide)
-        page, buttons = ipywidgets.HTML(), {}
+        shown, buttons = ipywidgets.HTML(), {}
 
         def refresh(message: str = "") -> None:
             frame = self.result.frame
@@ -459,7 +147,7 @@ class DescriptorEditor:
             ]
             chosen.options, other.options = options, options
             chosen.index = other.index = 0 if options else None
-            page.value = f"<style>{CSS}</style>{self.view()}<p><b>{html.escape(message)}</b></p>"
+            shown.value = f"{self.view()}<p><b>{html.escape(message)}</b></p>"
 
         def act(change: Callable[[], None]) -> None:
             try:
@@ -479,8 +167,8 @@ class DescriptorEditor:
             buttons[name] = ipywidgets.Button(description=name)
             buttons[name].on_click(lambda _, action=action: act(action))
         refresh()
-        fields = _controls([chosen, text, other, ipywidgets.HBox(list(buttons.values()))])
-        return ipywidgets.VBox([fields, page])
+        fields = controls([chosen, text, other, ipywidgets.HBox(list(buttons.values()))])
+        return ipywidgets.VBox([fields, shown])
 
     def view(self) -> str:
         """The descriptors as they are now, with the wordings each stands for."""
@@ -496,12 +184,10 @@ class DescriptorEditor:
 
     def to_html(self) -> str:
         """A page that needs no kernel."""
-        style = f"<style>body{{font-family:system-ui,sans-serif}}{CSS}</style>"
-        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Descriptors</title>'
-        return f"{head}{style}{self.view()}</html>"
+        return page("Descriptors", self.view())
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        return _live_and_static(self.widget(), self.view(), kwargs)
+        return live_and_static(self.widget(), self.view(), kwargs)
 
     def __repr__(self) -> str:
         return f"DescriptorEditor({len(self.result)} descriptors, {self.path.name})"
@@ -671,10 +357,20 @@ class Annotation:
 
     def view(self) -> str:
         """The current set as HTML."""
-        if self.current is None:
-            return f'<div class="nbkit"><p>{self._status()}</p></div>'
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in self._sets[self.current]["text"])
-        return f'<div class="nbkit"><p>{self._status()}</p><ol>{items}</ol></div>'
+        items = "" if self.current is None else self._items(self.current)
+        return f'<div class="nbkit"><p>{self._status()}</p>{items}</div>'
+
+    def to_html(self) -> str:
+        """All sets on a page, to read or to print; who judges needs a kernel, to save the answers."""
+        sets = "".join(
+            f"<h3>set {set_id}, from {html.escape(str(part['corpus'].iloc[0]))}</h3>{self._items(set_id)}"
+            for set_id, part in self._sets.items()
+        )
+        return page("Is there a pattern?", f'<div class="nbkit">{sets}</div>')
+
+    def _items(self, set_id: str) -> str:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in self._sets[set_id]["text"])
+        return f"<ol>{items}</ol>"
 
     def _status(self) -> str:
         done, n = len(self._answers), len(self._sets)
@@ -686,7 +382,7 @@ class Annotation:
         )
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        return _live_and_static(self.widget(), self.view(), kwargs)
+        return live_and_static(self.widget(), self.view(), kwargs)
 
     def __repr__(self) -> str:
         return f"Annotation({self.annotator}: {len(self._answers)} of {len(self._sets)} sets judged)"
@@ -697,15 +393,20 @@ class _AnnotationView:
 
     def __init__(self, annotation: Annotation) -> None:
         self.annotation, wide = annotation, {"width": "44em"}
-        self.who = ipywidgets.Text(description="annotator", value=annotation.annotator)
+        self.who = ipywidgets.Text(
+            description="annotator", value=annotation.annotator, continuous_update=False
+        )
         self.status, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         self.texts = ipywidgets.VBox()
         self.pattern = ipywidgets.ToggleButtons(
             options=[("no pattern", False), ("pattern", True)], description=""
         )
-        self.name = ipywidgets.Text(description="its name", layout=wide)
+        self.name = ipywidgets.Text(description="its name", layout=wide, continuous_update=False)
         self.line = ipywidgets.Text(
-            description="or type", placeholder="n   or   asks for help: 1 3 5-8   then Enter", layout=wide
+            description="or type",
+            placeholder="n   or   asks for help: 1 3 5-8   then Enter",
+            layout=wide,
+            continuous_update=False,
         )
         save, back = ipywidgets.Button(description="save, next"), ipywidgets.Button(description="back")
         save.on_click(lambda _: self._try(self._answer))
@@ -721,8 +422,32 @@ class _AnnotationView:
         self._show()
 
     def _on_enter(self, field: ipywidgets.Text, act: Callable[[], None]) -> None:
-        """Browsers send "submit" for Enter; leaving the field does not."""
-        field.on_msg(lambda _, content, __: self._try(act) if content.get("event") == "submit" else None)
+        """Act when Enter was pressed in ``field`` and its text is here.
+
+        The browser sends "submit" for Enter, and only then the text, where that has changed. The text alone
+        comes when the field is left, and means nothing yet. Enter twice takes the text as it is. (A field
+        with ``continuous_update`` sends "submit" before the last letters while the kernel is busy, and half
+        of an answer would be saved.)
+        """
+        entered = False
+
+        def submitted(_: object, content: Mapping, __: object) -> None:
+            nonlocal entered
+            if content.get("event") == "submit":
+                entered = not entered
+                if entered:
+                    self.message.value = "<p>Enter once more to take it as it is</p>"
+                else:
+                    self._try(act)
+
+        def changed(_: object) -> None:
+            nonlocal entered
+            if entered:
+                entered = False
+                self._try(act)
+
+        field.on_msg(submitted)
+        field.observe(changed, "value")
 
     def _try(self, act: Callable[[], None]) -> None:
         """Do it and show the set that follows; what is wrong is said under the buttons."""
@@ -754,57 +479,3 @@ class _AnnotationView:
         self.status.value = annotation._status()
         self.pattern.value, self.name.value = old.get("pattern") == "yes", old.get("name", "")
         self.line.value = ""
-
-
-VIEWS_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>body{{margin:1em auto;max-width:80em;padding:0 1em;font-family:system-ui,sans-serif}}
-select,input{{font-size:1em;max-width:100%;padding:.3em}}output{{margin-left:.5em}}
-input[type=range]{{width:min(24em,60vw);padding:0;vertical-align:middle}}{css}</style>
-<h1>{title}</h1>{controls}<div id="view"></div>
-<script id="data" type="application/json">{data}</script>
-<script>
-var data = JSON.parse(document.getElementById("data").textContent);
-var fields = Array.from(document.querySelectorAll("select,input"));
-function show() {{
-  var choice = fields.map(function (f) {{ return f.value; }}).join(",");
-  document.getElementById("view").innerHTML = data.views[choice];
-  fields.forEach(function (f, i) {{
-    var out = f.parentNode.querySelector("output");
-    if (out) out.textContent = data.names[i][f.value];
-  }});
-}}
-fields.forEach(function (f) {{ f.addEventListener("input", show); }});
-show();
-</script></html>
-"""
-
-
-def _fate_html(table: pd.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(str(corpus))}</th>" for corpus in table)
-    best = table.idxmax()
-    lines = []
-    for descriptor, line in table.iterrows():
-        cells = "".join(
-            f"<td{' class=best' if best[corpus] == descriptor else ''}"
-            f' style="background:rgba(0,114,178,{min(1, max(0, value)) * 0.55:.2f})">{value:z.2f}</td>'
-            for corpus, value in line.items()
-        )
-        lines.append(f"<tr><th>{html.escape(str(descriptor))}</th>{cells}</tr>")
-    table = f'<table class="fate"><tr><th>tag</th>{head}</tr>{"".join(lines)}</table>'
-    return f'<div class="wide">{table}</div>'
-
-
-def _histogram_svg(values: np.ndarray, scale: tuple[float, float], bins: int = 40) -> str:
-    """Counts of activations over the range ``scale``, square-root height so that tails show."""
-    counts, edges = np.histogram(values, bins=bins, range=scale)
-    heights = np.sqrt(counts / counts.max()) * 30
-    bars = "".join(
-        f'<rect x="{4 * i}" y="{32 - h:.1f}" width="3.4" height="{h:.1f}" fill="#56B4E9"/>'
-        for i, h in enumerate(heights)
-    )
-    title = f"activations from {edges[0]:.2f} to {edges[-1]:.2f}"
-    return (
-        f'<svg viewBox="0 0 {4 * bins} 34" preserveAspectRatio="none" role="img">'
-        f"<title>{title}</title>{bars}</svg>"
-    )

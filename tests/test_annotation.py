@@ -246,8 +246,11 @@ def test_a_write_that_fails_leaves_the_file_whole(drawn, tmp_path, monkeypatch):
     assert ada.current == "s0002" and len(ada.answers) == 1  # the answer is not on disk: still to be given
 
 
-def press_enter(field):
+def press_enter(field, text=None):
+    """As browsers do: the key, and then the text if it has changed."""
     field._handle_custom_msg({"event": "submit"}, [])
+    if text is not None:
+        field.value = text
 
 
 def test_the_controls_answer_by_mouse_and_by_keyboard(drawn, tmp_path):
@@ -263,16 +266,33 @@ def test_the_controls_answer_by_mouse_and_by_keyboard(drawn, tmp_path):
     view.save.click()
     assert ada.current == "s0002" and not view.message.value
     assert not view.pattern.value and not view.name.value and not any(b.value for b in view.boxes)
-    view.line.value = "short: 1-3"
-    press_enter(view.line)
+    press_enter(view.line, "short: 1-3")
     assert ada.current == "s0003" and view.line.value == ""
     view.go_back.click()
     assert view.pattern.value and view.name.value == "short"
     assert [b.value for b in view.boxes] == [True] * 3 + [False] * 5
-    view.who.value = "bob"
-    press_enter(view.who)
+    press_enter(view.who, "bob")
     assert ada.annotator == "bob" and "s0001" in view.status.value
     assert ada.answers.empty and (tmp_path / "ada.csv").exists()
+
+
+def test_a_text_is_no_answer_before_enter_and_never_half_of_it(drawn, tmp_path):
+    ada = widgets.annotate(drawn[0], tmp_path, "ada")
+    view = widgets._AnnotationView(ada)
+    view.line.value = "short: 1-2"  # the field was left
+    assert ada.answers.empty
+    press_enter(view.line, "short: 1-2 5")  # and come back to: what stood there before is not saved
+    assert ada.answers["positives"].tolist() == ["1 2 5"]
+    view.line.value = "n"
+    press_enter(view.line)
+    assert len(ada.answers) == 1 and "once more" in view.message.value
+    press_enter(view.line)
+    assert ada.answers["pattern"].tolist() == ["yes", "no"] and not view.message.value
+    press_enter(view.line, "what")
+    assert "type n, or" in view.message.value
+    press_enter(view.line, "n")
+    assert len(ada.answers) == 3
+    assert not any(f.continuous_update for f in (view.line, view.name, view.who))
 
 
 def test_a_notebook_gets_controls_and_a_static_view_with_the_texts_escaped(tmp_path):

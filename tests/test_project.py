@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = (
     "grammar texts models rows activations neurox causal tuning exemplars generators descriptors scorers"
     " matching evaluation planted geometry coherence taxonomy fates illusions rankers salience treebank trees"
-    " presets widgets"
+    " presets views browser widgets"
 ).split()
 LEAVES = {"provenance", "figures", "reducers", "cluster", "exercises"}
 UPWARDS = {"provenance": {"presets"}}  # to hold a figure against what is here, when asked to

@@ -10,21 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from nbkit import activations, figures, presets, provenance, salience, texts, widgets
+from nbkit import figures, presets, provenance, salience, texts, widgets
 from nbkit.evaluation import Estimate
-
-NAMES = ("reviews", "fiction")
-
-
-@pytest.fixture(scope="module")
-def browser(minilm):
-    corpora = {name: texts.load(f"sample:{name}").sample(120, seed=0) for name in NAMES}
-    labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
-    stored = {
-        name: activations.capture(minilm, corpus, sites="layer.3.ffn", cache=False)
-        for name, corpus in corpora.items()
-    }
-    return widgets.neuron_browser(minilm, corpora, stored, labels, k=4)
 
 
 class Page(html.parser.HTMLParser):
@@ -43,24 +30,6 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_view_shows_texts_tags_and_their_fate(browser):
-    unit = browser.best_units("question", 1)[0]
-    view = Page(browser.view(unit))
-    for name in NAMES:
-        assert name in view.text
-        strongest = np.argmax(browser.activations[name].values[:, browser.activations[name].column(unit)])
-        assert browser.corpora[name].frame["text"].iloc[strongest] in view.text
-        assert f"{browser.scores[name].loc['question', unit]:.2f}" in view.text
-    assert "question" in view.text and view.open.count("svg") == 2
-
-
-def test_the_page_needs_nothing_from_elsewhere(browser):
-    page = browser.to_html(title="A <title>")
-    assert not Page(page).addresses and "http" not in page
-    assert "A &lt;title&gt;" in page
-    assert len(re.findall("<section", page)) == len(re.findall("<option", page)) > 5
-
-
 def test_shading_keeps_the_text_and_marks_the_peak():
     text = 'a <b> & "c" d'
     tokens = pd.DataFrame({"start": [0, 2, 8], "end": [1, 5, 11], "activation": [-1.0, 0.5, 2.0]})
@@ -68,53 +37,6 @@ def test_shading_keeps_the_text_and_marks_the_peak():
     assert Page(found).text == text
     assert re.search(r'class="peak" style="background:rgba\(230,159,0,1.00\)"[^>]*>&quot;c&quot;', found)
     assert "0.00" in found.split("</mark>")[0]  # a negative activation is not shaded
-
-
-def test_the_controls_change_the_view(browser):
-    widget = browser.widget()
-    left, page = widget.children
-    descriptor, unit, name, _ = left.children
-    descriptor.value = "negation"
-    assert unit.value == browser.best_units("negation", 1)[0] and unit.value in page.value
-    unit.value = unit.options[3][1]
-    assert unit.options[3][1] in page.value
-    name.value = "layer.3.ffn.7"
-    assert "<h3>layer.3.ffn.7</h3>" in page.value
-    name.value = "layer.3.ffn.9999"
-    assert "no unit layer.3.ffn.9999" in page.value
-
-
-def test_the_picture_comes_first_and_its_shading_after_it(browser):
-    controls, page = browser.widget().children
-    seen = []
-    page.observe(lambda change: seen.append(change.new), "value")
-    for _ in range(2):  # a unit seen before comes shaded at once
-        controls.children[2].value = "layer.3.ffn.11"
-        controls.children[2].value = ""
-    plain, shaded = seen
-    assert "<mark" not in plain and "<mark" in shaded
-    assert Page(plain).text == Page(shaded).text
-
-
-def test_all_corpora_share_one_scale(browser):
-    """What is weak in a corpus looks weak there: histograms and shading run to the maximum over corpora."""
-    tops = pd.DataFrame({n: np.asarray(a.values, np.float32).max(0) for n, a in browser.activations.items()})
-    column = (tops.min(axis=1) / tops.max(axis=1)).where(tops.min(axis=1) > 0.1).idxmin()
-    bound, view = tops.loc[column].max(), browser.view(browser.units[column])
-    for name, half in zip(NAMES, view.split('class="corpus"')[1:], strict=True):
-        strength = re.search(r'class="peak" style="background:rgba\(230,159,0,([\d.]+)\)', half)[1]
-        assert float(strength) == pytest.approx(tops.loc[column, name] / bound, abs=0.01)
-    ranges = re.findall(r"<title>activations from (\S+) to (\S+)</title>", view)
-    assert (
-        len(ranges) == 2 and len(set(ranges)) == 1 and float(ranges[0][1]) == pytest.approx(bound, abs=0.01)
-    )
-
-
-def test_a_notebook_gets_the_widget_and_a_static_view(browser):
-    bundle = browser._repr_mimebundle_()
-    assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
-    assert isinstance(browser.widget(), ipywidgets.Widget)
-    assert " at 0x" not in repr(browser)
 
 
 # ---------------------------------------------------------------------------------- figures

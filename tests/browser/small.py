@@ -1,9 +1,11 @@
 """The widgets under test, small: built in a notebook's kernel, and in the test to know what to expect."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
-from nbkit import activations, descriptors, models, salience, texts, widgets
+from nbkit import activations, descriptors, illusions, models, salience, texts, widgets
 
 SITE = "layer.3.ffn"
 SENTENCES = {
@@ -16,13 +18,40 @@ GOLD = {
 }
 
 
-def neuron_browser(subject=None):
+@functools.cache
+def stores(subject=None):
     """1,536 units of one site on the four corpora, 60 texts of each: four columns, also on a phone."""
     subject = subject or models.load("minilm")
     corpora = {name: texts.load(f"sample:{name}").sample(60, seed=0) for name in texts.SAMPLES[:4]}
     labels = {name: corpus.descriptors("surface") for name, corpus in corpora.items()}
     stored = {n: activations.capture(subject, c, sites=SITE, cache=False) for n, c in corpora.items()}
-    return widgets.neuron_browser(subject, corpora, stored, labels, k=4)
+    return subject, corpora, stored, labels
+
+
+def neuron_browser():
+    return widgets.neuron_browser(*stores(), k=4)
+
+
+def corpus_compare(subject=None):
+    """The same units, with what ``illusions`` says of their tags."""
+    _, _, stored, labels = given = stores(subject)
+    few = {"min_positives": 3, "progress": False}
+    report = illusions.compare(stored, labels, directions=20, splits=2, **few)
+    verdicts = illusions.taxonomy(stored, labels, min_score=0.3, **few)
+    return widgets.corpus_compare(*given, report=report, verdicts=verdicts, k=4)
+
+
+def annotate():
+    """Four sets of three texts; the answers go into the folder ``answers``."""
+    lines = [
+        (f"s{n}", corpus, rank, 10 * n + rank, f"Text {rank} of set {n} has {thing}.")
+        for n, (corpus, thing) in enumerate(
+            [("reviews", "a price"), ("fiction", "a door"), ("reviews", "nothing"), ("fiction", "a dog")], 1
+        )
+        for rank in (1, 2, 3)
+    ]
+    sets = pd.DataFrame(lines, columns=["set_id", "corpus", "rank", "text_id", "text"])
+    return widgets.annotate(sets, "answers", "ada")
 
 
 def salience_slider():

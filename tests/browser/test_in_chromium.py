@@ -8,6 +8,7 @@ from pathlib import Path
 import browsing
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import report
 import small
@@ -16,7 +17,7 @@ from playwright.sync_api import expect
 from nbkit import presets
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDGETS = "neuron_browser", "salience_slider", "tree_stepper", "descriptor_editor"
+WIDGETS = ("neuron_browser salience_slider tree_stepper descriptor_editor corpus_compare annotate").split()
 CELLS = [f"import small\nsmall.{name}()" for name in WIDGETS]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
@@ -24,8 +25,13 @@ pytestmark = pytest.mark.needs_browser
 
 
 @pytest.fixture(scope="module")
-def neurons(minilm):
-    return small.neuron_browser(minilm)
+def compared(minilm):
+    return small.corpus_compare(minilm)
+
+
+@pytest.fixture(scope="module")
+def neurons(compared):
+    return compared.browser
 
 
 def strongest(neurons, unit):
@@ -42,7 +48,12 @@ def assert_shows(view, neurons, unit):
         column = view.locator(".corpus", has=view.page.get_by_role("heading", name=name, exact=True))
         expect(column.locator("li").first).to_have_text(text)
         expect(column.locator("li mark.peak").first).to_be_visible()
+    expect(view.locator(".near .note")).to_contain_text(f"with {unit} over")
     expect(view.locator("table.fate td.best")).to_have_count(len(neurons.corpora))
+    near = [name for name in neurons.neighbours(unit).index]
+    expect(view.locator(".near tr th:first-child")).to_have_text(
+        ["rise with it", *near[:4], "fall when it rises", *near[4:]]
+    )
 
 
 # ---------------------------------------------------------------------------------- in JupyterLab
@@ -64,6 +75,19 @@ def notebook(tmp_path_factory, chromium, witness):
         page.close()
 
 
+def assert_within(view):
+    """Nothing is wider than its room: what is, can be moved sideways by itself."""
+    wider = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && !e.closest('.wide')).length"
+    assert view.locator(".nbkit, .corpora, .widget-html-content").evaluate_all(wider) == 0
+    assert view.evaluate("output => output.scrollWidth - output.clientWidth") <= 1
+
+
+def chosen_units(view):
+    """What the list of units holds."""
+    options = view.get_by_label("unit", exact=True).locator("option").all_inner_texts()
+    return [option.replace("\xa0", " ").split(" · ")[0] for option in options]
+
+
 def test_neurons_are_chosen_by_descriptor_by_click_and_by_name(notebook, neurons, photograph):
     view = browsing.cell_output(notebook, 1)
     units = neurons.best_units("question")
@@ -80,10 +104,139 @@ def test_neurons_are_chosen_by_descriptor_by_click_and_by_name(notebook, neurons
     name = view.get_by_label("or by name")
     name.fill(f"{small.SITE}.7")
     assert_shows(view, neurons, f"{small.SITE}.7")
+    assert_within(view)
     photograph(view, "lab-neurons-1")
     name.fill(f"{small.SITE}.9999")
     expect(view.get_by_text(f"no unit {small.SITE}.9999; names look like {small.SITE}.0")).to_be_visible()
     photograph(view, "lab-neurons-2")
+
+
+def test_neurons_are_searched_by_word_and_by_site(notebook, neurons, photograph):
+    view = browsing.cell_output(notebook, 1)
+    word = view.get_by_label("or word")
+    word.fill("not")
+    word.press("Enter")
+    found = neurons.search(word="not").index.tolist()
+    assert_shows(view, neurons, found[0])
+    expect(view.get_by_role("status")).to_contain_text(
+        "standard deviations they are above their mean on “not”"
+    )
+    assert chosen_units(view) == found
+    assert_within(view)
+    photograph(view, "lab-neurons-word")
+    word.fill("xylophonist")
+    word.press("Enter")
+    expect(view.get_by_role("status")).to_have_text("no text has the word 'xylophonist'")
+    expect(view.get_by_label("descriptor")).to_have_value("any")
+    word.fill("")
+    word.press("Enter")
+    expect(view.get_by_role("status")).to_have_text("1,536 units, by their best tag")
+    view.get_by_label("site").select_option(small.SITE)
+    assert_shows(view, neurons, neurons.search(site=small.SITE).index[0])
+    assert len(chosen_units(view)) == 1536
+
+
+def test_a_click_goes_to_a_neighbour_and_the_keyboard_goes_everywhere(notebook, neurons, photograph):
+    """Tab alone, from the first field to the neighbours, in the order in which they stand."""
+    view = browsing.cell_output(notebook, 1)
+    view.get_by_label("descriptor").select_option("question")
+    unit = neurons.best_units("question", 1)[0]
+    assert_shows(view, neurons, unit)
+    near = neurons.neighbours(unit).index
+    view.get_by_role("button", name=near[0], exact=True).click()
+    assert_shows(view, neurons, near[0])
+    photograph(view, "lab-neurons-neighbour")
+    view.get_by_label("descriptor").focus()
+    reached = []
+    for _ in range(6):
+        reached.append(
+            notebook.evaluate("(document.activeElement.labels?.[0] ?? document.activeElement).innerText")
+        )
+        notebook.keyboard.press("Tab")
+    following = neurons.neighbours(near[0]).index
+    assert reached == ["descriptor", "or word", "site", "unit", "or by name", following[0]]
+    notebook.keyboard.press("Enter")  # on the second neighbour
+    assert_shows(view, neurons, following[1])
+
+
+def test_two_corpora_are_compared(notebook, compared, photograph):
+    view, names = browsing.cell_output(notebook, 5), list(compared.browser.corpora)
+    first = compared.browser.best_units(compared.browser.descriptors[0], 1)[0]
+    assert_compares(view, compared, first, names[0], names[1])
+    photograph(view, "lab-compare-0")
+    view.get_by_label("descriptor").select_option("negation")
+    units = compared.browser.best_units("negation")
+    assert_compares(view, compared, units[0], names[0], names[1])
+    listed = view.get_by_label("unit")
+    listed.press("ArrowDown")
+    assert_compares(view, compared, units[1], names[0], names[1])
+    view.get_by_label("right").select_option(names[3])
+    assert_compares(view, compared, units[1], names[0], names[3])
+    assert_within(view)
+    photograph(view, "lab-compare-1")
+    view.get_by_label("left").select_option(names[3])
+    expect(view.get_by_text("choose two different corpora")).to_be_visible()
+
+
+def assert_compares(view, compared, unit, one, other):
+    """``view`` holds ``unit`` in these two corpora, with their tags, numbers and verdicts, and is shaded."""
+    expect(view.locator("h3")).to_contain_text(unit)
+    expect(view.locator(".corpus h4")).to_have_text([one, other])
+    best = dict(strongest(compared.browser, unit))
+    for i, name in enumerate((one, other)):
+        expect(view.locator(".corpus").nth(i).locator("li").first).to_have_text(best[name])
+    expect(view.locator("li mark.peak")).to_have_count(2 * compared.browser.k)
+    tags = compared.tags(unit, one, other)
+    expect(view.locator("table.fate tr th:first-child")).to_have_text(["best tag", *tags.index])
+    for tag in tags.index:
+        for what in ("compare", "taxonomy"):
+            expect(view.locator("p.note", has_text=f"{tag}, {what}: ")).to_be_visible()
+    for i, tag in enumerate(tags.index, 1):
+        cells = view.locator("table.fate tr").nth(i).locator("td")
+        expect(cells.nth(0)).to_have_text(f"{tags.loc[tag, one]:z.2f}")
+        expect(cells.nth(2)).to_have_text(f"{tags.loc[tag, other]:z.2f}")
+
+
+def test_sets_are_judged_by_keyboard_saved_and_gone_on_with(notebook, photograph):
+    """Typed answers, a mark by mouse, another annotator in the same kernel, and the cell run again."""
+    view, answers = browsing.cell_output(notebook, 6), notebook.folder / "answers"
+    expect(view.get_by_text("ada: set s1, from reviews; 0 of 4 judged")).to_be_visible()
+    photograph(view, "lab-annotate-0")
+    line = view.get_by_label("or type")
+    line.focus()
+    notebook.keyboard.type("has a price: 1-3")
+    notebook.keyboard.press("Enter")
+    expect(view.get_by_text("ada: set s2, from fiction; 1 of 4 judged")).to_be_visible()
+    expect(line).to_be_focused()
+    notebook.keyboard.type("a door")
+    notebook.keyboard.press("Enter")
+    expect(view.get_by_role("alert")).to_contain_text("type n, or the pattern's name")
+    line.fill("n")
+    notebook.keyboard.press("Enter")
+    expect(view.get_by_text("ada: set s3, from reviews; 2 of 4 judged")).to_be_visible()
+    assert saved_by(answers, "ada") == [["s1", "yes", "has a price", "1 2 3"], ["s2", "no", "", ""]]
+    view.get_by_label("annotator").fill("bob")
+    view.get_by_label("annotator").press("Enter")
+    expect(view.get_by_text("bob: set s1, from reviews; 0 of 4 judged")).to_be_visible()
+    for number in ("1", "3"):
+        view.get_by_role("checkbox", name=number).check()
+    view.get_by_role("button", name="pattern", exact=True).click()
+    view.get_by_label("its name").fill("prices")
+    view.get_by_label("its name").press("Tab")
+    view.get_by_role("button", name="save, next").click()
+    expect(view.get_by_text("bob: set s2, from fiction; 1 of 4 judged")).to_be_visible()
+    assert_within(view)
+    photograph(view, "lab-annotate-1")
+    assert saved_by(answers, "bob") == [["s1", "yes", "prices", "1 3"]]
+    notebook.locator(".jp-Notebook .jp-CodeCell").nth(5).locator(".jp-InputArea-editor").click()
+    notebook.keyboard.press("Shift+Enter")  # the cell again, as after a break
+    expect(view.get_by_text("ada: set s3, from reviews; 2 of 4 judged")).to_be_visible()
+    assert saved_by(answers, "ada")[0] == ["s1", "yes", "has a price", "1 2 3"]
+
+
+def saved_by(folder, annotator):
+    answers = pd.read_csv(folder / f"{annotator}.csv", dtype=str, keep_default_na=False)
+    return answers[["set_id", "pattern", "name", "positives"]].to_numpy().tolist()
 
 
 def test_the_salience_slider_moves_by_key_and_by_mouse(notebook, photograph):
@@ -104,6 +257,7 @@ def test_the_salience_slider_moves_by_key_and_by_mouse(notebook, photograph):
     expect(title).to_have_text("number: 8 of 24 units keep 0.95, all reach 0.97")
     first = {view.locator("ol li b").nth(i).inner_text() for i in range(3)}
     assert first == {f"layer.1.hidden.{i}" for i in (5, 6, 7)}  # the units that carry it
+    assert_within(view)
     photograph(view, "lab-salience-1")
 
 
@@ -122,6 +276,7 @@ def test_the_tree_stepper_goes_by_sentence_and_layer(notebook, photograph):
     expect(view.locator("h3")).to_have_text("57% of the edges at layer.2.hidden")  # 4 of 7
     expect(view.locator("svg.tree path[stroke-dasharray]")).to_have_count(1)
     expect(view.locator("svg.tree path[stroke='#0072B2']")).to_have_count(4)
+    assert_within(view)
     photograph(view, "lab-trees-1")
 
 
@@ -139,6 +294,7 @@ def test_descriptors_are_edited_and_saved(notebook, photograph):
     view.get_by_role("button", name="drop").click()
     expect(view.locator("h3")).to_have_text("2 descriptors")
     expect(view.locator("table tr")).to_contain_text(["texts", "money", "cost"])
+    assert_within(view)
     photograph(view, "lab-editor-1")
     saved = json.loads((notebook.folder / "edits.json").read_text())
     assert saved == {"join": {}, "drop": ["mood"], "rename": {"price": "money"}}
@@ -147,7 +303,7 @@ def test_descriptors_are_edited_and_saved(notebook, photograph):
 def test_keys_in_a_widget_do_nothing_to_the_notebook(notebook):
     """Letters and arrows typed into a list are shortcuts of JupyterLab: X would cut the cell."""
     cells = notebook.locator(".jp-Notebook .jp-CodeCell")
-    for number, name in enumerate(("unit", "property", "layer", "descriptor"), 1):
+    for number, name in enumerate(("unit", "property", "layer", "descriptor", "unit"), 1):
         field = browsing.cell_output(notebook, number).get_by_label(name, exact=True)
         for key in ("x", "d", "d", "a"):
             field.press(key)
@@ -187,17 +343,73 @@ def opened(page, text, tmp_path):
     page.goto(path.as_uri())
 
 
-def test_the_page_of_neurons(page, neurons, photograph, tmp_path):
+@pytest.fixture(scope="module")
+def page_of_neurons(neurons):
+    """Four units and a neighbour of the third, and the page of them."""
     units = neurons.best_units("question", 2) + neurons.best_units("negation", 2)
-    opened(page, neurons.to_html(units, title="Neurons"), tmp_path)
-    assert_shows(page.locator("section:visible"), neurons, units[0])
+    units.append(neurons.neighbours(units[2]).index[1])
+    return units, neurons.to_html(units, title="Neurons")
+
+
+def test_the_page_of_neurons(page, neurons, page_of_neurons, photograph, tmp_path):
+    units, text = page_of_neurons
+    opened(page, text, tmp_path)
+    shown, chosen = page.locator("section:visible"), page.get_by_label("unit")
+    assert_shows(shown, neurons, units[0])
     photograph(page, f"page-neurons-{page.device}-0")
-    chosen = page.get_by_label("Unit")
     chosen.select_option(index=2)
-    assert_shows(page.locator("section:visible"), neurons, units[2])
+    assert_shows(shown, neurons, units[2])
     chosen.press("ArrowDown")
-    assert_shows(page.locator("section:visible"), neurons, units[3])
+    assert_shows(shown, neurons, units[3])
+    page.get_by_label("descriptor").select_option("negation")
+    best = neurons.search(descriptor="negation", n=None)[units]
+    assert chosen_units(page) == best.sort_values(ascending=False, kind="stable").index.tolist()
+    word = page.get_by_label("or word")
+    word.press_sequentially("Not")
+    expect(page.get_by_role("status")).to_contain_text("by their response to the word")
+    data = json.loads(page.locator("#data").text_content())
+    found = [units[i] for i, _ in data["words"]["not"]]
+    assert chosen_units(page) == found and units[2] in found[:2]
+    assert_shows(shown, neurons, found[0])
     photograph(page, f"page-neurons-{page.device}-1")
+    word.fill("xylophonist")
+    expect(page.get_by_role("status")).to_contain_text("“xylophonist” is not among the")
+    page.get_by_label("site").select_option(small.SITE)
+    word.fill("")
+    expect(chosen.locator("option")).to_have_count(len(units))
+    chosen.select_option(index=2)
+    near = shown.get_by_role("button", name=units[4], exact=True)
+    near.focus()
+    near.press("Enter")
+    assert_shows(shown, neurons, units[4])
+    expect(chosen).to_be_focused()
+
+
+def test_the_page_of_two_corpora(page, compared, photograph, tmp_path):
+    units, names = compared.browser.best_units("negation", 2), list(compared.browser.corpora)
+    opened(page, compared.to_html(units), tmp_path)
+    shown = page.locator("#view")
+    assert_compares(shown, compared, units[0], names[0], names[1])
+    photograph(page, f"page-compare-{page.device}-0")
+    page.get_by_label("unit").select_option(index=1)
+    page.get_by_label("corpora").select_option(f"{names[1]} · {names[3]}")
+    assert_compares(shown, compared, units[1], names[1], names[3])
+    photograph(page, f"page-compare-{page.device}-1")
+
+
+def test_the_page_of_sets_to_judge(page, photograph, tmp_path):
+    opened(page, small.annotate().to_html(), tmp_path)
+    expect(page.locator("h3")).to_have_text(
+        [f"set s{n}, from {name}" for n, name in enumerate(["reviews", "fiction"] * 2, 1)]
+    )
+    expect(page.locator("li")).to_have_count(12)
+    photograph(page, f"page-annotate-{page.device}-0")
+
+
+def test_the_page_of_descriptors(page, photograph, tmp_path):
+    opened(page, small.descriptor_editor(tmp_path / "edits.json").to_html(), tmp_path)
+    expect(page.locator("table tr")).to_contain_text(["texts", "price", "cost", "mood"])
+    photograph(page, f"page-editor-{page.device}-0")
 
 
 def test_the_page_of_salience(page, photograph, tmp_path):
@@ -276,7 +488,7 @@ def test_the_report(page, neurons, written_report, photograph):
     assert page.locator("img").evaluate_all(broken) == 0
     photograph(page, f"report-{page.device}-0")
     frame = page.frame_locator("iframe")
-    frame.get_by_label("Unit").select_option(index=1)
+    frame.get_by_label("unit").select_option(index=1)
     unit = frame.locator("#unit option").nth(1).inner_text().split(" · ")[0]
     expect(frame.locator("section:visible h3")).to_have_text(unit)
     wider = "html => html.scrollWidth - html.clientWidth"
