@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import nbformat
 from build_notebooks import ROOT, execute, sources
 from nbclient.exceptions import CellExecutionError
@@ -33,14 +34,27 @@ def main(arguments: list[str] | None = None) -> int:
     if absent := preset.missing():
         print(f"The preset {name!r} cannot run here:", *absent, sep="\n  ", file=sys.stderr)
         return 2
-    shutil.rmtree(preset.results, ignore_errors=True)
-    print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
     try:
-        seconds = run_all(name)
+        with alone(preset):
+            return _run(preset)
+    except filelock.Timeout:
+        print(f"another `make run` of {name!r} is at work here: wait for it, or stop it", file=sys.stderr)
+        return 2
     except CellExecutionError as error:
         print("\nA notebook stopped:\n" + re.sub(r"\x1b\[[0-9;]*m", "", str(error)), file=sys.stderr)
         return 1
-    preset.record(seconds=seconds)
+
+
+def alone(preset: presets.Preset) -> filelock.BaseFileLock:
+    """One run at a time for a preset: a run begins by removing its results. ``Timeout`` for the second."""
+    preset.results.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(f"{preset.results}.lock", blocking=False)
+
+
+def _run(preset: presets.Preset) -> int:
+    shutil.rmtree(preset.results, ignore_errors=True)
+    print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
+    preset.record(seconds=run_all(preset.name))
     report = write_report(preset)
     facts = json.loads((preset.results / "summary.json").read_text())
     print("\n" + summary_table(facts))
