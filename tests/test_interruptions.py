@@ -4,6 +4,7 @@ The notebooks run as they are, on forty texts a corpus, with blocks of ten texts
 the notebook's own process, at a block that is named, so that nothing depends on the clock.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -126,37 +127,43 @@ def test_a_notebook_killed_half_way_goes_on_from_its_finished_blocks(checkout, m
     assert right_stores(checkout, minilm, monkeypatch)
 
 
-@pytest.mark.slow
-def test_a_cell_interrupted_runs_again_and_a_restarted_kernel_computes_nothing(checkout, minilm, monkeypatch):
-    notebook = jupytext.read(checkout / "01_capture_activations.py")
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    capturing = next(i for i, cell in enumerate(cells) if "stored = {" in cell)
-    event = "print('half-way', flush=True); time.sleep(300)"
-    manager, client = start_new_kernel(env=surroundings(checkout, 7, event), cwd=str(checkout))
+@contextlib.contextmanager
+def kernel(home, **event):
+    """``run_cell(source, when=None)``: "ok" or the error's name; ``when`` is called at "half-way"."""
+    manager, client = start_new_kernel(env=surroundings(home, **event), cwd=str(home))
 
-    def run_cell(source):
-        answer = client.execute_interactive(source, timeout=300, output_hook=lambda message: None)
+    def run_cell(source, when=None):
+        def hook(message):
+            if when is not None and "half-way" in message["content"].get("text", ""):
+                when(manager)
+
+        answer = client.execute_interactive(source, timeout=200, output_hook=hook)
         return answer["content"].get("ename", "ok")
 
-    def interrupt(message):
-        if "half-way" in message["content"].get("text", ""):
-            manager.interrupt_kernel()
-
     try:
-        assert {run_cell(cell) for cell in [WATCHED, *cells[:capturing]]} == {"ok"}
-        answer = client.execute_interactive(cells[capturing], timeout=300, output_hook=interrupt)
-        assert answer["content"]["ename"] == "KeyboardInterrupt"
-        assert {run_cell(cell) for cell in cells[capturing:]} == {"ok"}
-        once = lines(checkout)
-        assert len(set(once)) == BLOCKS and len(once) <= BLOCKS + 1  # at most the block in hand twice
-        assert right_stores(checkout, minilm, monkeypatch)
-        manager.restart_kernel(now=True)
-        client.wait_for_ready(timeout=120)
-        assert {run_cell(cell) for cell in [WATCHED, *cells]} == {"ok"}
-        assert lines(checkout) == once
+        yield run_cell
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.slow
+def test_a_cell_interrupted_runs_again_and_a_new_kernel_computes_nothing(checkout, minilm, monkeypatch):
+    notebook = jupytext.read(checkout / "01_capture_activations.py")
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    capturing = next(i for i, cell in enumerate(cells) if "stored = {" in cell)
+    event = {"at": 7, "happens": "print('half-way', flush=True); time.sleep(300)"}
+    with kernel(checkout, **event) as run_cell:
+        assert {run_cell(cell) for cell in [WATCHED, *cells[:capturing]]} == {"ok"}
+        stopped = run_cell(cells[capturing], lambda manager: manager.interrupt_kernel())
+        assert stopped == "KeyboardInterrupt"
+        assert {run_cell(cell) for cell in cells[capturing:]} == {"ok"}
+    once = lines(checkout)
+    assert len(set(once)) == BLOCKS and len(once) <= BLOCKS + 1  # at most the block in hand twice
+    assert right_stores(checkout, minilm, monkeypatch)
+    with kernel(checkout) as run_cell:
+        assert {run_cell(cell) for cell in [WATCHED, *cells]} == {"ok"}
+    assert lines(checkout) == once
 
 
 # ---------------------------------------------------------------------------------- from one to the next
