@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from nbkit import activations, evaluation, exemplars, exercises, salience, texts
+from nbkit import activations, evaluation, exemplars, exercises, salience, texts, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -38,7 +40,7 @@ def test_a_stub_keeps_the_task_and_the_name():
 
 
 def test_there_are_exercises_in_most_notebooks():
-    assert [name[:2] for name in NAMES] == ["01", "02", "03", "05", "06"]
+    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06", "07"]
     kept = (ROOT / "notebooks" / "exercises").glob("*.ipynb")
     assert sorted(path.stem for path in kept) == NAMES
 
@@ -123,6 +125,24 @@ def test_what_03_says():
     assert say("03_match_neurons", {}, smallest=1 / 20) == "Right."
 
 
+def test_what_04_says():
+    units = pd.DataFrame(
+        {"within_same": [1, 1, 0, 0], "same:a": [np.nan, 0, 1, 1], "same:b": [0, 1, np.nan, 0]}
+    )
+    units["same:c"], units["above"] = [0.0, 1, 0, 1], [True, True, True, False]
+    gap = evaluation.Estimate((1 + 1 / 3 - 1 / 2) / 3, 0, 1, 3)
+    report = SimpleNamespace(units=units, agreement=pd.DataFrame({"gap": [gap]}))
+    wrong = [(-gap.value, "the other way round"), (2, "two shares"), (0.5, "its other corpora")]
+    wrong += [((1 + 1 / 3 - 1 / 2 - 2 / 3) / 4, "`above`"), ("x", "two shares")]
+    told("04_test_illusions", {"report": report}, 0, "gap_by_hand", wrong)
+    scope = {"told": gap.value}
+    sentences = [say("04_test_illusions", scope, 1, gap_at_home=g) for g in (0.03, gap.value, 0.4, 2)]
+    for sentence, part in zip(
+        sentences, ("Right.", "between the corpora", "near", "two shares"), strict=True
+    ):
+        assert part in sentence
+
+
 def test_what_05_says():
     three_tags = pd.DataFrame({"unit": list("uuvvww"), "rank": [1, 2] * 3})
     three_tags["descriptor"] = ["question", "food", "modal", "negation", "food", "modal"]
@@ -134,6 +154,20 @@ def test_what_05_says():
     right = pd.Series([1, 2, 4, 1])
     wrong = [(1, "three right"), (0.5, "averaged"), (0.6, "what share is found"), (2, "a share")]
     told("05_evaluate_tags", {"right": right}, 1, "ceiling", wrong)
+
+
+def test_what_07_says():
+    scope = {"five": [0.2, 5.0, 1.1, 1.4, 2.6], "torch": torch, "trees": trees}
+    wrong = [([1, 2, 3], "five words"), ([1, 4, 1, 2, 3], "one root"), ([1, 5, 2, 2, 3], "can be empty")]
+    wrong += [([1, 2, 2, 3, 4], "larger number"), ([1, 3, 2, 2, 3], "or to one more"), (7, "five words")]
+    told("07_probe_trees", scope, 0, "depths", wrong)
+    scope = {
+        "gold": {"1": {(0, 1), (1, 2), (2, 3)}},
+        "said": {"1": {"s": {(0, 1), (1, 2), (1, 3)}}},
+        "best_site": "s",
+    }
+    wrong = [(0.5, "of the two trees"), (1, "how many of the gold"), (2, "a share"), (None, "a share")]
+    told("07_probe_trees", scope, 1, "found_share", wrong)
 
 
 def test_what_06_says():
