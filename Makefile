@@ -34,7 +34,8 @@ preflight: $(READY)
 notebooks: $(READY)
 	$(BIN)/python tools/build_notebooks.py
 
-# Versions come from constraints.txt, torch among them: the newest one would bring gigabytes of GPU packages.
+# Versions come from constraints.txt. On Linux the package index's torch brings gigabytes of GPU packages; with
+# PyTorch's index of CPU wheels in $PIP_EXTRA_INDEX_URL pip takes the wheel without them.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nbkit needs Python >= 3.11, $(PYTHON) is `$(PYTHON) --version`. Say which to take: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made with $(PYTHON). On Debian: apt-get install python3-venv"; exit 1; }

@@ -27,8 +27,10 @@ loads without a forward pass; any other argument, text or weight makes another k
 after unit (``values`` is the transposed view), because a browser reads one unit over all rows and a
 scorer is as happy with blocks of units. The work is cut into blocks of texts; a block counts when its
 bytes are on disk and its line is in the journal, so a killed run resumes where it stopped. A second
-process that asks for the same key waits for the first one and loads its store. Before the first block a few
-texts are checked (``verify``), and the table goes into ``manifest["verified"]``.
+process that asks for the same key waits for the first one and loads its store. A cache may be deleted at any
+time: what was half done then is given up with a message, what a deletion left of a store is made again or
+refused. Before the first block a few texts are checked (``verify``), and the table goes into
+``manifest["verified"]``.
 
 Within a block texts are sorted by length and packed under a token budget. The numbers depend on the
 packing only through float rounding (of the order of 1e-6 in float32). One block is written while the next
@@ -52,7 +54,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import filelock
 import ml_dtypes
@@ -74,6 +76,7 @@ SCHEMA = 2
 ROWS = ("text", "word", "token")
 POOLS = ("max", "mean", "cls", "first", "last")
 LONG = ("truncate", "windows")
+FRAMES = ("rows", "units")
 DTYPES = {
     "float16": np.dtype(np.float16),
     "float32": np.dtype(np.float32),
@@ -192,7 +195,8 @@ def capture(
     progress  a bar with an estimate of the time left
 
     Raises ``ValueError`` for an unknown site, row kind, pool, dtype or engine, for a store that does
-    not match its manifest, and for activations that are not finite or overflow ``dtype``.
+    not match its manifest, and for activations that are not finite or overflow ``dtype``; ``OSError`` for a
+    cache folder that cannot be written, is too small, or is deleted meanwhile (``FileNotFoundError``).
     """
     identity = _identity(subject, texts, sites, rows, pool, dtype, long, engine)
     if cache is False:
@@ -200,7 +204,7 @@ def capture(
     root = provenance.cache_root() if cache is None or cache is True else Path(cache)
     folder = root / "activations" / key_of(identity)
     with _locked(folder):
-        if not folder.exists():
+        if not (folder / "manifest.json").exists():
             _fill(folder, subject, texts, identity, engine, progress)
     return load(folder, expect=identity)
 
@@ -404,8 +408,8 @@ def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activat
     _check_manifest(folder, manifest, expect or {})
     shape = (manifest["n_units"], manifest["n_rows"])
     values = np.memmap(folder / "values.bin", dtype=DTYPES[manifest["dtype"]], mode="r", shape=shape).T
-    frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("rows", "units")]
-    for name, frame, n in zip(("rows", "units"), frames, reversed(shape), strict=True):
+    frames = [pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES]
+    for name, frame, n in zip(FRAMES, frames, reversed(shape), strict=True):
         if len(frame) != n:
             _refuse(folder, f"n_{name}", f"says {n}, {name}.parquet has {len(frame)}")
     return Activations(values, *frames, manifest)
@@ -680,47 +684,81 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _fill(folder: Path, subject: Subject, texts: Texts, identity: dict, engine: Any, progress: bool) -> None:
     """Compute what is missing of a store beside ``folder``, then give it its name."""
+    shutil.rmtree(folder, ignore_errors=True)  # without a manifest: what a deletion left
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
     work = _work(subject, texts, identity, progress)
-    n_rows, n_units = len(work.plan.rows), len(work.units)
-    size = n_rows * n_units * DTYPES[identity["dtype"]].itemsize
+    size = len(work.plan.rows) * len(work.units) * DTYPES[identity["dtype"]].itemsize
     done = _done_blocks(part, work, size)
     _reserve(part / "values.bin", size, folder)
     checks = verify(subject, texts, sites=identity["sites"], dtype=identity["dtype"], n=VERIFIED_TEXTS)
     for line in checks[~checks["ok"]].itertuples():
         log.warning("%s: check %r failed, %s %.2g", subject.name, line.check, line.tolerance, line.error)
+    with open(part / "journal", "a") as journal, _bar(subject, texts, progress) as bar:
+        bar.update(sum(b - a for a, b in done))
+        with _or_say_deleted(journal, part), provenance.stopwatch() as clock:
+            _fill_blocks(subject, work, done, part, engine, journal, bar)
+        facts = {"corpus": texts.name, "model": subject.name, "device": str(subject.device)}
+        facts |= {"verified": checks.round(6).to_dict("records"), "seconds": round(clock.seconds, 3)}
+        with _or_say_deleted(journal, part):
+            _describe(part, work, {**identity, **facts}, done)
+        (part / "journal").unlink()
+        os.rename(part, folder)
+
+
+def _fill_blocks(
+    subject: Subject, work: _Work, done: dict, part: Path, engine: Any, journal: TextIO, bar: tqdm
+) -> None:
+    """Compute the blocks that are not in ``done``; each goes there, and into the journal, once on disk."""
     todo = [block for block in work.blocks if block not in done]
     fill = _fill_here if engine == "local" else _fill_by_workers
-    with (
-        provenance.stopwatch() as clock,
-        open(part / "journal", "a") as journal,
-        _bar(subject, texts, progress) as bar,
-    ):
-        bar.update(sum(b - a for a, b in done))
-        for block, crc in fill(subject, work, todo, part / "values.bin", engine, bar):
-            done[block] = crc
-            journal.write(f"{block[0]} {block[1]} {crc}\n")
-            journal.flush()
-            os.fsync(journal.fileno())
+    for block, crc in fill(subject, work, todo, part / "values.bin", engine, bar):
+        if not _is_there(journal, part):
+            raise FileNotFoundError(part)
+        done[block] = crc
+        journal.write(f"{block[0]} {block[1]} {crc}\n")
+        journal.flush()
+        os.fsync(journal.fileno())
+
+
+def _describe(part: Path, work: _Work, facts: dict[str, Any], done: dict) -> None:
+    """Rows, units and the manifest beside the values."""
     work.plan.rows.to_parquet(part / "rows.parquet")
     work.units.to_parquet(part / "units.parquet")
     manifest = provenance.manifest(
-        **identity,
-        corpus=texts.name,
-        model=subject.name,
-        device=str(subject.device),
-        n_rows=n_rows,
-        n_units=n_units,
+        **facts,
+        n_rows=len(work.plan.rows),
+        n_units=len(work.units),
         losses=work.plan.losses,
-        verified=checks.round(6).to_dict("records"),
         checksums=[[*block, done[block]] for block in work.blocks],
-        seconds=round(clock.seconds, 3),
     )
     manifest["seals"] = {field: _seal(value) for field, value in manifest.items()}
     (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    (part / "journal").unlink()
-    os.rename(part, folder)
+
+
+def _is_there(journal: TextIO, part: Path) -> bool:
+    """Whether the open journal is the one in ``part``: a deleted folder may be there again, another's."""
+    try:
+        return os.path.samestat(os.fstat(journal.fileno()), os.stat(part / "journal"))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _or_say_deleted(journal: TextIO, part: Path) -> Iterator[None]:
+    """What is done inside counts only if the folder is still ours afterwards."""
+    try:
+        yield
+        gone = None
+    except FileNotFoundError as error:
+        gone = error
+    if not _is_there(journal, part):
+        raise FileNotFoundError(
+            f"the store {part.stem} was deleted from {part.parent} while it was being filled: nothing of it"
+            " is used. Run the same line again, it starts anew"
+        ) from gone
+    if gone is not None:
+        raise gone
 
 
 def _fill_here(subject: Subject, work: _Work, blocks: list, path: Path, engine: str, bar: tqdm) -> Iterator:
@@ -836,3 +874,6 @@ def _check_manifest(folder: Path, manifest: dict[str, Any], expect: dict[str, An
     found = path.stat().st_size if path.exists() else 0
     if found != size:
         _refuse(folder, "n_rows", f"asks for {size} bytes of values.bin, which has {found}")
+    for name in FRAMES:
+        if not (folder / f"{name}.parquet").exists():
+            _refuse(folder, f"n_{name}", f"says {manifest[f'n_{name}']}, and {name}.parquet is not there")

@@ -9,24 +9,31 @@
     preset.kept(name)                ... and take it there
     preset.record(**facts)           numbers for the closing table and the report
 
-Notebooks talk to each other only through the activation store and these files.
+Notebooks talk to each other only through the activation store and these files. A file is there whole or not
+at all, so that notebooks may be interrupted, and several may run at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 import torch
 
 from nbkit import models, texts
+
+#: Which notebook keeps what others take, by the first part of its name.
+KEPT_BY = {"labels": "02_discover_descriptors", "tags": "03_match_neurons"}
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,17 @@ class Preset:
         return folder if self.name == "sample" else folder / self.name
 
     def keep(self, name: str, frame: pd.DataFrame) -> None:
-        path = self.results / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(path)
+        """``frame`` for the next notebooks, under a ``name`` whose first part is in ``KEPT_BY``."""
+        with _whole(self.results / f"{name}.parquet") as part:
+            frame.to_parquet(part)
 
     def kept(self, name: str) -> pd.DataFrame:
+        """The frame ``name``; ``FileNotFoundError`` says which notebook has to run first."""
         path = self.results / f"{name}.parquet"
         if not path.exists():
+            maker = KEPT_BY.get(name.split("/")[0], "before this one")
             raise FileNotFoundError(
-                f"{name!r} is not there yet: run the notebook before this one with the preset"
+                f"{name!r} is not there yet: run the notebook {maker} with the preset"
                 f" {self.name!r} first, or `make run PRESET={self.name}` for all of them"
             )
         return pd.read_parquet(path)
@@ -165,8 +174,21 @@ class Preset:
         """Add ``facts`` (numbers, strings, ``Estimate``) to ``summary.json`` of the results."""
         path = self.results / "summary.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**known, **facts}, indent=1, default=float))
+        with filelock.FileLock(f"{path}.lock"), _whole(path) as part:
+            known = json.loads(path.read_text()) if path.exists() else {}
+            part.write_text(json.dumps({**known, **facts}, indent=1, default=float))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes ``path`` at once when it is whole, and else is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(name: str | None = None, path: str | Path | None = None) -> Preset:

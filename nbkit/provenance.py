@@ -267,7 +267,10 @@ def main(arguments: list[str] | None = None) -> int:
     if broken:
         print(f"It cannot be made again here as it is: see {', '.join(broken)}.")
         return 1
-    print("It can be made again here" + (f", with other versions of {', '.join(others)}." if others else "."))
+    unsaid = [f.what for f in found if f.state == "unknown"]
+    limits = [f"with other versions of {', '.join(others)}"] if others else []
+    limits += [f"as far as the file says: it does not name its {', '.join(unsaid)}"] if unsaid else []
+    print(", ".join(["It can be made again here", *limits]) + ".")
     return 0
 
 

@@ -12,6 +12,17 @@
 # **Do** load the model and the texts, run both once, and see that the second run costs nothing.
 # **Learn** what a *subject*, a *corpus*, a *site* and a *unit* are.
 # **Need** half a minute, 10 MB of disk, no network.
+#
+# Where the kit is installed the next cell does nothing. In a hosted notebook it is installed from the folder
+# above, and the torch, numpy and drivers of the place stay as they are.
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("nbkit") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
 
 # %%
 from nbkit import activations, presets, provenance, texts

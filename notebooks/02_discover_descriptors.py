@@ -18,7 +18,7 @@
 import numpy as np
 import pandas as pd
 
-from nbkit import descriptors, presets, provenance
+from nbkit import descriptors, exercises, presets, provenance
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -205,6 +205,55 @@ preset.record(descriptors=labels.shape[1], discovered=len(merged))
 # 2. Write a prompt with a steer for one corpus ("what a buyer cares about"), print its messages, and compare
 #    two sets of descriptors with `evaluation.recovered`: coverage, doubles, agreement with the written ones.
 # 3. Which written descriptors does `keyphrase` never find? What kind are they?
+# 4. The cells below are the answers to two more; in `exercises/` they are yours.
+
+# %%
+journeys = pd.DataFrame({"text_id": range(6), "generator": "hand"})
+journeys["descriptor"] = ["train journey", "train", "journey", "railway", "travel", "trip"]
+groups = {
+    t: descriptors.merge(journeys, threshold=t, min_texts=1).frame["members"] for t in (0.5, 0.6, 0.7, 0.8)
+}
+
+# %% tags=["solution"]
+# Six proposals, merged at four thresholds (`groups`: {threshold: members of each descriptor}). Which is the
+# highest threshold that makes one descriptor of "travel" and "trip"? Look at what else it joins.
+with_both = [t for t, found in groups.items() if any({"travel", "trip"} <= set(g) for g in found)]
+threshold = max(with_both)
+
+# %% tags=["check"]
+joined = {t: any("travel" in g and "trip" in g for g in found) for t, found in groups.items()}
+exercises.check(
+    threshold,
+    (lambda t: t in joined, f"one of {', '.join(map(str, joined))} is asked for"),
+    (
+        lambda t: joined[t],
+        "there the two are still apart; a high threshold joins only what is nearly the same",
+    ),
+    (
+        lambda t: not any(joined[u] for u in joined if u > t),
+        "they are one there, but at a higher one as well",
+    ),
+)
+
+# %% tags=["solution"]
+# `share` is the table [descriptor, corpus] of how many of the texts have a descriptor. Which descriptor has
+# the largest distance between the corpus that has most of it and the one that has least?
+uneven = (share.max(axis=1) - share.min(axis=1)).idxmax()
+
+# %% tags=["check"]
+exercises.check(
+    uneven,
+    (lambda a: a in share.index, "a descriptor of the table is asked for, by its name"),
+    (lambda a: share.loc[a].min() < share.loc[a].max(), "every corpus has as much of it as the others"),
+    (
+        lambda a: np.ptp(share.loc[a]) >= np.ptp(share, axis=1).max() - 1e-9,
+        "another is further apart; mind the distance, not the ratio, and not the mean",
+    ),
+)
+
+# %% [markdown]
+# A descriptor that one corpus is full of and another lacks cannot be a unit's tag in both: remember it in
+# notebook 04.
 #
 # ## What we learned
 #

@@ -278,7 +278,47 @@ judge
 # 2. Raise `min_score`. Do stronger tags survive more often?
 # 3. `report.geometry` says how often the top-10 ranges of two corpora overlap (the paper: .38 for BERT).
 #    What does a small overlap do to a description made from pooled corpora?
-#
+# 4. The cells below are the answers to the first one, and to one more; in `exercises/` they are yours.
+
+# %% tags=["solution"]
+# `report.units` has a line for every tag: `within_same` says whether it is the unit's first tag on the other
+# half of its corpus, `same:NAME` whether it is so in the corpus NAME (NaN in its own), and `above` whether it
+# reached the minimum. What is the gap, by hand?
+judged = report.units[report.units["above"]]
+gap_by_hand = (judged["within_same"] - judged.filter(like="same:").mean(axis=1)).mean()
+
+# %% tags=["check"]
+from nbkit import exercises
+
+told, every = report.agreement["gap"].iloc[0].value, report.units
+not_above = (every["within_same"] - every.filter(like="same:").mean(axis=1)).mean()
+exercises.check(
+    gap_by_hand,
+    (lambda g: -1 <= g <= 1, "a gap is the difference of two shares"),
+    (lambda g: told == 0 or abs(g + told) > 1e-6, "within minus across, not the other way round"),
+    (lambda g: abs(not_above - told) < 1e-6 or abs(g - not_above) > 1e-6, "only tags that are `above` count"),
+    (lambda g: abs(g - told) < 1e-6, "for each tag, within minus the mean over its other corpora"),
+)
+
+# %% tags=["solution"]
+# Make two corpora out of one: `corpora[home].split(0.5, seed=SEED)`. Give `compare` their rows of
+# `acts[home]` (`.select(text_ids=...)`) and of `labels[home]`. What is the gap of two halves of a corpus?
+ids = [half.frame["text_id"] for half in corpora[home].split(0.5, seed=SEED)]
+two_stores = {name: acts[home].select(text_ids=part) for name, part in zip("ab", ids, strict=True)}
+two_labels = {name: labels[home].loc[part] for name, part in zip("ab", ids, strict=True)}
+least = preset["min_score"]["hidden"]
+one = illusions.compare(two_stores, two_labels, min_score=least, min_positives=4, directions=50, seed=SEED)
+gap_at_home = one.agreement["gap"].iloc[0].value
+
+# %% tags=["check"]
+exercises.check(
+    gap_at_home,
+    (lambda g: -1 <= g <= 1, "a gap is the difference of two shares"),
+    (lambda g: abs(g - told) > 1e-6, "that is the gap between the corpora"),
+    (lambda g: abs(g) < 0.15, "within and across ask the same here, texts of one corpus: they must be near"),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # Agreement between two halves of one corpus measures sampling noise only. The illusion shows when the

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, evaluation, figures, matching, planted, presets, provenance
+from nbkit import activations, evaluation, exercises, figures, matching, planted, presets, provenance
 from nbkit.illusions import shared_descriptors
 
 # %% tags=["parameters"]
@@ -233,6 +233,50 @@ with figures.style():
 # 1. Set `MINIMUM` to .7 and to .9. Which of precision and recall moves, and why?
 # 2. How many units have no gold at all? They are left out: what would counting them as failures do?
 # 3. Use only tags with `q <= .05` (ask `tag` for permutations). What is gained, what is lost?
+# 4. The cells below are the answers to two more; in `exercises/` they are yours.
+
+# %%
+three_tags = pd.DataFrame({"unit": list("uuvvww"), "rank": [1, 2] * 3})
+three_tags["descriptor"] = ["question", "food", "modal", "negation", "food", "modal"]
+two_gold = pd.DataFrame({"unit": list("uvv"), "descriptor": ["question", "modal", "negation"]})
+
+# %% tags=["solution"]
+# Three units have two tags each (`three_tags`), and nothing is right for the third (`two_gold`).
+# `precision_at_k` counts it as a failure: 1/2. What is precision@2 of the units that have gold, as above?
+with_gold = three_tags[three_tags["unit"].isin(two_gold["unit"])]
+judged_only = evaluation.precision_at_k(with_gold, two_gold, k=2).value
+
+# %% tags=["check"]
+exercises.check(
+    judged_only,
+    (lambda a: 0 <= a <= 1, "a precision is a share"),
+    (lambda a: abs(a - 1 / 2) > 1e-6, "that counts the third unit: three of six tags"),
+    (lambda a: abs(a - 1) > 1e-6, "that is the recall: all that is right was found"),
+    (lambda a: abs(a - 3 / 4) < 1e-6, "two units with two tags each; how many of these four are right?"),
+)
+
+# %% tags=["solution"]
+# `right` holds, for each unit with gold at home, how many descriptors are right for it. With one tag a unit,
+# what is the best possible recall@1?
+ceiling = (1 / right).mean()
+
+# %% tags=["check"]
+exercises.check(
+    ceiling,
+    (lambda a: 0 < a <= 1, "a recall is a share"),
+    (lambda a: a < 1 or (right == 1).all(), "one tag cannot find three right descriptors"),
+    (
+        lambda a: (right == 1).all() or abs(a - 1 / right.mean()) > 1e-6,
+        "each unit has a recall of its own, and these are averaged: not the number of right descriptors",
+    ),
+    (
+        lambda a: abs(a - np.mean([1 / n for n in right])) < 1e-3,
+        "one tag of n that are right: what share is found?",
+    ),
+)
+
+# %% [markdown]
+# So a number without its ceiling says little: a rule that is always right about its one tag has this recall.
 #
 # ## What we learned
 #

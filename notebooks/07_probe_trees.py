@@ -197,7 +197,52 @@ table.assign(selectivity=table["gold"] - table["control"]).round(2)
 # 1. Measure `"ssp"` at `sites="heads"` and `sites="ffn"`. Where is the profile clearest?
 # 2. Use `assign="antisort"` for `essp`. Why is it a better upper bound than the reversed order?
 # 3. Find a sentence whose probed tree is right in the middle layers and wrong in the last.
-#
+# 4. The cells below are the answers to two more; in `exercises/` they are yours.
+
+# %%
+from nbkit import exercises
+
+five = [0.2, 5.0, 1.1, 1.4, 2.6]
+
+# %% tags=["solution"]
+# The numbers of five words (`five`). Which depth profile is nearest? Five depths, in the order of the words.
+depths = [1, 4, 2, 2, 3]
+
+# %% tags=["check"]
+right = trees.pseudo_depths(torch.tensor([five]))[0].int().tolist()
+exercises.check(
+    depths,
+    (lambda d: len(d) == 5, "one depth for each of the five words"),
+    (lambda d: sorted(d)[:2] == [1, 2], "a tree has one root, at depth 1, and something hangs on it, at 2"),
+    (lambda d: set(d) == set(range(1, max(d) + 1)), "no depth between the root and the deepest can be empty"),
+    (
+        lambda d: sorted(range(5), key=lambda i: (d[i], five[i])) == [0, 2, 3, 4, 1],
+        "a word with a larger number cannot be nearer to the root",
+    ),
+    (lambda d: list(d) == right, "in the order of size: is it nearer to the depth before, or to one more?"),
+)
+
+# %% tags=["solution"]
+# `gold["1"]` and `said["1"][best_site]` are sets of edges: the tree of the sentence drawn above, and what the
+# probe sees. What is its UUAS?
+found_share = len(gold["1"] & said["1"][best_site]) / len(gold["1"])
+
+# %% tags=["check"]
+both, either = gold["1"] & said["1"][best_site], gold["1"] | said["1"][best_site]
+exercises.check(
+    found_share,
+    (lambda a: 0 <= a <= 1, "UUAS is a share"),
+    (
+        lambda a: len(both) in (0, len(either)) or abs(a - len(both) / len(either)) > 1e-6,
+        "that is the share of all edges of the two trees; UUAS is of the gold edges",
+    ),
+    (
+        lambda a: abs(a * len(gold["1"]) - len(both)) < 1e-6,
+        "how many of the gold edges are in the probe's tree?",
+    ),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # Gold distances are in the vectors beyond neighbours and beyond random weights; "some depth profile" is in

@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from nbkit import activations, exemplars, exercises, salience, texts
+from nbkit import activations, evaluation, exemplars, exercises, salience, texts, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -37,8 +39,8 @@ def test_a_stub_keeps_the_task_and_the_name():
     )
 
 
-def test_there_are_exercises_in_three_notebooks():
-    assert [name[:2] for name in NAMES] == ["01", "03", "06"]
+def test_there_are_exercises_in_most_notebooks():
+    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06", "07"]
     kept = (ROOT / "notebooks" / "exercises").glob("*.ipynb")
     assert sorted(path.stem for path in kept) == NAMES
 
@@ -67,20 +69,28 @@ def test_the_solution_passed_its_own_check(name):
     assert said and set(said) == {"'Right.'"}
 
 
-def say(name, namespace, **answer):
-    """What the check of a notebook says to an answer: its last expression."""
-    (cell,) = cells(name, "check")
-    before, call = cell.rsplit("exercises.check(", 1)
-    scope = {**namespace, **answer, "exercises": exercises, "exemplars": exemplars, "pd": pd}
+def say(name, namespace, number=0, **answer):
+    """What a check of a notebook says to an answer: its last expression."""
+    before, call = cells(name, "check")[number].rsplit("exercises.check(", 1)
+    scope = {**namespace, **answer, "exercises": exercises, "exemplars": exemplars, "np": np, "pd": pd}
     exec(before, scope)  # noqa: S102
     return eval(f"exercises.check({call}", scope)  # noqa: S307
 
 
-def solved(name, namespace):
-    scope = dict(namespace)
-    (cell,) = cells(name, "solution")
-    exec(cell, scope)  # noqa: S102
+def solved(name, namespace, number=0):
+    scope = {**namespace, "np": np, "pd": pd}
+    exec(cells(name, "solution")[number], scope)  # noqa: S102
     return scope
+
+
+def told(name, scope, number, answer, wrong):
+    """The solution is right; each of the ``wrong`` answers is met by a sentence with its word."""
+    solution = solved(name, scope, number)[answer]
+    assert say(name, scope, number, **{answer: solution}) == "Right."
+    assert say(name, scope, number, **{answer: ...}) == exercises.NOT_YET
+    for value, part in wrong:
+        sentence = say(name, scope, number, **{answer: value})
+        assert sentence.startswith("Not yet: ") and part in sentence, (value, sentence)
 
 
 def test_what_01_says(minilm):
@@ -89,22 +99,75 @@ def test_what_01_says(minilm):
     scope |= {"activations": activations, "exemplars": exemplars}
     six = solved("01_capture_activations", scope)["six"]
 
-    def told(answer):
-        return say("01_capture_activations", scope, six=answer)
+    other = next(i for i in corpora["a"].frame["text_id"] if i not in six)
+    wrong = [(six[::-1], "strongest first"), ([*six[:5], other], "higher mean"), (six[:5], "six different")]
+    wrong += [([*six[:5], -1], "not all of these"), ("x", "six different")]
+    told("01_capture_activations", scope, 0, "six", wrong)
 
-    assert told(six) == "Right."
-    assert "strongest first" in told(six[::-1])
-    ids = corpora["a"].frame["text_id"].tolist()
-    others = [i for i in ids if i not in six]
-    assert "higher mean" in told(six[:5] + others[:1])
-    assert "six different" in told(six[:5]) and "not all of these" in told([*six[:5], -1])
-    assert told(...) == exercises.NOT_YET and told("x").startswith("Not yet: six different")
+
+def test_what_02_says():
+    groups = {0.6: [["travel", "trip", "train"], ["railway"]], 0.7: [["travel", "trip"]], 0.8: [["travel"]]}
+    wrong = [(0.6, "higher one"), (0.8, "still apart"), (0.65, "one of 0.6, 0.7, 0.8"), ("x", "one of")]
+    told("02_discover_descriptors", {"groups": groups}, 0, "threshold", wrong)
+    share = pd.DataFrame({"a": [0.1, 0.5, 0.9], "b": [0.2, 0.5, 0.6]}, index=["rare", "even", "uneven"])
+    wrong = [
+        ("rare", "another is further apart"),
+        ("even", "as much of it"),
+        ("none", "of the table"),
+        (2, "name"),
+    ]
+    told("02_discover_descriptors", {"share": share}, 1, "uneven", wrong)
 
 
 def test_what_03_says():
     for wrong in (0.0, 1.0, 0.04, "p", None):
         assert say("03_match_neurons", {}, smallest=wrong).startswith("Not yet: ")
     assert say("03_match_neurons", {}, smallest=1 / 20) == "Right."
+
+
+def test_what_04_says():
+    units = pd.DataFrame(
+        {"within_same": [1, 1, 0, 0], "same:a": [np.nan, 0, 1, 1], "same:b": [0, 1, np.nan, 0]}
+    )
+    units["same:c"], units["above"] = [0.0, 1, 0, 1], [True, True, True, False]
+    gap = evaluation.Estimate((1 + 1 / 3 - 1 / 2) / 3, 0, 1, 3)
+    report = SimpleNamespace(units=units, agreement=pd.DataFrame({"gap": [gap]}))
+    wrong = [(-gap.value, "the other way round"), (2, "two shares"), (0.5, "its other corpora")]
+    wrong += [((1 + 1 / 3 - 1 / 2 - 2 / 3) / 4, "`above`"), ("x", "two shares")]
+    told("04_test_illusions", {"report": report}, 0, "gap_by_hand", wrong)
+    scope = {"told": gap.value}
+    sentences = [say("04_test_illusions", scope, 1, gap_at_home=g) for g in (0.03, gap.value, 0.4, 2)]
+    for sentence, part in zip(
+        sentences, ("Right.", "between the corpora", "near", "two shares"), strict=True
+    ):
+        assert part in sentence
+
+
+def test_what_05_says():
+    three_tags = pd.DataFrame({"unit": list("uuvvww"), "rank": [1, 2] * 3})
+    three_tags["descriptor"] = ["question", "food", "modal", "negation", "food", "modal"]
+    two_gold = pd.DataFrame({"unit": list("uvv"), "descriptor": ["question", "modal", "negation"]})
+    scope = {"three_tags": three_tags, "two_gold": two_gold}
+    assert evaluation.precision_at_k(three_tags, two_gold, k=2).value == 1 / 2
+    wrong = [(1 / 2, "the third"), (1, "recall"), (3, "a share"), (1 / 3, "of these four"), (None, "a share")]
+    told("05_evaluate_tags", {**scope, "evaluation": evaluation}, 0, "judged_only", wrong)
+    right = pd.Series([1, 2, 4, 1])
+    wrong = [(1, "three right"), (0.5, "averaged"), (0.6, "what share is found"), (2, "a share")]
+    told("05_evaluate_tags", {"right": right}, 1, "ceiling", wrong)
+
+
+def test_what_07_says():
+    scope = {"five": [0.2, 5.0, 1.1, 1.4, 2.6], "torch": torch, "trees": trees}
+    wrong = [([1, 2, 3], "five words"), ([1, 4, 1, 2, 3], "one root"), ([1, 5, 2, 2, 3], "can be empty")]
+    wrong += [([1, 2, 2, 3, 4], "larger number"), ([1, 3, 2, 2, 3], "or to one more"), (7, "five words")]
+    told("07_probe_trees", scope, 0, "depths", wrong)
+    scope = {
+        "gold": {"1": {(0, 1), (1, 2), (2, 3)}},
+        "said": {"1": {"s": {(0, 1), (1, 2), (1, 3)}}},
+        "best_site": "s",
+    }
+    wrong = [(0.5, "of the two trees"), (1, "how many of the gold"), (2, "a share"), (None, "a share")]
+    told("07_probe_trees", scope, 1, "found_share", wrong)
 
 
 def test_what_06_says():

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,72 @@ def test_a_figure_that_says_nothing_is_named(tmp_path, capsys):
     broken.write_text("<svg")
     for bad in (broken, tmp_path / "absent.svg", tmp_path / "x.pdf"):
         assert provenance.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
+
+
+def test_what_a_figure_does_not_name_is_not_promised(tmp_path, sources, capsys):
+    del sources["corpora"]
+    path = figures.save(plt.figure(), "x", sources, folder=tmp_path)
+    assert states(path)["corpus"] == "unknown" and provenance.main([str(path)]) == 0
+    assert "made again here, as far as the file says: it does not name its corpus." in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------- the figures of the sample
+
+KEPT = sorted([*(ROOT / "figures").glob("*.svg"), *(ROOT / "figures" / "paper").glob("*.svg")])
+
+
+@pytest.fixture(scope="module")
+def here():
+    """Corpora of the sample, as a figure names them."""
+    preset = presets.load("sample", ROOT / "notebooks" / "presets.toml")
+    return {**preset.corpora(), "treebank": preset.treebank()}
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_every_committed_figure_says_how_it_was_made_and_can_be_made_again(path, minilm, here):
+    png = path.with_suffix(".png")
+    assert provenance.read(path) == provenance.read(png)
+    beside = json.loads(path.with_suffix(".json").read_text())
+    assert provenance.read(path).items() <= beside.items() and beside["machine"] and beside["made"]
+    made = provenance.read(path)
+    assert (ROOT / "notebooks" / f"{made['notebook']}.py").exists() and made["cell"] > 1
+    for file in (path, png):
+        found = {
+            finding.what: finding.state for finding in provenance.check(file, subject=minilm, corpora=here)
+        }
+        assert found["data"] == found["subject"] == "same"
+        assert "missing" not in found.values()
+    assert len(pd.read_csv(path.with_suffix(".csv"))) > 1
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_every_committed_figure_needs_no_font_and_has_its_width(path):
+    from PIL import Image
+
+    svg = path.read_text()
+    assert "<text" not in svg and "font-family" not in svg and "@font-face" not in svg  # letters are outlines
+    assert not re.search(r"(?:href|src)=\"(?!#|data:)", svg), "loads something from elsewhere"
+    column = path.stem.rsplit("_", 1)[-1]
+    if path.parent.name == "paper":
+        width = figures.COLUMNS[column]
+        assert f'width="{72 * width:g}pt"' in svg
+        with Image.open(path.with_suffix(".png")) as image:
+            assert image.width == round(300 * width) and round(image.info["dpi"][0]) == 300
+
+
+def test_every_paper_figure_is_there_for_one_column_and_for_two():
+    paper = {path.stem for path in KEPT if path.parent.name == "paper"}
+    names = {stem.rsplit("_", 1)[0] for stem in paper}
+    assert paper == {f"{name}_{column}" for name in names for column in figures.COLUMNS} and len(names) >= 5
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_the_command_says_of_a_committed_figure_how_it_was_made(suffix, capsys):
+    assert provenance.main([str(ROOT / "figures" / f"04_agreement{suffix}")]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("04_agreement: made by notebook 04_test_illusions, cell ")
+    assert "'fiction' of the preset 'sample'" in told and "04_agreement.csv, as it was drawn" in told
+    assert "It can be made again here" in told.splitlines()[-1]
 
 
 # ---------------------------------------------------------------------------------- notebook and cell

