@@ -159,6 +159,11 @@ def test_the_table_of_trees_is_that_of_the_benchmark():
     assert row("X_essp, the profile reversed") == values("essp", "loss")
     assert f"neighbours finds {short(found['chain']['uuas'])} of" in README
     assert not any(line["holds"] for line in found["bounds"])
+    some = pd.DataFrame(found["submodules"]).query("metric == 'distance'").groupby("kind")["uuas"].max()
+    best = {kind: short(value) for kind, value in some.items()}
+    said = f"hidden states find at best {best['hidden']}, the feed-forward units {best['ffn']}, heads"
+    said += f" {best['heads']} and the output of attention {best['attention']}."
+    assert said in README.replace("\n", " ")
 
 
 def test_the_table_of_trees_in_the_loss_is_that_of_the_benchmark():
