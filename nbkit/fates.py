@@ -24,7 +24,7 @@ tag, or as strong, is another question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,26 +101,18 @@ def resampled(
     units = np.sort(rng.permutation(frame["unit"].unique())[:UNITS_RESAMPLED])
     places = units, units if elsewhere is None else elsewhere[units]
     mine = {name: [np.asarray(x[:, some], np.float32) for some in places] for name, x in values.items()}
-    above = judged(frame)["above"].all()
+    minimum = rule.min_score if judged(frame)["above"].all() else None
     dealt = {name: rng.permutation(len(x)) % min(GROUPS, len(x)) for name, x in values.items()}
     drawn = {name: _times(rule.resamples, groups, rng) for name, groups in dealt.items()}
     size = max(y.shape[1] for y in labels.values()) * len(units)
     step, totals = max(1, NUMBERS_AT_ONCE // max(1, size)), []
     blocks = range(0, rule.resamples, step)
     for start in tqdm(blocks, desc="texts drawn again", leave=False, disable=not progress):
-        total: dict[str, np.ndarray] = {}
+        some, parts = {name: times[start : start + step] for name, times in drawn.items()}, []
         for cut in rule.cuts:
-            first, second = {}, {}
-            for name, x in values.items():
-                times, sides = drawn[name][start : start + step], matching.halves(len(x), 0.5, cut)
-                for rows, part, found in zip(sides, mine[name], (first, second), strict=True):
-                    some = part[rows], labels[name][rows], dealt[name][rows]
-                    found[name] = _drawn_again(*some, times, rule.method)
-            here, there = ({n: _Ordered.of(scores) for n, scores in part.items()} for part in (first, second))
-            for name in values:
-                for column, number in _sums(name, here, there, rule.min_score if above else None):
-                    total[column] = total.get(column, 0) + number
-        totals.append(pd.DataFrame(total))
+            here, there = _scored_again(mine, labels, dealt, some, cut, rule.method)
+            parts += [_sums(name, here, there, minimum) for name in values]
+        totals.append(sum(parts))
     sums = pd.concat(totals, ignore_index=True)
     return sums.div(sums.pop("tags"), axis=0)[list(RESAMPLED)]
 
@@ -288,6 +280,17 @@ def _times(resamples: int, groups: np.ndarray, rng: np.random.Generator) -> np.n
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
 
 
+def _scored_again(mine, labels, dealt, times, cut: int, method: str) -> tuple[dict, dict]:
+    """Scores [resample, unit, descriptor] of each corpus on its first half, and on its second."""
+    here, there = {}, {}
+    for name, parts in mine.items():
+        sides = matching.halves(len(labels[name]), 0.5, cut)
+        for rows, x, found in zip(sides, parts, (here, there), strict=True):
+            y, groups = labels[name][rows], dealt[name][rows]
+            found[name] = _Ordered.of(_drawn_again(x[rows], y, groups, times[name], method))
+    return here, there
+
+
 def _drawn_again(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray, method: str
 ) -> np.ndarray:
@@ -319,29 +322,23 @@ def _pearson_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np
     return np.divide(found, spread, out=np.zeros_like(found), where=spread > 1e-6)
 
 
-def _sums(
-    name: str, first: Mapping, second: Mapping, minimum: float | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Over the tags of corpus ``name``: their number and the sums of what they keep, all [resample]."""
-    top = first[name].scores.max(-1)  # [resample, unit]
+def _sums(name: str, here: Mapping, there: Mapping, minimum: float | None) -> pd.DataFrame:
+    """Over the tags of corpus ``name``: their number and the sums of what they keep, by resample."""
+    top = here[name].scores.max(-1)  # [resample, unit]
     if minimum is None:
         place = max(0, top.shape[1] - FEWEST)
         tags = top >= np.partition(top, place, axis=1)[:, [place]]
     else:
         tags = top > minimum
-    kept = {other: _compared(first[name], there) for other, there in second.items()}
+    kept = {other: _compared(here[name], scores) for other, scores in there.items()}
     for found in kept.values():
         found["kept"] = np.divide(found["score"], top, out=np.zeros_like(top), where=tags)
-    within = kept.pop(name)
-    yield "tags", tags.sum(1).astype(float)
+    within, sums = kept.pop(name), {"tags": tags.sum(1).astype(float)}
     for what in ("same", "kept", "jaccard", "spearman"):
-        inside = (tags * within[what]).sum(1)
-        outside = np.mean([(tags * found[what]).sum(1) for found in kept.values()], axis=0)
         prefix = "" if what == "same" else f"{what}_"
-        yield f"{prefix}within", inside
-        yield f"{prefix}across", outside
-        if what == "same":
-            yield "gap", inside - outside
+        sums[f"{prefix}within"] = (tags * within[what]).sum(1)
+        sums[f"{prefix}across"] = np.mean([(tags * found[what]).sum(1) for found in kept.values()], axis=0)
+    return pd.DataFrame(sums).assign(gap=sums["within"] - sums["across"])
 
 
 # ---------------------------------------------------------------------------------- the line
@@ -384,7 +381,13 @@ def _over_units(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -
 
 
 def _over_texts(column: str, found: Estimate, draws: np.ndarray) -> Estimate:
-    """The spread of ``draws`` around what was found, within what the column can be."""
+    """The spread of ``draws`` around what was found, within what the column can be.
+
+    Resamples without any tag have nothing to say; where no resample has one, ``found`` stays as it is.
+    """
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return found
     low, high = found.value + np.quantile(draws - draws.mean(), [0.025, 0.975])
     if not column.startswith("kept"):
         least = -1 if column.startswith(("gap", "spearman")) else 0

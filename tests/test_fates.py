@@ -140,26 +140,27 @@ def test_under_control_labels_are_permuted_among_texts_alike():
     assert (matching.chance(left, y, *pairs, control=control) < 0.05).mean() < 0.2
 
 
-def corpora(seed, n=500):
-    """300 units: 150 mean d0 to d2 in both corpora, 150 mean d3 in one and d4 in the other."""
+def corpora(seed, common=150, n=500):
+    """300 units: ``common`` mean d0 to d2 in both corpora, the others d3 in one and d4 in the other."""
     made, rng = {}, np.random.default_rng(seed)
     for name, local in zip("ab", (3, 4), strict=True):
         labels = (rng.random((n, 5)) < 0.3).astype(np.float32)
-        means = np.where(np.arange(300) < 150, np.arange(300) % 3, local)
+        means = np.where(np.arange(300) < common, np.arange(300) % 3, local)
         made[name] = (rng.standard_normal((n, 300)).astype(np.float32) + 0.8 * labels[:, means], labels)
     return {n: x for n, (x, _) in made.items()}, {n: y for n, (_, y) in made.items()}
 
 
 def test_false_discoveries_are_as_few_as_the_level_says():
+    """250 of 300 tags are lost elsewhere: a test of each at 5 % would be wrong in a fifth of its finds."""
     wrong = found = missed = 0
     for seed in range(8):
-        frame = fates.fates(*corpora(seed), Rule(min_score=0.2, splits=1))
+        frame = fates.fates(*corpora(seed, common=50), Rule(min_score=0.2, splits=1))
         q = frame.filter(regex="^q:").mean(axis=1)  # one other corpus
-        lost = frame["unit"] >= 150
+        lost = frame["unit"] >= 50
         wrong, found = wrong + (q[lost] <= 0.05).sum(), found + (q <= 0.05).sum()
         missed += (q[~lost] > 0.05).sum()
         assert (frame["within_q"] <= 0.05).mean() > 0.98
-    assert wrong / found <= 0.05 and missed / found < 0.02, (wrong, found, missed)
+    assert wrong / found <= 0.07 and missed / found < 0.02, (wrong, found, missed)
 
 
 def stores(values, labels):

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy import stats
 from scipy.spatial import cKDTree
@@ -54,6 +56,17 @@ def test_kept_rows_are_the_near_ones_and_the_texts_select_them():
     assert len(geometry.without_outliers({"a": values}, distant=0.1)["a"]) == 270
     with pytest.raises(ValueError, match="distant=1"):
         geometry.without_outliers({"a": values}, distant=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.integers(1, 9))
+def test_top_texts_are_the_first_of_a_stable_sort(seed, n, units, levels):
+    """Few levels: many ties, at the edge too; constant units and infinities."""
+    values = np.random.default_rng(seed).integers(0, levels, (n, units)).astype(np.float16)
+    values[:, 0] = values[:, 0] if seed % 2 else -np.inf
+    k = 1 + seed % n
+    expected = np.argsort(-values.astype(np.float32), axis=0, kind="stable")[:k]
+    assert (geometry.top_texts(values, k) == expected).all()
 
 
 def test_top_texts_by_sorting_and_ties_by_row():

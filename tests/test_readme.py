@@ -127,6 +127,19 @@ def test_the_table_of_illusions_is_that_of_the_benchmark():
     assert f"{found['units']['FFN units']:,} FFN units" in README
 
 
+def test_the_planted_controls_are_those_of_the_benchmark():
+    text = README.replace("\n", " ")
+    for name in ("ewt", "registers"):
+        counts = {}
+        for kind in ("dataset-local", "pure"):
+            lines = [found[kind] for found in results_of(f"illusions-{name}")["seeds"].values()]
+            judged = sum(line["judged"] for line in lines)
+            counts[kind] = round(sum(line["flagged"] * line["judged"] for line in lines)), judged
+        (local, locals_), (pure, pures) = counts["dataset-local"], counts["pure"]
+        assert local >= 0.95 * locals_ and pure <= 0.05 * pures, counts
+        assert f"{local} of {locals_} dataset-local and {pure} of {pures} pure" in text, (name, counts)
+
+
 def test_the_table_of_rankings_is_that_of_the_benchmark():
     found = results_of("salience")
     for name, method in {
