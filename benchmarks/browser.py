@@ -6,7 +6,7 @@ The four sample corpora, MiniLM. A JupyterLab is started, a headless Chromium ru
 chooses, and its clock gives three times in milliseconds for each choice. ``picture``: from the choice to the
 frame after the one in which the right unit's picture stands in the page (the round trip to the kernel,
 exemplars, HTML, layout). ``shaded``: the same until its tokens are shaded (the model has run over the
-exemplars, up to the unit's site). ``whole``: until its neighbours are listed, too; then comes the next choice.
+exemplars, up to the unit's site). ``whole``: until its neighbours are listed, too, and the next choice comes.
 The choices:
 
     unit         from the 50 that a descriptor finds, never seen before ("first"), and once more ("again")
@@ -109,10 +109,11 @@ def kernel(units: int = 30) -> dict[str, float]:
     exec(CELL, made)
     browser, spent = made["browser"], []
     for unit in random.Random(1).sample(browser.units.tolist(), units):
-        stages, times = iter(browser.drawn(unit)), [time.process_time()]
-        for part in (lambda: next(stages), lambda: next(stages), lambda: browser.neighbours_html(unit)):
-            part()
+        times = [time.process_time()]
+        for _ in browser.drawn(unit):
             times.append(time.process_time())
+        browser.neighbours_html(unit)
+        times.append(time.process_time())
         spent.append([1000 * (b - a) for a, b in itertools.pairwise(times)])
     return pd.DataFrame(spent, columns=["picture", "shading", "neighbours"]).median().round(1).to_dict()
 
