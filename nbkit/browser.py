@@ -215,7 +215,7 @@ class NeuronBrowser:
         return [self._views[unit]] if unit in self._views else self._stages(unit)
 
     def to_html(
-        self, units: Sequence[str] | None = None, title: str = "Neuron browser", *, word_texts: int = 800
+        self, units: Sequence[str] | None = None, title: str = "Neuron browser", *, word_texts: int = 400
     ) -> str:
         """A page with a list of ``units`` (default: the best unit of every descriptor, and its neighbour).
 
@@ -609,7 +609,7 @@ class CorpusCompare:
         cuts = table["split"].nunique()
         for here, there in ((one, other), (other, one)):
             at = (table["unit"] == unit) & (table["descriptor"] == tag) & (table["corpus"] == here)
-            own = table[at]
+            own = table[at & table["above"]]
             if len(own):
                 said.append(
                     f"chosen in {len(own)} of {cuts} cuts of {here}; best on the other half in"

@@ -81,7 +81,7 @@ def shade(subject: Subject, texts: Texts, unit: str) -> dict[int, pd.DataFrame]:
     return {i: part[columns].reset_index(drop=True) for i, part in frame.groupby("text_id")}
 
 
-def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block: int = 1024) -> pd.DataFrame:
+def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block: int = 256) -> pd.DataFrame:
     """The ``k`` units whose activations correlate most with those of ``unit``, itself left out.
 
     Columns: rank, unit, correlation (Pearson, over the rows of the store). A unit that never changes has
@@ -102,7 +102,7 @@ def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block:
     return pd.DataFrame({"rank": np.arange(1, k + 1), "unit": names, "correlation": found[best]})
 
 
-def correlations(activations: Activations, unit: str | int, *, block: int = 1024) -> np.ndarray:
+def correlations(activations: Activations, unit: str | int, *, block: int = 256) -> np.ndarray:
     """Pearson correlation [unit] of ``unit`` with every unit, over the rows of the store.
 
     0 where one of the two never changes. Read in blocks of ``block`` columns. Ours.
@@ -110,10 +110,11 @@ def correlations(activations: Activations, unit: str | int, *, block: int = 1024
     own = np.asarray(activations.values[:, activations.column(unit)], dtype=np.float64)
     own, found = own - own.mean(), np.empty(len(activations.units))
     for start in range(0, len(found), block):
-        others = np.asarray(activations.values[:, start : start + block], dtype=np.float64)
-        others = others - others.mean(0)
-        norm = np.linalg.norm(others, axis=0) * np.linalg.norm(own)
-        found[start : start + block] = own @ others / np.where(norm > 0, norm, np.inf)
+        others = np.asarray(activations.values[:, start : start + block].T, dtype=np.float64)  # [unit, row]
+        others = others - others.mean(1, keepdims=True)
+        # no BLAS: on parts of this size its threads wait for each other most of the time
+        norm = np.sqrt(np.einsum("ur,ur->u", others, others) * np.einsum("r,r", own, own))
+        found[start : start + block] = np.einsum("ur,r->u", others, own) / np.where(norm > 0, norm, np.inf)
     return found
 
 

@@ -47,7 +47,7 @@ linear-gradient(90deg,transparent,#fff 60%) 100% 0/4em 100% no-repeat local,
 linear-gradient(270deg,#bbb,transparent) 100% 0/.8em 100% no-repeat scroll}
 .nbkit svg.tree{font:15px system-ui,sans-serif;max-width:none}
 .nbkit .note,.nbkit.note{color:#555;font-size:.85em;margin:.2em 0 .8em}
-.nbkit .near td,.nbkit .near th{white-space:nowrap}
+.nbkit.near td,.nbkit.near th{white-space:nowrap}
 .nbkit-controls{--jp-widgets-font-size:15px;--jp-widgets-inline-label-width:6.5em}
 """
 

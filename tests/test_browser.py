@@ -281,14 +281,14 @@ def test_two_corpora_are_held_against_each_other(compared):
 
 
 def test_its_view_says_what_the_illusion_test_said(compared):
-    judged = compared.verdicts.merge(compared.report.units[["unit", "descriptor"]])
+    fates = compared.report.units[compared.report.units["above"]]
+    judged = compared.verdicts.merge(fates[["unit", "descriptor"]])
     compared_units = judged[judged["descriptor"] == "question"]
     line = next(
         line for line in compared_units.itertuples() if "question" in compared.tags(line.unit, *NAMES).index
     )
     view = Page(compared.view(line.unit, *NAMES)).text
     assert f"{line.verdict} (trends in {line.trends} of 2 corpora)" in view
-    fates = compared.report.units
     own = fates[(fates["unit"] == line.unit) & (fates["descriptor"] == "question")]
     here = own.iloc[0]["corpus"]
     own = own[own["corpus"] == here]

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from test_figures import BLINDNESS, _nearest
 
-from nbkit import figures, presets, provenance, salience, texts, widgets
+from nbkit import figures, presets, provenance, salience, texts, views, widgets
 from nbkit.evaluation import Estimate
 
 
@@ -210,3 +211,36 @@ def test_figures_of_trees():
     figures.gains(gains, ax=axes[2])
     assert [t.get_text() for t in axes[2].get_yticklabels()] == ["x, weight 1"]
     plt.close(fig)
+
+
+# ---------------------------------------------------------------------------------- colours
+
+
+def linear(color):
+    c = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def test_colours_that_mean_something_differ_to_the_colour_blind():
+    used = {c.upper() for c in re.findall(r"#([0-9A-Fa-f]{6})\b", views.CSS + views.PAGE_CSS)}
+    meaning = "0072B2", "B03A00", "E69F00"  # above 0 or right, the peak or wrong, activation or below 0
+    assert set(meaning) <= used
+    for blindness in BLINDNESS:
+        assert _nearest([f"#{color}" for color in meaning], blindness) > 15
+
+
+def test_text_on_any_shade_can_be_read():
+    """WCAG's contrast of 4.5 for the text on the strongest shading, and for notes on white."""
+
+    def light(rgb):
+        return float(np.dot([0.2126, 0.7152, 0.0722], rgb)) + 0.05
+
+    blue = [f"{round(255 - 0.55 * (255 - v)):02x}" for v in (0, 114, 178)]
+    for text, ground in (
+        ("1a1a1a", "E69F00"),
+        ("1a1a1a", "".join(blue)),
+        ("555555", "ffffff"),
+        ("0072B2", "ffffff"),
+    ):
+        one, two = sorted((light(linear(text)), light(linear(ground))))
+        assert two / one > 4.5

@@ -186,8 +186,8 @@ details{{margin:1rem 0}}
 <div class="cards">{cards}</div>
 <h2>Agreement and evaluation</h2>{figures}
 <h2>Browse neurons</h2>
-<p>The best unit of every descriptor: its tags in each corpus, and its strongest texts with the tokens shaded
-by activation.</p>
+<p>The best unit of every descriptor, and its nearest neighbour: tags in each corpus, and strongest texts with
+the tokens shaded by activation. Search by descriptor, word or site.</p>
 <iframe title="neuron browser" srcdoc="{browser}"></iframe>
 <h2>On the way</h2>{more}
 <h2>All numbers</h2><table>{rows}</table>

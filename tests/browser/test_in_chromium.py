@@ -136,6 +136,12 @@ def test_neurons_are_searched_by_word_and_by_site(notebook, neurons, photograph)
     assert len(chosen_units(view)) == 1536
 
 
+FOCUSED = """() => {
+  const at = document.activeElement;
+  return [at.tagName, (at.labels?.[0] ?? at).innerText];
+}"""
+
+
 def test_a_click_goes_to_a_neighbour_and_the_keyboard_goes_everywhere(notebook, neurons, photograph):
     """Tab alone, from the first field to the neighbours, in the order in which they stand."""
     view = browsing.cell_output(notebook, 1)
@@ -148,15 +154,14 @@ def test_a_click_goes_to_a_neighbour_and_the_keyboard_goes_everywhere(notebook, 
     photograph(view, "lab-neurons-neighbour")
     view.get_by_label("descriptor").focus()
     reached = []
-    for _ in range(6):
-        reached.append(
-            notebook.evaluate("(document.activeElement.labels?.[0] ?? document.activeElement).innerText")
-        )
+    while len(reached) < 7:  # a table that is wider than its room is reached, too, to be moved
+        kind, name = notebook.evaluate(FOCUSED)
+        reached += [name] if kind in ("SELECT", "INPUT", "BUTTON") else []
         notebook.keyboard.press("Tab")
     following = neurons.neighbours(near[0]).index
-    assert reached == ["descriptor", "or word", "site", "unit", "or by name", following[0]]
-    notebook.keyboard.press("Enter")  # on the second neighbour
-    assert_shows(view, neurons, following[1])
+    assert reached == ["descriptor", "or word", "site", "unit", "or by name", *following[:2]]
+    notebook.keyboard.press("Enter")  # on the third neighbour
+    assert_shows(view, neurons, following[2])
 
 
 def test_two_corpora_are_compared(notebook, compared, photograph):
@@ -229,7 +234,7 @@ def test_sets_are_judged_by_keyboard_saved_and_gone_on_with(notebook, photograph
     photograph(view, "lab-annotate-1")
     assert saved_by(answers, "bob") == [["s1", "yes", "prices", "1 3"]]
     notebook.locator(".jp-Notebook .jp-CodeCell").nth(5).locator(".jp-InputArea-editor").click()
-    notebook.keyboard.press("Shift+Enter")  # the cell again, as after a break
+    notebook.keyboard.press("Control+Enter")  # the cell again, as after a break
     expect(view.get_by_text("ada: set s3, from reviews; 2 of 4 judged")).to_be_visible()
     assert saved_by(answers, "ada")[0] == ["s1", "yes", "has a price", "1 2 3"]
 
