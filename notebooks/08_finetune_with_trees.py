@@ -159,6 +159,7 @@ found.table.round(2)
 
 # %%
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}
+sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
 figures.save(fig, "08_trees_in_the_loss", sources, folder=preset.figures)
 best = table[table["site"] != "baseline"].sort_values("gain").iloc[-1]
 preset.record(
