@@ -416,7 +416,7 @@ class _AnnotationView:
         self._on_enter(self.who, lambda: annotation.switch(self.who.value))
         self.save, self.go_back = save, back
         buttons = ipywidgets.HBox([save, back])
-        self.box = ipywidgets.VBox(
+        self.box = controls(
             [self.who, self.status, self.texts, self.line, self.pattern, self.name, buttons, self.message]
         )
         self._show()
