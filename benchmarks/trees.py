@@ -212,6 +212,7 @@ def cola(n: int | None, seeds: int) -> None:
             progress=False,
             **options,
         )
+        keep(found)
         if arm == "fitted":
             draw_gains(record["arms"][arm]["differences"])
         print(arm, trees.differences(found).round(3).to_string(), sep="\n")

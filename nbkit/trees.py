@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.stats import rankdata
+from scipy.stats import rankdata, ttest_1samp
 from tqdm.auto import tqdm
 
 from nbkit import tuning
@@ -717,14 +717,17 @@ def differences(found: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Each site and weight against the baseline of the same seed.
 
     Columns: site, weight, seeds, matthews (mean), gain, low, high (mean paired difference, 95 % bootstrap
-    over seeds), collapsed (share). ``found`` is of ``finetune``; without a baseline: ``ValueError``.
+    over seeds), p (paired t test, times the number of settings tried: Bonferroni), collapsed (share).
+    The bootstrap of few seeds is too narrow: an interval without 0 and a large p is no gain.
+    ``found`` is of ``finetune``; without a baseline: ``ValueError``.
     """
     base = found[found["site"] == ""].set_index("seed")["matthews"]
     if base.empty:
         raise ValueError("no baseline (site '') among the runs")
-    lines = []
+    lines, settings = [], found[found["site"] != ""].groupby(["site", "weight"]).ngroups
     for (site, weight), runs in found.groupby(["site", "weight"], sort=False):
-        gain = bootstrap((runs["matthews"].to_numpy() - base.loc[runs["seed"]].to_numpy()), seed=seed)
+        paired = runs["matthews"].to_numpy() - base.loc[runs["seed"]].to_numpy()
+        gain = bootstrap(paired, seed=seed)
         lines.append(
             {
                 "site": site or "baseline",
@@ -734,10 +737,18 @@ def differences(found: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
                 "gain": gain.value,
                 "low": gain.low,
                 "high": gain.high,
+                "p": min(1.0, settings * _paired_p(paired)),
                 "collapsed": runs["collapsed"].mean(),
             }
         )
     return pd.DataFrame(lines)
+
+
+def _paired_p(differences: np.ndarray) -> float:
+    """Of a t test; 1 where nothing differs or there is one seed only."""
+    if len(differences) < 2 or not differences.any():
+        return 1.0
+    return float(ttest_1samp(differences, 0).pvalue)
 
 
 def choose_site(found: pd.DataFrame) -> str:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import shortest_path
-from scipy.stats import spearmanr
 
 from nbkit import models, texts, treebank, trees, tuning
 
@@ -268,7 +268,7 @@ def test_spearman_is_scipys():
     a, b = rng.standard_normal((1, 5, 8)), rng.integers(1, 4, (5, 8))
     ours = trees._spearman(a, b[None])
     assert ours[0] == pytest.approx(
-        np.mean([spearmanr(x, y).statistic for x, y in zip(a[0], b, strict=True)])
+        np.mean([scipy.stats.spearmanr(x, y).statistic for x, y in zip(a[0], b, strict=True)])
     )
 
 
@@ -441,6 +441,25 @@ def test_trees_in_the_loss(sample):
         trees.finetune(
             subject, train, dev, "good", sites=["layer.2.hidden"], positive="yes", seeds=(0,), epochs=1
         )
+
+
+def test_differences_are_paired_and_corrected_for_all_settings_tried():
+    rng, lines = np.random.default_rng(0), []
+    for seed in range(5):
+        level = rng.normal(0.5, 0.2)  # what the pairing takes away
+        lines.append({"site": "", "weight": 0.0, "seed": seed, "matthews": level})
+        for site, gain in {"a": 0.1, "b": 0.0}.items():
+            lines.append(
+                {"site": site, "weight": 1.0, "seed": seed, "matthews": level + gain + rng.normal(0, 0.01)}
+            )
+    runs = pd.DataFrame(lines).assign(collapsed=False)
+    table = trees.differences(runs).set_index("site")
+    wide = runs.pivot(index="seed", columns="site", values="matthews")
+    for site in "ab":
+        independent = scipy.stats.ttest_rel(wide[site], wide[""]).pvalue
+        assert table["p"][site] == pytest.approx(min(1, 2 * independent))
+    assert table["p"]["baseline"] == 1 and table["p"]["a"] < 0.001 < 0.2 < table["p"]["b"]
+    assert table["gain"]["a"] == pytest.approx((wide["a"] - wide[""]).mean())
 
 
 def test_a_fitted_probe_starts_with_a_small_term_and_is_not_changed(sample):
