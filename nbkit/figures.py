@@ -550,5 +550,5 @@ def gains(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color="k", lw=0.8)
     names = [f"{site}, weight {weight:g}" for site, weight in zip(some["site"], some["weight"], strict=True)]
     ax.set_yticks(places, names)
-    ax.set(xlabel="gain in Matthews correlation over the baseline, 95 %")
+    ax.set(xlabel="gain in Matthews correlation, 95 %")
     return ax
