@@ -120,11 +120,13 @@ def test_the_table_of_illusions_is_that_of_the_benchmark():
         "sets with a pattern, random directions"
     )
     shown = [name for name in lines if f"| {names[name]} |" in README]
-    assert len(shown) == 9
+    assert len(shown) == 10
     for name in shown:
         columns = ("paper", "last layer, [CLS]", "last layer, mean", "FFN units")
         assert row(names[name]) == [bare(lines[name][column]) for column in columns], name
-    assert f"{found['units']['FFN units']:,} FFN units" in README
+    n = found["units"]
+    assert f"all {n['FFN units']:,} FFN and {n['hidden states']:,} hidden units" in README
+    assert f"{found['whole']['clock']:.0f} s on 2 cores" in README and found["whole"]["clock"] < 300
 
 
 def test_the_planted_controls_are_those_of_the_benchmark():
