@@ -90,7 +90,7 @@ by_hand
 
 # %%
 sites = ["layer.1.hidden", "layer.4.hidden"]
-bank = trees.bank(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites, progress=False)
+bank = trees.bank(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False)
 fitted = trees.fit(*trees.parts(bank, None, SEED)[:2], "ssp", seed=SEED, progress=False)
 options = {"epochs": 2, "rate": 1e-4, "half": False, "progress": False}
 for name, probes in {"fitted": fitted, "fresh": None}.items():
