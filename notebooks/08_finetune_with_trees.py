@@ -125,8 +125,8 @@ with figures.style():
 runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "collapsed"]].mean().round(3)
 
 # %% [markdown]
-# `benchmarks/trees.py --cola` runs three sites, three weights and five paired seeds on CoLA; the README has what
-# it found. A p above for few seeds says more than their interval: it counts all settings that were tried.
+# `benchmarks/trees.py --cola` runs three sites, three weights and five paired seeds on CoLA; the README has
+# what it found. A p above says more than the interval of few seeds: it counts all settings that were tried.
 
 # %% [markdown]
 # ## What did training change inside?
