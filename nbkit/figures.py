@@ -457,7 +457,7 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for color, (method, part) in zip(
         (BLUE, RED, GREEN, ORANGE), table.groupby("method", sort=False), strict=False
     ):
-        for column, line in (("precision", "-"), ("recall", "--")):
+        for column, look in (("precision", "o-"), ("recall", "s--")):  # told apart without the line, too
             values = [estimate.value for estimate in part[column]]
             low = [estimate.value - estimate.low for estimate in part[column]]
             high = [estimate.high - estimate.value for estimate in part[column]]
@@ -465,7 +465,8 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 part["k"],
                 values,
                 yerr=[low, high],
-                fmt="o" + line,
+                fmt=look,
+                mfc=color if column == "precision" else "white",
                 color=color,
                 capsize=3,
                 label=f"{method}, {column}@k",
