@@ -27,8 +27,8 @@ SEED = 0
 
 # %%
 preset = presets.load(PRESET)
-subject, treebank = preset.subject(), preset.treebank(seed=SEED)
-treebank = treebank.sample(min(preset["probed"], len(treebank)), seed=SEED)
+subject, whole = preset.subject(), preset.treebank(seed=SEED)
+treebank = whole.sample(min(preset["probed"], len(whole)), seed=SEED)
 print(treebank)
 
 # %% [markdown]
@@ -249,7 +249,8 @@ exercises.check(
 # everything, noise included. Next: does training on such trees help a model? `08_finetune_with_trees`.
 
 # %%
-sources = {"subject": subject.fingerprint, "corpus": treebank.fingerprint, "seed": SEED}
+sources = {"subject": subject.fingerprint, "corpus": whole.fingerprint, "seed": SEED}
+sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
 figures.save(fig, "07_trees_by_layer", sources, folder=preset.figures)
 if preset.name == "sample":  # a sentence of a licensed corpus is not ours to publish
     figures.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
