@@ -124,7 +124,7 @@ def test_manifests_name_no_user_no_host_and_no_path(monkeypatch):
 def test_presets_hand_frames_on(tmp_path, monkeypatch):
     monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path))
     preset = presets.load("sample")
-    with pytest.raises(FileNotFoundError, match="run the notebook before this one"):
+    with pytest.raises(FileNotFoundError, match="run the notebook 02_discover_descriptors"):
         preset.kept("labels/reviews")
     frame = pd.DataFrame({"x": [1.0]}, index=pd.Index([3], name="text_id"))
     preset.keep("labels/reviews", frame)
