@@ -199,15 +199,22 @@ class _Ordered(NamedTuple):
     """Scores [..., unit, descriptor], with what every comparison asks of them."""
 
     scores: np.ndarray
-    first: np.ndarray  # the best descriptors, at most two, best first
-    ranks: np.ndarray  # around their mean
+    first: np.ndarray  # the best descriptors, at most two, best first; of equals that which comes first
+    ranks: np.ndarray  # around their mean; equals share theirs
 
     @classmethod
     def of(cls, scores: np.ndarray) -> _Ordered:
         """``scores`` [..., descriptor, unit]."""
         scores = np.ascontiguousarray(np.swapaxes(scores, -2, -1))
-        first = np.argsort(-scores, axis=-1, kind="stable")[..., :2]
-        return cls(scores, first, stats.rankdata(scores, axis=-1) - (scores.shape[-1] + 1) / 2)
+        order = np.argsort(scores, axis=-1)
+        ordered = np.take_along_axis(scores, order, axis=-1)
+        tied = (ordered[..., 1:] == ordered[..., :-1]).any(-1)  # rare, and slow to rank
+        order[tied] = np.argsort(-scores[tied], axis=-1, kind="stable")[..., ::-1]
+        n = scores.shape[-1]
+        ranks = np.empty(scores.shape, np.float32)
+        np.put_along_axis(ranks, order, np.arange(n, dtype=np.float32) - (n - 1) / 2, axis=-1)
+        ranks[tied] = stats.rankdata(scores[tied], axis=-1) - (n + 1) / 2
+        return cls(scores, order[..., :-3:-1], ranks)
 
 
 def _compared(here: _Ordered, there: _Ordered) -> dict[str, np.ndarray]:
