@@ -551,5 +551,7 @@ def gains(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color="k", lw=0.8)
     names = [f"{site}, weight {weight:g}" for site, weight in zip(some["site"], some["weight"], strict=True)]
     ax.set_yticks(places, names)
+    ax.margins(y=0.3 / max(1, len(some) - 1))
+    ax.locator_params(axis="x", nbins=6)
     ax.set(xlabel="gain in Matthews correlation, 95 %")
     return ax

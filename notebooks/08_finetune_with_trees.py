@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import figures, presets, provenance, salience, texts, trees, tuning
+from nbkit import exercises, figures, presets, provenance, salience, texts, trees, tuning
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -35,36 +35,36 @@ print(treebank)
 # ## A task that needs syntax
 #
 # The paper uses CoLA, sentences that linguists call acceptable or not. It is not part of this kit, so here
-# is a task of the same kind from any corpus: half of the sentences are left as they are, in the others two
-# neighbouring words have changed places.
+# is a task of the same kind from any corpus: half of the sentences are left as they are, in the others four
+# neighbouring words stand in reverse order.
 
 
 # %%
-def with_swaps(corpus: texts.Texts, seed: int) -> texts.Texts:
+def with_reversals(corpus: texts.Texts, seed: int) -> texts.Texts:
     rng = np.random.default_rng(seed)
     strings, labels = [], []
     for text in corpus.frame["text"]:
         words = text.split(" ")
-        broken = len(words) > 3 and rng.random() < 0.5
+        broken = len(words) > 4 and rng.random() < 0.5
         if broken:
-            i = rng.integers(1, len(words) - 2)
-            words[i], words[i + 1] = words[i + 1], words[i]
+            i = rng.integers(len(words) - 4)
+            words[i : i + 4] = words[i : i + 4][::-1]
         strings.append(" ".join(words))
         labels.append(str(int(not broken)))
-    made = texts.Texts.from_list(strings, f"{corpus.name}-swapped")
+    made = texts.Texts.from_list(strings, f"{corpus.name}-reversed")
     return replace(made, frame=made.frame.assign(acceptable=labels))
 
 
 corpora = preset.corpora(seed=SEED)
-every = [with_swaps(corpus, SEED + i) for i, corpus in enumerate(corpora.values())]
+every = [with_reversals(corpus, SEED + i) for i, corpus in enumerate(corpora.values())]
 frame = pd.concat([corpus.frame for corpus in every], ignore_index=True)
 both = replace(
-    texts.Texts.from_list(frame["text"], "swapped"),
+    texts.Texts.from_list(frame["text"], "reversed"),
     frame=frame.assign(text_id=np.arange(len(frame))),
 )
-dev, train = both.sample(500, seed=SEED).split(0.4, seed=SEED)
+dev, train = both.sample(400, seed=SEED).split(0.4, seed=SEED)
 print(train, dev)
-train.frame[["text", "acceptable"]].head(4)
+train.frame.groupby("acceptable")[["text", "acceptable"]].head(2)
 
 # %% [markdown]
 # ## By hand: the term
@@ -92,7 +92,7 @@ by_hand
 sites = ["layer.1.hidden", "layer.4.hidden"]
 bank = trees.bank(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False)
 fitted = trees.fit(*trees.parts(bank, None, SEED)[:2], "ssp", seed=SEED, progress=False)
-options = {"epochs": 2, "rate": 1e-4, "half": False, "progress": False}
+options = {"epochs": 2, "rate": 3e-4, "half": False, "progress": False}
 for name, probes in {"fitted": fitted, "fresh": None}.items():
     one = {"sites": sites[:1], "weights": (1.0,), "seeds": (SEED,), "probes": probes}
     run = trees.finetune(subject, train.sample(64), dev, "acceptable", **one, **{**options, "epochs": 1})
@@ -153,7 +153,30 @@ found.table.round(2)
 # 1. Leave out `probes`, so that they are fresh. How many runs collapse?
 # 2. Train with `frozen=True`. Is the term smaller or larger at the end?
 # 3. Choose the site with `trees.choose_site`. Is it one of the two above?
-#
+# 4. The cell below is the answer to one more; in `exercises/` it is yours.
+
+# %% tags=["solution"]
+# `runs` has a line for every run: site ("" for the baseline), seed, matthews. How far does the gain at
+# `sites[0]` vary from seed to seed? The standard deviation of the three differences.
+by_seed = runs.pivot_table(index="seed", columns="site", values="matthews")
+spread_of_gains = (by_seed[sites[0]] - by_seed[""]).std()
+
+# %% tags=["check"]
+score = runs.set_index(["site", "seed"])["matthews"]
+differences = score[sites[0]] - score[""]
+exercises.check(
+    spread_of_gains,
+    (lambda s: s >= 0, "a standard deviation is not negative"),
+    (lambda s: abs(s - score[""].std()) > 1e-9, "that is how far the baselines vary"),
+    (lambda s: abs(s - score[sites[0]].std()) > 1e-9, "that is how far the runs with the term vary"),
+    (
+        lambda s: abs(s - differences.std(ddof=0)) > 1e-9,
+        "three seeds are a sample: divide by two, not by three",
+    ),
+    (lambda s: abs(s - differences.std()) < 1e-9, "for each seed, the run with the term minus its baseline"),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # A gain smaller than the spread between seeds is not a gain yet. Next: `09_browse_neurons`.

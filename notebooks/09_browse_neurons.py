@@ -18,7 +18,17 @@
 import numpy as np
 import pandas as pd
 
-from nbkit import activations, evaluation, exemplars, illusions, matching, presets, provenance, widgets
+from nbkit import (
+    activations,
+    evaluation,
+    exemplars,
+    exercises,
+    illusions,
+    matching,
+    presets,
+    provenance,
+    widgets,
+)
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -169,11 +179,36 @@ print(f"{page.name}: {len(chosen)} units, {size / 1e6:.1f} MB")
 # %% [markdown]
 # ## Exercises
 #
-# 1. Find a unit whose best tag is another one in every corpus. Write one sentence that covers all of its
-#    exemplars, or say that there is none.
+# 1. The cell below finds a unit with as many best tags as possible; in `exercises/` that is yours. Write one
+#    sentence that covers all of its exemplars, or say that there is none.
 # 2. Type the name of a unit at random into the browser. How many of ten such units would you have tagged?
 # 3. Take `k=30` neighbours instead of ten. Do more of them stay, and why?
-#
+
+# %% tags=["solution"]
+# `browser.scores[corpus]` has a line for every descriptor and a column for every unit. Which unit has the
+# most different best descriptors over the corpora? Of several, the one whose lowest best score is highest.
+best = pd.DataFrame({name: scores.idxmax() for name, scores in browser.scores.items()})
+lowest = pd.DataFrame({name: scores.max() for name, scores in browser.scores.items()}).min(axis=1)
+different = best.nunique(axis=1)
+restless = lowest[different == different.max()].idxmax()
+
+# %% tags=["check"]
+tops = {name: scores.max() for name, scores in browser.scores.items()}
+firsts = np.array([browser.scores[name].idxmax().to_numpy() for name in browser.scores])
+number = pd.Series([len(set(column)) for column in firsts.T], browser.units)
+weakest = pd.Series(np.min([top.to_numpy() for top in tops.values()], axis=0), browser.units)
+exercises.check(
+    restless,
+    (lambda unit: unit in number, 'the name of a unit, such as "layer.2.ffn.7"'),
+    (lambda unit: number[unit] > 1, "that unit has the same best descriptor in every corpus"),
+    (lambda unit: number[unit] == number.max(), "another unit has more different ones"),
+    (
+        lambda unit: weakest[unit] == weakest[number == number.max()].max(),
+        "another with as many has a higher score where its own is lowest",
+    ),
+)
+
+# %% [markdown]
 # ## What we learned
 #
 # A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to. Next:

@@ -40,7 +40,7 @@ def test_a_stub_keeps_the_task_and_the_name():
 
 
 def test_there_are_exercises_in_most_notebooks():
-    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
     kept = (ROOT / "notebooks" / "exercises").glob("*.ipynb")
     assert sorted(path.stem for path in kept) == NAMES
 
@@ -182,3 +182,32 @@ def test_what_06_says():
     assert highest == "NOUN" and told[0] == "Right."
     for sentence, part in zip(told[1:], ("another", "lower", "one of", "one of", "one of"), strict=True):
         assert sentence.startswith("Not yet: ") and part in sentence
+
+
+def test_what_08_says():
+    runs = pd.DataFrame({"seed": [0, 1, 2] * 3, "site": [""] * 3 + ["a"] * 3 + ["b"] * 3})
+    runs["matthews"] = [0.1, 0.2, 0.6, 0.15, 0.1, 0.75, 0.3, 0.4, 0.2]
+    gains = pd.Series([0.05, -0.1, 0.15])
+    wrong = [
+        (-0.1, "not negative"),
+        (gains.std(ddof=0), "divide by two"),
+        (gains.mean(), "minus its baseline"),
+    ]
+    wrong += [(runs["matthews"][:3].std(), "baselines"), (runs["matthews"][3:6].std(), "with the term")]
+    told("08_finetune_with_trees", {"runs": runs, "sites": ["a", "b"]}, 0, "spread_of_gains", wrong)
+
+
+def test_what_09_says():
+    units = pd.Index(["u", "v", "w", "x"])
+    scores = {
+        "one": pd.DataFrame([[0.9, 0.5, 0.4, 0.1], [0.1, 0.2, 0.1, 0.8]], ["food", "modal"], units),
+        "two": pd.DataFrame([[0.9, 0.1, 0.1, 0.2], [0.1, 0.5, 0.3, 0.2]], ["food", "modal"], units),
+    }
+    scope = {"browser": SimpleNamespace(scores=scores, units=units)}
+    wrong = [
+        ("u", "same best"),
+        ("w", "where its own is lowest"),
+        ("y", "name of a unit"),
+        (3, "name of a unit"),
+    ]
+    told("09_browse_neurons", scope, 0, "restless", wrong)
