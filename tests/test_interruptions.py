@@ -4,7 +4,6 @@ The notebooks run as they are, on forty texts a corpus, with blocks of ten texts
 the notebook's own process, at a block that is named, so that nothing depends on the clock.
 """
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -127,43 +126,93 @@ def test_a_notebook_killed_half_way_goes_on_from_its_finished_blocks(checkout, m
     assert right_stores(checkout, minilm, monkeypatch)
 
 
-@contextlib.contextmanager
-def kernel(home, **event):
-    """``run_cell(source, when=None)``: "ok" or the error's name; ``when`` is called at "half-way"."""
-    manager, client = start_new_kernel(env=surroundings(home, **event), cwd=str(home))
+class HalfWay(Exception):
+    """The cell said so."""
 
-    def run_cell(source, when=None):
+
+class Kernel:
+    """A kernel of a notebook, with the client that talks to it."""
+
+    def __init__(self, home, **event):
+        self.manager, self.client = start_new_kernel(env=surroundings(home, **event), cwd=str(home))
+
+    def run(self, *cells):
+        """What the cells end in: "ok", or the names of errors. A cell that prints "half-way": ``HalfWay``."""
+
         def hook(message):
-            if when is not None and "half-way" in message["content"].get("text", ""):
-                when(manager)
+            if "half-way" in message["content"].get("text", ""):
+                raise HalfWay
 
-        answer = client.execute_interactive(source, timeout=200, output_hook=hook)
-        return answer["content"].get("ename", "ok")
+        answers = [self.client.execute_interactive(c, timeout=200, output_hook=hook) for c in cells]
+        return {answer["content"].get("ename", "ok") for answer in answers}
 
-    try:
-        yield run_cell
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    def interrupt(self):
+        """Like the square button. What the cell that was running ended in."""
+        self.manager.interrupt_kernel()
+        return self.client.get_shell_msg(timeout=60)["content"].get("ename", "ok")
+
+    def restart(self):
+        """Like the round arrow, whatever it is at, with new channels. Nothing more will happen to it."""
+        self.client.stop_channels()
+        self.manager.restart_kernel(now=True)
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+        self.run("import os; os.environ.pop('AT')")
+
+
+@pytest.fixture
+def kernel(checkout):
+    """A kernel that says "half-way" at the seventh block, and waits."""
+    one = Kernel(checkout, at=7, happens="print('half-way', flush=True); time.sleep(300)")
+    yield one
+    one.client.stop_channels()
+    one.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def cells(checkout):
+    """Of notebook 01: the cells before the one that captures, that one, and those after it."""
+    notebook = jupytext.read(checkout / "01_capture_activations.py")
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    place = next(i for i, source in enumerate(code) if "stored = {" in source)
+    return code[:place], code[place], code[place + 1 :]
 
 
 @pytest.mark.slow
-def test_a_cell_interrupted_runs_again_and_a_new_kernel_computes_nothing(checkout, minilm, monkeypatch):
-    notebook = jupytext.read(checkout / "01_capture_activations.py")
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    capturing = next(i for i, cell in enumerate(cells) if "stored = {" in cell)
-    event = {"at": 7, "happens": "print('half-way', flush=True); time.sleep(300)"}
-    with kernel(checkout, **event) as run_cell:
-        assert {run_cell(cell) for cell in [WATCHED, *cells[:capturing]]} == {"ok"}
-        stopped = run_cell(cells[capturing], lambda manager: manager.interrupt_kernel())
-        assert stopped == "KeyboardInterrupt"
-        assert {run_cell(cell) for cell in cells[capturing:]} == {"ok"}
+def test_a_cell_interrupted_runs_again_and_a_restarted_kernel_computes_nothing(
+    checkout, kernel, cells, minilm, monkeypatch
+):
+    before, capturing, after = cells
+    assert kernel.run(WATCHED, *before) == {"ok"}
+    with pytest.raises(HalfWay):
+        kernel.run(capturing)
+    assert kernel.interrupt() == "KeyboardInterrupt"
+    assert kernel.run(capturing, *after) == {"ok"}
     once = lines(checkout)
     assert len(set(once)) == BLOCKS and len(once) <= BLOCKS + 1  # at most the block in hand twice
     assert right_stores(checkout, minilm, monkeypatch)
-    with kernel(checkout) as run_cell:
-        assert {run_cell(cell) for cell in [WATCHED, *cells]} == {"ok"}
+    kernel.restart()
+    assert kernel.run(WATCHED, *before, capturing, *after) == {"ok"}
     assert lines(checkout) == once
+
+
+@pytest.mark.slow
+def test_a_kernel_restarted_half_way_goes_on_from_its_finished_blocks(
+    checkout, kernel, cells, minilm, monkeypatch
+):
+    before, capturing, after = cells
+    kernel.run(WATCHED, *before)
+    with pytest.raises(HalfWay):
+        kernel.run(capturing)
+    done = lines(checkout)
+    kernel.restart()
+    assert kernel.run("stored") == {"NameError"}, "a new process"
+    assert kernel.run(WATCHED, *before, capturing, *after) == {"ok"}
+    once = lines(checkout)
+    assert once[: len(done)] == done and len(done) >= 5
+    assert len(set(once)) == BLOCKS and len(once) <= BLOCKS + 1
+    assert right_stores(checkout, minilm, monkeypatch)
 
 
 # ---------------------------------------------------------------------------------- from one to the next

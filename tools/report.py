@@ -31,7 +31,7 @@ CAPTIONS = {
     " in the probe's spanning tree. Middle: distance of squared norms to gold depths. Right: to the nearest"
     " depth profile, which noise has too. Diamonds: BERT-large, as published.",
     "07_one_tree": "One sentence: the gold tree above its words, the probe's below.",
-    "08_trees_in_the_loss": "Fine-tuning to find swapped words, with a tree term at a layer: gain over the"
+    "08_trees_in_the_loss": "Fine-tuning to find reversed words, with a tree term at a layer: gain over the"
     " baseline of the same seed.",
 }
 MORE = ("03_held_out", "01_unit_by_corpus", "06_salient_units", "07_trees_by_layer", "07_one_tree")
@@ -78,7 +78,7 @@ def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     floors = f"random weights {trees['uuas_random_weights']:.2f}, neighbours {trees['uuas_neighbours']:.2f}"
     lines.append((f"edges of the tree found, {trees['site']}", f"{trees['uuas']:.2f} ({floors})"))
     gain, low, high = facts["tuning"]["best_gain"]
-    lines.append(("swapped words found, best gain with trees", f"{gain:+.3f} [{low:.3f}, {high:.3f}]"))
+    lines.append(("reversed words found, best gain with trees", f"{gain:+.3f} [{low:.3f}, {high:.3f}]"))
     return lines
 
 
