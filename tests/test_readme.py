@@ -249,4 +249,4 @@ def test_time_disk_and_money_are_stated_for_every_preset():
     assert list(presets) == ["sample", "treebank", "registers", "full"]
     for name, preset in presets.items():
         assert preset["minutes"] > 0 and preset["disk"] > 0 and preset["money"] >= 0, name
-    assert presets["sample"]["minutes"] <= 10 and presets["treebank"]["minutes"] < 20
+    assert presets["sample"]["minutes"] <= 8 and presets["treebank"]["minutes"] < 20

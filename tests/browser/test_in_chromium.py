@@ -19,7 +19,7 @@ from nbkit import presets
 ROOT = Path(__file__).resolve().parents[2]
 WIDGETS = ("neuron_browser salience_slider tree_stepper descriptor_editor corpus_compare annotate").split()
 CELLS = [f"import small\nsmall.{name}()" for name in WIDGETS]
-WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+WIDTHS = {"desktop": (1280, 900), "projector": (1024, 768), "phone": (390, 844)}
 
 pytestmark = pytest.mark.needs_browser
 
@@ -80,6 +80,16 @@ def assert_within(view):
     wider = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && !e.closest('.wide')).length"
     assert view.locator(".nbkit, .corpora, .widget-html-content").evaluate_all(wider) == 0
     assert view.evaluate("output => output.scrollWidth - output.clientWidth") <= 1
+
+
+TEXTS_SEEN = Path(__file__).with_name("texts_seen.js").read_text()
+
+
+def assert_readable(page, selector="body *"):
+    """From the back row: no letters under 12 px, and the contrast that WCAG 2 asks for (level AA, 4.5)."""
+    seen = page.evaluate(TEXTS_SEEN, selector)
+    assert len(seen) > 5
+    assert not [line for line in seen if line[1] < 12 or line[2] < 4.5]
 
 
 def chosen_units(view):
@@ -316,6 +326,10 @@ def test_keys_in_a_widget_do_nothing_to_the_notebook(notebook):
     expect(cells).to_have_count(len(CELLS))
 
 
+def test_everything_in_jupyterlab_can_be_read(notebook):
+    assert_readable(notebook, ".nbkit *, .nbkit-controls *")
+
+
 def test_jupyterlab_asked_this_machine_only_and_nothing_complained(notebook):
     assert not notebook.complaints
     assert {re.match(r"\w+://([\d.]+)|data:|blob:", a)[1] for a in notebook.complaints.addresses} <= {
@@ -329,7 +343,7 @@ def test_jupyterlab_asked_this_machine_only_and_nothing_complained(notebook):
 
 @pytest.fixture(params=WIDTHS)
 def page(request, chromium, witness):
-    """A page without a network, at both widths; at the end: no complaint, nothing wider than the window."""
+    """A page without a network, at three widths; at the end: no complaint, nothing too wide or too small."""
     width, height = WIDTHS[request.param]
     context = chromium.new_context(viewport={"width": width, "height": height})
     context.set_offline(True)
@@ -339,6 +353,7 @@ def page(request, chromium, witness):
     assert not complaints
     assert all(a.startswith(("file:", "data:", "about:", "blob:")) for a in complaints.addresses)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the window"
+    assert_readable(page)
     context.close()
 
 
