@@ -132,6 +132,7 @@ def test_what_a_figure_does_not_name_is_not_promised(tmp_path, sources, capsys):
 # ---------------------------------------------------------------------------------- the figures of the sample
 
 KEPT = sorted([*(ROOT / "figures").glob("*.svg"), *(ROOT / "figures" / "paper").glob("*.svg")])
+OF_TREEBANK = sorted((ROOT / "figures" / "treebank").glob("*.svg"))
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,21 @@ def here():
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
 def test_every_committed_figure_says_how_it_was_made_and_can_be_made_again(path, minilm, here):
+    assert_said(path, minilm, here)
+
+
+@pytest.mark.needs_data
+def test_the_figures_of_real_text_do_so_too(minilm, shared_data, monkeypatch):
+    monkeypatch.setenv("NBKIT_DATA", str(shared_data))
+    preset = presets.load("treebank", ROOT / "notebooks" / "presets.toml")
+    there = {**preset.corpora(), "treebank": preset.treebank()}
+    assert len(OF_TREEBANK) >= 7
+    for path in OF_TREEBANK:
+        assert_said(path, minilm, there)
+
+
+def assert_said(path, subject, corpora):
+    """Its manifest is in both files and beside them, and everything that it names is here."""
     png = path.with_suffix(".png")
     assert provenance.read(path) == provenance.read(png)
     beside = json.loads(path.with_suffix(".json").read_text())
@@ -151,14 +167,15 @@ def test_every_committed_figure_says_how_it_was_made_and_can_be_made_again(path,
     assert (ROOT / "notebooks" / f"{made['notebook']}.py").exists() and made["cell"] > 1
     for file in (path, png):
         found = {
-            finding.what: finding.state for finding in provenance.check(file, subject=minilm, corpora=here)
+            finding.what: finding.state
+            for finding in provenance.check(file, subject=subject, corpora=corpora)
         }
         assert found["data"] == found["subject"] == "same"
         assert "missing" not in found.values()
     assert len(pd.read_csv(path.with_suffix(".csv"))) > 1
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*KEPT, *OF_TREEBANK], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_committed_figure_needs_no_font_and_has_its_width(path):
     from PIL import Image
 
