@@ -250,3 +250,12 @@ def test_time_disk_and_money_are_stated_for_every_preset():
     for name, preset in presets.items():
         assert preset["minutes"] > 0 and preset["disk"] > 0 and preset["money"] >= 0, name
     assert presets["sample"]["minutes"] <= 8 and presets["treebank"]["minutes"] < 20
+
+
+def test_the_time_of_each_notebook_is_the_one_measured():
+    measured = json.loads((ROOT / "notebooks" / "seconds.json").read_text())
+    rows = re.findall(r"^\| \[\d\d .*?\]\(notebooks/(\w+)\.ipynb\).*\| (\d+) s \|$", README, re.MULTILINE)
+    assert [name for name, _ in rows] == list(measured)
+    for name, stated in rows:
+        assert abs(int(stated) - measured[name]) <= max(5, 0.1 * measured[name]), (name, measured[name])
+    assert sum(measured.values()) < 8 * 60
