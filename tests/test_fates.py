@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from nbkit import fates, illusions, matching
 from nbkit.activations import Activations
@@ -55,6 +56,15 @@ def test_sums_over_groups_score_a_resample_like_its_rows(seed, n, groups):
     slow = fates._drawn_again(x, y, dealt, times, "auroc")
     rows = np.repeat(np.arange(n), times[0][dealt].astype(int))
     assert np.allclose(slow[0], matching.auroc(x[rows], y[rows]))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 60))
+def test_equal_scores_share_their_rank_and_the_first_is_first(seed, descriptors, different):
+    scores = np.random.default_rng(seed).integers(0, different, (3, descriptors, 5)).astype(np.float32)
+    found, by_unit = fates._Ordered.of(scores), np.moveaxis(scores, 1, 2)
+    assert np.array_equal(found.scores, by_unit)
+    assert np.array_equal(found.first, np.argsort(-by_unit, axis=-1, kind="stable")[..., :2])
+    assert np.array_equal(found.ranks, stats.rankdata(by_unit, axis=-1) - (descriptors + 1) / 2)
 
 
 def test_a_resample_of_every_group_once_is_what_was_found():
