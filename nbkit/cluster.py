@@ -101,8 +101,21 @@ def _client(engine: Any) -> Iterator[Any]:
     n = _local_workers()
     threads = max(1, (os.cpu_count() or 1) // n)
     with (
+        _environment_kept(),
         LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         client.run(torch.set_num_threads, threads)
         yield client
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Dask sets OMP_NUM_THREADS=1 here for its workers: whatever this process starts later would be slow."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

@@ -141,7 +141,8 @@ discovered = {
     name: descriptors.label(corpus, merged, proposals=proposals[name]) for name, corpus in corpora.items()
 }
 share = pd.DataFrame({name: labels.mean() for name, labels in discovered.items()})
-share.loc[merged.names[:12]].style.format("{:.2f}").background_gradient(cmap="Blues", axis=None)
+shown = share.loc[merged.names[:12]].style.set_uuid("share").format("{:.2f}")
+shown.background_gradient(cmap="Blues", axis=None)
 
 # %% [markdown]
 # Each corpus has its own mixture. A descriptor that one corpus hardly knows cannot be tested there.

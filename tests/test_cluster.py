@@ -91,6 +91,17 @@ def _pid():
     return {"pid": os.getpid()}
 
 
+@pytest.mark.slow
+def test_the_environment_is_left_as_it_was(monkeypatch):
+    """Dask leaves OMP_NUM_THREADS=1 behind, and every kernel and server started later has one thread."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    before = dict(os.environ)
+    with cluster._client("dask") as client:
+        assert cluster.workers(client) == 2
+    assert dict(os.environ) == before
+
+
 def test_an_error_on_a_worker_is_raised_here(minilm, corpus, client):
     with pytest.raises(ZeroDivisionError):
         list(cluster.deal(_fails, [0], client, minilm))
