@@ -542,15 +542,19 @@ def layer_lines(
 
 
 def gains(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Gain over the baseline with intervals: ``table`` of ``trees.differences``."""
+    """Gain over the baseline with intervals, and the p beside it: ``table`` of ``trees.differences``.
+
+    Of few seeds the interval is too narrow; the p counts their number, and all settings that were tried.
+    """
     some = table[table["site"] != "baseline"].reset_index(drop=True)
     ax = _axes(ax, (5.5, 0.8 + 0.32 * len(some)))
     places = np.arange(len(some))[::-1]
     spread = [some["gain"] - some["low"], some["high"] - some["gain"]]
     ax.errorbar(some["gain"], places, xerr=spread, fmt="o", color=BLUE, capsize=3)
     ax.axvline(0, color="k", lw=0.8)
-    names = [f"{site}, weight {weight:g}" for site, weight in zip(some["site"], some["weight"], strict=True)]
-    ax.set_yticks(places, names)
+    p = [f"{p:.2f}" if p >= 0.01 else "< .01" for p in some["p"]]
+    lines = zip(some["site"], some["weight"], p, strict=True)
+    ax.set_yticks(places, [f"{site}, weight {weight:g}, p {p}" for site, weight, p in lines])
     ax.margins(y=0.3 / max(1, len(some) - 1))
     ax.locator_params(axis="x", nbins=6)
     ax.set(xlabel="gain in Matthews correlation, 95 %")

@@ -206,10 +206,16 @@ def test_figures_of_trees():
     figures.layer_lines(table, "loss", published=published, ax=axes[1])
     assert axes[1].lines[-1].get_xdata().tolist() == [-1, 0]
     gains = pd.DataFrame(
-        {"site": ["baseline", "x"], "weight": [0, 1.0], "gain": [0, 0.1], "low": [0, 0], "high": [0, 0.2]}
-    )
+        {
+            "site": ["baseline", "x", "y"],
+            "weight": [0, 1.0, 0.1],
+            "gain": [0, 0.1, 0.2],
+            "p": [1, 0.674, 0.001],
+        }
+    ).assign(low=0, high=0.3)
     figures.gains(gains, ax=axes[2])
-    assert [t.get_text() for t in axes[2].get_yticklabels()] == ["x, weight 1"]
+    names = [t.get_text() for t in axes[2].get_yticklabels()]
+    assert names == ["x, weight 1, p 0.67", "y, weight 0.1, p < .01"]
     plt.close(fig)
 
 
