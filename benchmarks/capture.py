@@ -94,7 +94,7 @@ def ours(dtype: str, store: bool) -> dict:
     import numpy as np
     import pandas as pd
 
-    from nbkit import activations, models, reducers
+    from nbkit import activations, models
     from nbkit.texts import Texts
 
     subject = models.load("minilm", dtype=dtype)
@@ -109,7 +109,7 @@ def ours(dtype: str, store: bool) -> dict:
             return
         labels = np.random.default_rng(0).random((len(texts), 25)) < 0.2
         labels = pd.DataFrame(labels.astype(np.float32), index=corpus.frame["text_id"])
-        every = [reducers.TopK(10), reducers.Moments(), reducers.LabelSums(labels)]
+        every = [activations.TopK(10), activations.Moments(), activations.LabelSums(labels)]
         activations.reduce(subject, corpus, dict(enumerate(every)), sites=SITES, progress=False)
 
     return timed(run)
@@ -150,13 +150,13 @@ def memory(n: int) -> dict:
     """Peak memory of `reduce` on n texts (those of EWT again and again, each with a mark of its own)."""
     import pandas as pd
 
-    from nbkit import activations, models, reducers
+    from nbkit import activations, models
     from nbkit.texts import Texts
 
     subject, some = models.load("minilm"), sentences()
     corpus = Texts.from_list([f"{some[i % len(some)]} {i // len(some)}" for i in range(n)])
     labels = pd.DataFrame({"even": [float(i % 2 == 0) for i in range(n)]}, index=corpus.frame["text_id"])
-    every = [reducers.TopK(10), reducers.Moments(), reducers.LabelSums(labels)]
+    every = [activations.TopK(10), activations.Moments(), activations.LabelSums(labels)]
     start = time.perf_counter()
     activations.reduce(subject, corpus, dict(enumerate(every)), sites=SITES, progress=False)
     return {"seconds": time.perf_counter() - start, "peak_mb": peak()}
@@ -347,12 +347,12 @@ def show(lines: list[dict], out: Path) -> None:
     import pandas as pd
     from matplotlib import pyplot as plt
 
-    from nbkit import figures
+    from nbkit import plots
 
     table = pd.DataFrame(lines)
     print(table.round(2).to_string())
     table = table[table["sentences_a_second"].notna()].iloc[::-1]
-    with figures.style():
+    with plots.style():
         fig, ax = plt.subplots(figsize=(6.5, 3.2))
         colours = ["#999999" if "nbkit" not in mode else "#0072B2" for mode in table["mode"]]
         ax.barh(table["mode"], table["sentences_a_second"], color=colours)
@@ -360,7 +360,7 @@ def show(lines: list[dict], out: Path) -> None:
             ax.text(value, y, f" {value:.0f}", va="center")
         ax.set_xlabel("sentences a second")
         ax.set_title("Hidden states (peers) and all units (nbkit), MiniLM on two cores")
-        figures.save(fig, "capture-figure", {"results": out.name}, folder=out.parent)
+        plots.save(fig, "capture-figure", {"results": out.name}, folder=out.parent)
         plt.close(fig)
 
 

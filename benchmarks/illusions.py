@@ -3,7 +3,7 @@
     python benchmarks/illusions.py                     UD English EWT: five genres, gold descriptors
     python benchmarks/illusions.py --corpora registers five registers, descriptors read off the surface
 
-Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``nbkit.planted``): pure ones mean
+Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``nbkit.evaluation.planted``): pure ones mean
 one descriptor in all corpora, dataset-local ones another in each of two. A unit is FLAGGED if one of the
 descriptors it was planted for gets another verdict than "global". Wanted: at least .95 of the dataset-local
 units flagged, at most .05 of the pure ones. Only units count whose ``truth`` says that they hold on
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbkit import activations, illusions, models, planted, provenance, texts
+from nbkit import activations, evaluation, illusions, models, provenance, texts
 
 DATA = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
 REGISTERS = ("product_reviews", "questions", "encyclopedia", "fiction", "dialogue")
@@ -44,7 +44,7 @@ def registers(n: int) -> dict[str, texts.Texts]:
     return {name: texts.load(DATA / "corpora" / f"{name}.jsonl").sample(n, seed=0) for name in REGISTERS}
 
 
-def verdicts(made: planted.Planted, min_score: float) -> pd.DataFrame:
+def verdicts(made: evaluation.Planted, min_score: float) -> pd.DataFrame:
     """The taxonomy's lines about what the planted units were planted for, with their kind."""
     held = made.truth[made.truth["planted"]]
     units = held["unit"].unique().tolist()
@@ -91,7 +91,7 @@ def main() -> None:
     )
     result["seeds"] = {}
     for seed in given.seeds:
-        made = planted.plant(subject, corpora, labels, kinds=COUNTS, share=SHARE, seed=seed, cache=None)
+        made = evaluation.plant(subject, corpora, labels, kinds=COUNTS, share=SHARE, seed=seed, cache=None)
         result["seeds"][seed] = flagged(verdicts(made, min_score=0.3))
         print(seed, made, result["seeds"][seed], flush=True)
     given.out.mkdir(parents=True, exist_ok=True)

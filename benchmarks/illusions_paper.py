@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from matplotlib import pyplot as plt
-from scipy import stats
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
-from nbkit import activations, coherence, figures, geometry, illusions, matching, models, provenance, texts
+from nbkit import activations, illusions, matching, models, plots, provenance, stats, texts
 from nbkit.models import Subject
 from nbkit.texts import Texts
 
@@ -80,8 +80,8 @@ class Material:
         encoder = make_pipeline(TfidfVectorizer(sublinear_tf=True), TruncatedSVD(100, random_state=0))
         encoder.fit(whole)  # latent semantic analysis: it knows words, and nothing of MiniLM
         self.measures = {
-            "words (LSA)": {n: coherence.mean_cosine(encoder.transform(t)) for n, t in plain.items()},
-            "descriptors": {n: coherence.enrichment(labels) for n, labels in self.shared.items()},
+            "words (LSA)": {n: illusions.mean_cosine(encoder.transform(t)) for n, t in plain.items()},
+            "descriptors": {n: illusions.enrichment(labels) for n, labels in self.shared.items()},
         }
         counter = CountVectorizer(analyzer=subject.tokenizer.tokenize).fit(whole)
         counts = {n: counter.transform(t) for n, t in plain.items()}
@@ -95,7 +95,7 @@ def tested(acts: dict[str, activations.Activations], material: Material, min_sco
     values = {name: stored.values for name, stored in acts.items()}
     scores = {name: matching.score(acts[name], material.shared[name]) for name in acts}
     options = dict(min_score=min_score, min_positives=MIN_POSITIVES, progress=False)
-    tops = {name: geometry.top_texts(v) for name, v in values.items()}
+    tops = {name: stats.top_texts(v) for name, v in values.items()}
     return {
         "patterns": {
             what: illusions.pattern_rate(values, measures, progress=False)
@@ -121,15 +121,15 @@ def localities(values, tops, measures, draws: int = 10_000, level: float = 0.05)
     parts = []
     rng = np.random.default_rng(0)
     for name, top in tops.items():
-        null = measures[name](coherence.random_sets(len(values[name]), draws, len(top), rng))
+        null = measures[name](illusions.random_sets(len(values[name]), draws, len(top), rng))
         bound = np.quantile(null, 1 - level)
         found = illusions.locality(values[name], top).assign(pattern=measures[name](top) > bound)
-        random = coherence.random_sets(len(values[name]), 1000, len(top), rng)
+        random = illusions.random_sets(len(values[name]), 1000, len(top), rng)
         drawn = illusions.locality(values[name], random)
         parts.append(found.assign(random=drawn["locality"].mean()))
     table = pd.concat(parts)
     with_, without = (table.loc[table["pattern"] == on, "locality"] for on in (True, False))
-    test = stats.mannwhitneyu(with_, without) if len(with_) and len(without) else None
+    test = scipy.stats.mannwhitneyu(with_, without) if len(with_) and len(without) else None
     return {
         "meaningful": with_.mean(),
         "meaningless": without.mean(),
@@ -163,8 +163,8 @@ def by_length(acts, material: Material, min_score: float) -> pd.Series:
 def combinations(acts, material: Material, min_score: float) -> pd.DataFrame:
     """Agreement of linear combinations; half of the texts teach them, the others are split as ever."""
     lines = []
-    for kind in geometry.DIRECTIONS:
-        projected = geometry.directions(acts, material.shared, kind, n=384)
+    for kind in illusions.DIRECTIONS:
+        projected = illusions.directions(acts, material.shared, kind, n=384)
         options = OPTIONS | dict(min_score=min_score, min_positives=MIN_POSITIVES / 2)
         line = illusions.compare(projected, material.shared, **options).agreement.iloc[0]
         lines.append(
@@ -366,11 +366,11 @@ def _taxonomy_line(found: dict) -> dict:
 
 def figure(found: dict, folder: Path, sources: dict) -> None:
     """Agreement of every kind of units, beside the floors."""
-    with figures.style():
+    with plots.style():
         _, ax = plt.subplots(figsize=(8.5, 4))
-        figures.agreement({kind: part["agreement"].controls for kind, part in found.items()}, ax=ax)
+        plots.agreement({kind: part["agreement"].controls for kind, part in found.items()}, ax=ax)
         ax.set_title("Five registers, 2,000 texts each: tags within a register and across")
-        figures.save(ax.figure, "illusions_paper-figure", sources, folder=folder)
+        plots.save(ax.figure, "illusions_paper-figure", sources, folder=folder)
         plt.close(ax.figure)
 
 

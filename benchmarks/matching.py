@@ -3,7 +3,7 @@
     python benchmarks/matching.py                  UD English EWT: five genres, gold descriptors
     python benchmarks/matching.py --preset sample  the embedded sample, surface descriptors
 
-Units are planted in the real model (``nbkit.planted``), trained on a part of the texts; scores are over
+Units are planted in the real model (``nbkit.evaluation.planted``), trained on a part of the texts; scores are over
 the others, for all units. Writes matching-PRESET.json (every number, and the machine) and a figure into
 benchmarks/results, and prints the tables: pooled texts, each corpus by itself, faint units (``--blur``), and
 what tags distractors and dead units keep, without and with control for length and corpus, and how many
@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, evaluation, figures, matching, planted, presets, provenance
+from nbkit import activations, evaluation, matching, plots, provenance, stats
 from nbkit.activations import Activations
+from nbkit.evaluation import Planted
 from nbkit.models import Subject
-from nbkit.planted import Planted
+from nbkit.workshop import presets
 
 KINDS = {"pure": 64, "polysemantic": 60, "dataset-local": 30, "distractor": 20, "dead": 10}
 WEAK = {"pure": 64, "polysemantic": 60}
@@ -66,7 +67,7 @@ def every_scorer(made: Planted, *, by_corpus: bool = True) -> list[dict]:
             with provenance.stopwatch() as clock:
                 scores = matching.score(whole.values[rows], labels.iloc[rows], method)
             scores.columns = whole.units["unit"]
-            for kind, line in quality(scores, evaluation.truth_of(made, corpus=corpus)).items():
+            for kind, line in quality(scores, evaluation.gold_of(made, corpus=corpus)).items():
                 same = {"method": method, "corpus": corpus, "kind": kind, "seconds": round(clock.seconds, 2)}
                 records += [{**same, "measure": name, **value._asdict()} for name, value in line.items()]
     return records
@@ -111,7 +112,7 @@ def floors(made: Planted, plain: Subject, min_score: float) -> list[dict]:
     """Tags of the real units beside random directions, permuted rows and random weights."""
     whole, labels, _ = pooled(made, plain)
     random = pooled(made, plain.randomized(0))[0]
-    found = matching.floors(whole, labels, random_weights=random, min_score=min_score, progress=False)
+    found = matching.baselines(whole, labels, random_weights=random, min_score=min_score, progress=False)
     return found.to_dict("records")
 
 
@@ -170,12 +171,12 @@ def figure(records: list[dict], folder: Path, name: str, sources: dict) -> None:
     for method in SHOWN:
         part = frame[frame["method"] == method]
         for k in range(1, 6):
-            pair = [evaluation.Estimate(*part.loc[f"{m}@{k}", ["value", "low", "high", "n"]]) for m in "PR"]
+            pair = [stats.Estimate(*part.loc[f"{m}@{k}", ["value", "low", "high", "n"]]) for m in "PR"]
             lines.append({"method": method, "k": k, "precision": pair[0], "recall": pair[1]})
-    with figures.style():
-        ax = figures.precision_recall(pd.DataFrame(lines))
+    with plots.style():
+        ax = plots.precision_recall(pd.DataFrame(lines))
         ax.set_title("Planted polysemantic units")
-        figures.save(ax.figure, name, sources, folder=folder)
+        plots.save(ax.figure, name, sources, folder=folder)
         plt.close(ax.figure)
 
 
@@ -192,7 +193,7 @@ def main() -> None:
     labels = {name: corpus.descriptors(source) for name, corpus in corpora.items()}
     common = dict(seed=given.seed, cache=None, progress=False)
     with provenance.stopwatch() as clock:
-        made = planted.plant(subject, corpora, labels, kinds=KINDS, **common)
+        made = evaluation.plant(subject, corpora, labels, kinds=KINDS, **common)
     print(made, f"in {clock.seconds:.0f} s", flush=True)
     records = every_scorer(made)
     result = provenance.manifest(
@@ -212,7 +213,7 @@ def main() -> None:
         switches={method: switches(made, method) for method in matching.SCORERS},
     )
     if given.blur:
-        faint = planted.plant(subject, corpora, labels, kinds=WEAK, blur=given.blur, minimum=0.6, **common)
+        faint = evaluation.plant(subject, corpora, labels, kinds=WEAK, blur=given.blur, minimum=0.6, **common)
         result |= {"blur": given.blur, "faint": every_scorer(faint, by_corpus=False)}
         result["faint_auroc"] = faint.truth.groupby("kind")["achieved_auroc"].mean().to_dict()
     given.out.mkdir(parents=True, exist_ok=True)

@@ -96,11 +96,11 @@ def agreement(X, codes, theirs: dict, weight, bias) -> dict:
     """Our `lca` against NeuroX: the loss on the same weights, the units at shares of its weights' mass."""
     import torch
 
-    from nbkit import rankers
+    from nbkit import salience
 
     rows = slice(0, 512)
-    ours = rankers.lca_loss(*map(torch.from_numpy, (weight, bias, X[rows], codes[rows])), 1e-3, 1e-3)
-    entry = rankers.entry(theirs["weights"])
+    ours = salience.lca_loss(*map(torch.from_numpy, (weight, bias, X[rows], codes[rows])), 1e-3, 1e-3)
+    entry = salience.entry(theirs["weights"])
     sets = {
         share: sorted(np.flatnonzero(entry < float(share)).tolist()) == top
         for share, top in theirs["tops"].items()
@@ -173,7 +173,7 @@ def studies(corpus, stored) -> dict:
 
 def across() -> dict:
     """Parallel treebanks in four languages; before and after fine-tuning on polarity; what units cause."""
-    from nbkit import models, salience, texts, tuning
+    from nbkit import models, salience, texts, trees
 
     data = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
     subject = models.load("minilm")
@@ -182,7 +182,9 @@ def across() -> dict:
     found = {"languages": side_by_side(salience.across(words, n=100))}
     films = texts.load(data / "corpora" / "film_reviews.jsonl").sample(3000, seed=0)
     test, train = films.split(0.2, seed=0)
-    tuned = tuning.finetune(subject, train, "polarity", epochs=2, rate=5e-5, half=True, progress=False)
+    tuned = trees.finetune_classifier(
+        subject, train, "polarity", epochs=2, rate=5e-5, half=True, progress=False
+    )
     said, truth = tuned.predict(test), test.frame["polarity"].astype(str)
     ewt = texts.load(data / "ud_en_ewt", split="dev").sample(1000, seed=0)
     both = {"before": subject, "after": tuned.subject}
@@ -226,12 +228,12 @@ def causes(subject, corpus) -> list[dict]:
 def table(lines: list[dict]):
     import pandas as pd
 
-    from nbkit import evaluation
+    from nbkit import stats
 
     frame = pd.DataFrame(lines)
     rows = []
     for (method, n), part in frame.groupby(["method", "n"], sort=False):
-        estimate = evaluation.bootstrap(part["accuracy"].to_numpy())
+        estimate = stats.bootstrap(part["accuracy"].to_numpy())
         row = {
             "method": method,
             "n": n,
@@ -246,9 +248,9 @@ def table(lines: list[dict]):
 def figure(rows, folder: Path) -> None:
     from matplotlib import pyplot as plt
 
-    from nbkit import figures
+    from nbkit import plots
 
-    with figures.style():
+    with plots.style():
         fig, ax = plt.subplots(figsize=(6, 3.6))
         for method, part in rows[rows["method"] != "all units"].groupby("method", sort=False):
             error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
@@ -262,7 +264,7 @@ def figure(rows, folder: Path) -> None:
         ax.set_xlabel("units kept, probe refitted")
         ax.set_ylabel("accuracy, part of speech")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        figures.save(fig, "salience-figure", {"results": "salience.json"}, folder=folder)
+        plots.save(fig, "salience-figure", {"results": "salience.json"}, folder=folder)
         plt.close(fig)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nbkit import activations, presets, provenance, scorers
+from nbkit import activations, matching, provenance
+from nbkit.workshop import presets
 
 LARGE = {"texts": 100_000, "units": 36_864, "descriptors": 1_000}
 SLOW = {"average_precision"}  # an eighth of the slice is enough
@@ -46,7 +47,7 @@ def noise(rows: int, units: int, descriptors: int) -> tuple[np.ndarray, np.ndarr
 
 def seconds(method: str, values: np.ndarray, labels: np.ndarray, device: str) -> float:
     start = time.perf_counter()
-    scorers.SCORERS[method](values, labels, device=device)
+    matching.SCORERS[method](values, labels, device=device)
     return time.perf_counter() - start
 
 
@@ -70,10 +71,10 @@ def main() -> None:
     except FileNotFoundError:
         values, labels, source = noise(9000, 9216, 25)
     large = noise(LARGE["texts"], arguments.slice, LARGE["descriptors"])
-    scorers.pearson(values[:, :64], labels, device=arguments.device)  # warm
+    matching.pearson(values[:, :64], labels, device=arguments.device)  # warm
     lines = []
     print(f"{'scorer':18} {'seconds':>8} {'target':>7} {'large, minutes':>14}   {source}, {arguments.device}")
-    for method in scorers.SCORERS:
+    for method in matching.SCORERS:
         here = seconds(method, values, labels, arguments.device)
         some = arguments.slice // (8 if method in SLOW else 1)
         there = extrapolated(method, large[0][:, :some], large[1], arguments.device)
@@ -86,7 +87,7 @@ def main() -> None:
     need = {
         "labels_gb": LARGE["texts"] * LARGE["descriptors"] * 12 / 1e9,
         "result_gb": 2 * LARGE["units"] * LARGE["descriptors"] * 8 / 1e9,
-        "blocks_gb": 8 * scorers.BLOCK_BYTES / 1e9,
+        "blocks_gb": 8 * matching.BLOCK_BYTES / 1e9,
     }
     print(f"peak memory of this process {peak:.1f} GB; large: {need}; load {os.getloadavg()[0]:.1f}")
     record = provenance.manifest(

@@ -102,9 +102,9 @@ def probes() -> None:
     record["bounds"] = trees.bounds(three[three["null"] == "none"]).to_dict("records")
     record["chosen_site"] = trees.choose_site(three)
     record["results"] = json.loads(trees.intervals(found).to_json(orient="records"))
-    whole = trees.bank(subject, train, progress=False)
+    whole = trees.dataset(subject, train, progress=False)
     record["sentences"] = {"train": len(whole), "test": int(found["sentences"].iloc[0])}
-    record["chain"] = trees.chain(trees.bank(subject, test, progress=False))
+    record["chain"] = trees.linear_baseline(trees.dataset(subject, test, progress=False))
     record["time"] = record["time"] or alternating(whole)
     record["published"] = record["published"] or published(subject, train)
     record["submodules"] = record["submodules"] or submodules(subject, train, test)
@@ -118,33 +118,33 @@ def draw(results: pd.DataFrame, chain: dict) -> None:
     """Edges found, and the three losses that should be bounds of one another, by layer."""
     from matplotlib import pyplot as plt
 
-    from nbkit import figures
+    from nbkit import plots
 
     loss = results[(results["figure"] == "loss") & (results["null"] == "none")]
-    with figures.style():
+    with plots.style():
         fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
         uuas = results[(results["figure"] == "uuas") & (results["metric"] == "distance")]
-        figures.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
+        plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
         axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":", label="neighbours joined")
         axes[0].legend(fontsize="small")
         some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
-        figures.layer_lines(some, "X on held-out sentences", by="metric", log=True, ax=axes[1])
-        figures.save(fig, "trees-figure", {"results": "trees.json"}, folder=HERE / "results")
+        plots.layer_lines(some, "X on held-out sentences", by="metric", log=True, ax=axes[1])
+        plots.save(fig, "trees-figure", {"results": "trees.json"}, folder=HERE / "results")
 
 
 def draw_gains(differences: list[dict]) -> None:
-    from nbkit import figures
+    from nbkit import plots
 
-    with figures.style():
-        ax = figures.gains(pd.DataFrame(differences))
-        figures.save(ax.figure, "trees-cola-figure", {"results": "trees-cola.json"}, folder=HERE / "results")
+    with plots.style():
+        ax = plots.gains(pd.DataFrame(differences))
+        plots.save(ax.figure, "trees-cola-figure", {"results": "trees-cola.json"}, folder=HERE / "results")
 
 
 def published(subject, train) -> list[dict]:
     """The paper's way, padding scored, few sentences and epochs: how much of the loss is padding."""
     from nbkit import trees
 
-    bank = trees.published_bank(subject, train.sample(240, seed=0))
+    bank = trees.published_dataset(subject, train.sample(240, seed=0))
     lines = []
     for metric in ("sp", "ssp", "essp"):
         train_part, dev, test = trees.parts(bank, None, 0)
@@ -180,7 +180,7 @@ def cola(n: int | None, seeds: int) -> None:
     if n:
         train = train.sample(n, seed=0)
     subject = models.load("minilm")
-    bank = trees.bank(subject, texts.load(DATA / "ud_en_ewt", split="train").sample(3000), progress=False)
+    bank = trees.dataset(subject, texts.load(DATA / "ud_en_ewt", split="train").sample(3000), progress=False)
     fitted = trees.fit(*trees.parts(bank, None, 0)[:2], "ssp", progress=False)
     path = HERE / "results" / "trees-cola.json"
     options = {"half": True, "epochs": 2, "rate": 1e-4}

@@ -19,7 +19,6 @@ Nothing here names the user, the host or a path: manifests are made to be publis
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import hashlib
 import importlib.metadata
@@ -180,16 +179,21 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def check(
-    path: str | Path, *, subject: Any = None, corpora: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    subject: Any = None,
+    corpora: Mapping[str, Any] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Can the figure in ``path`` still be made here? A ``Finding`` for each thing that it depends on.
 
-    subject, corpora   what to compare with ({name: Texts}); by default the preset that the figure names,
-                       or, where it names none, every preset whose data are here
+    subject, corpora   what is here, to compare with ({name: Texts})
+    known              more of what is here, {fingerprint: what it is}; ``workshop.figures.check`` gives
+                       the models and texts of the presets
     """
     made = read(path)
     found = [_data_finding(Path(path), made)]
-    known = _known(made) if subject is None and corpora is None else _given(subject, corpora)
+    known = {**_given(subject, corpora), **(known or {})}
     asked = [("subject", made.get("subject"))]
     asked += [(f"corpus {name}", mark) for name, mark in (made.get("corpora") or {}).items()]
     if "corpus" in made or "corpora" not in made:
@@ -222,62 +226,3 @@ def _data_finding(path: Path, made: Mapping[str, Any]) -> Finding:
 def _given(subject: Any, corpora: Mapping[str, Any] | None) -> dict[str, str]:
     known = {corpus.fingerprint: f"the corpus {name!r}" for name, corpus in (corpora or {}).items()}
     return known | ({subject.fingerprint: subject.name} if subject is not None else {})
-
-
-def _known(made: Mapping[str, Any]) -> dict[str, str]:
-    """{fingerprint: what it is here} of the presets, until everything that the figure needs is found."""
-    from nbkit import presets  # the only look upwards: a figure is held against what is here now
-
-    wanted = {made.get("subject"), made.get("corpus"), *(made.get("corpora") or {}).values()} - {None}
-    known: dict[str, str] = {}
-    try:
-        names = presets.names()
-    except FileNotFoundError:
-        return known
-    for name in [made["preset"]] if made.get("preset") in names else names:
-        if wanted <= set(known) or (preset := presets.load(name)).missing():
-            continue
-        subject = preset.subject()
-        known[subject.fingerprint] = subject.name
-        for which, corpus in {**preset.corpora(), "treebank": preset.treebank()}.items():
-            known[corpus.fingerprint] = f"{which!r} of the preset {name!r}"
-    return known
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print how a figure was made and whether it can be made again; 0 where it can, 1 where it cannot."""
-    parser = argparse.ArgumentParser(prog="python -m nbkit.provenance", description=main.__doc__)
-    parser.add_argument("figure", type=Path, help="a .svg or .png that figures.save wrote")
-    path = parser.parse_args(arguments).figure
-    try:
-        made, found = read(path), check(path)
-    except (OSError, ValueError, xml.etree.ElementTree.ParseError) as error:
-        print(f"{path.name}: {error}" if path.name not in str(error) else error)
-        return 1
-    where = f"notebook {made['notebook']}, cell {made['cell']}" if "notebook" in made else "no notebook"
-    print(f"{made['figure']}: made by {where}")
-    told = {"figure", "notebook", "cell", "data", "subject", "corpus", "corpora", "versions"}
-    for name, value in made.items():
-        if name not in told:
-            print(f"  {name:<20} {_short(value)}")
-    for finding in found:
-        print(f"  {finding.what:<20} {finding.state:<8} {finding.text}")
-    broken = [f.what for f in found if f.state == "missing" or (f.state, f.what) == ("differs", "data")]
-    others = [f.what for f in found if f.state == "differs" and f.what != "data"]
-    if broken:
-        print(f"It cannot be made again here as it is: see {', '.join(broken)}.")
-        return 1
-    unsaid = [f.what for f in found if f.state == "unknown"]
-    limits = [f"with other versions of {', '.join(others)}"] if others else []
-    limits += [f"as far as the file says: it does not name its {', '.join(unsaid)}"] if unsaid else []
-    print(", ".join(["It can be made again here", *limits]) + ".")
-    return 0
-
-
-def _short(value: Any, width: int = 80) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,7 +25,8 @@ if importlib.util.find_spec("nbkit") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
 
 # %%
-from nbkit import activations, presets, provenance, texts
+from nbkit import activations, provenance, texts
+from nbkit.workshop import presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"

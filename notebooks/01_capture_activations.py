@@ -20,7 +20,10 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 
-from nbkit import activations, exemplars, exercises, figures, presets, provenance
+from nbkit import activations, plots, provenance
+from nbkit.activations import exemplars
+from nbkit.texts import Texts
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -75,7 +78,6 @@ for store in stored.values():
 # Do the two agree? The kit's values were stored in half precision, so we allow three decimals.
 
 # %%
-from nbkit.texts import Texts
 
 toy = Texts.from_list([sentence, "Yes."], name="toy")
 captured = activations.capture(subject, toy, sites="layer.3.ffn", cache=False, progress=False)
@@ -111,14 +113,14 @@ exemplars.top(store, corpora[name], unit, k=6, subject=subject)[["activation", "
 # The top alone misleads: ten texts of hundreds. `spread` shows the whole range.
 
 # %%
-exemplars.spread(store, corpora[name], unit, k=5)[["activation", "text"]]
+exemplars.quantile_sample(store, corpora[name], unit, k=5)[["activation", "text"]]
 
 # %% [markdown]
 # The figure shows the distribution of this unit's activation in every corpus. Look at the right tails:
 # they are what the exemplars are drawn from.
 
 # %%
-with figures.style():
+with plots.style():
     fig, axes = plt.subplots(len(stored), 1, figsize=(6, 1 + 0.9 * len(stored)), sharex=True)
     for ax, (corpus, held) in zip(axes, stored.items(), strict=True):
         ax.hist(np.asarray(held.values[:, held.column(unit)], dtype=float), bins=60)
@@ -168,7 +170,7 @@ sources = {
     "unit": unit,
     "seed": SEED,
 }
-figures.save(fig, "01_unit_by_corpus", sources, folder=preset.figures)
+plots.save(fig, "01_unit_by_corpus", sources, folder=preset.figures)
 preset.record(units=len(store.units), texts=sum(map(len, stored.values())), preset=preset["title"])
 
 # %%

@@ -18,7 +18,9 @@
 import numpy as np
 import pandas as pd
 
-from nbkit import descriptors, exercises, presets, provenance
+from nbkit import descriptors, evaluation, plots, provenance
+from nbkit.models import sentence_encoder
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -67,7 +69,6 @@ proposed.attrs["losses"]
 # most frequent member speaks for it. By hand on four phrases first:
 
 # %%
-from nbkit.models import sentence_encoder
 
 phrases = ["cats", "cat", "train journey", "weather"]
 vectors = sentence_encoder().encode(phrases, normalize_embeddings=True)
@@ -88,10 +89,8 @@ print(descriptors.merge(toy, min_texts=1).frame["members"].tolist())
 import tempfile
 from pathlib import Path
 
-from nbkit import widgets
-
 edits = Path(tempfile.mkdtemp()) / "edits.json"
-editor = widgets.descriptor_editor(descriptors.merge(toy, min_texts=1), edits)
+editor = plots.descriptor_editor(descriptors.merge(toy, min_texts=1), edits)
 editor.rename("weather", "the weather")
 editor
 
@@ -112,7 +111,6 @@ merged.frame.head(12)
 # set are no doubles of one another. Here, what `keyphrase` finds, before and after merging.
 
 # %%
-from nbkit import evaluation
 
 by_generator = dict(list(proposed.groupby("generator")))
 lines = {}

@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, exemplars, exercises, figures, matching, presets, provenance
+from nbkit import activations, matching, plots, provenance
+from nbkit.activations import exemplars
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -120,11 +122,11 @@ pd.Series(counts, name="units with a significant first tag")
 # played no part in the choice: the winner's curse, strongest where the score was weak.
 
 # %%
-with figures.style():
+with plots.style():
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
-    figures.shift(tags[name], ax=axes[0])
+    plots.shift(tags[name], ax=axes[0])
     axes[0].set_title(f"score kept on held-out texts ({name})")
-    figures.layers(tags[name], min_score=preset["min_score"]["ffn"], ax=axes[1])
+    plots.layers(tags[name], min_score=preset["min_score"]["ffn"], ax=axes[1])
     axes[1].set_title("where the tagged units are")
     plt.show()
 
@@ -138,7 +140,7 @@ with figures.style():
 # %%
 strong = preset["min_score"]["ffn"]
 untrained = activations.capture(subject.randomized(SEED), corpora[name], sites="ffn", pool="max")
-floors = matching.floors(
+floors = matching.baselines(
     stored[name], labels[name], random_weights=untrained, min_score=strong, directions=500, seed=SEED
 )
 floors.round(2)
@@ -238,7 +240,7 @@ sources = {
     "descriptors": list(labels[name].columns),
     "seed": SEED,
 }
-figures.save(fig, "03_held_out", sources, folder=preset.figures)
+plots.save(fig, "03_held_out", sources, folder=preset.figures)
 for corpus, frame in tags.items():
     preset.keep(f"tags/{corpus}", frame)
 preset.record(tags=sum(len(t) for t in first.values()), tags_shuffled=counts["shuffled labels"])

@@ -18,7 +18,9 @@
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, exemplars, figures, geometry, illusions, presets, provenance, widgets
+from nbkit import activations, illusions, matching, plots, provenance, stats
+from nbkit.activations import exemplars
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -62,7 +64,6 @@ def captured(model, site, pool):
 # first corpus, and the unit whose tag is strongest there. What is its best descriptor in the others?
 
 # %%
-from nbkit import matching
 
 acts = captured(subject, last, "mean")
 scores = {name: matching.score(acts[name], labels[name]) for name in corpora}
@@ -105,8 +106,8 @@ lost = held[held.filter(like="same:").sum(axis=1) == 0]
 case = (lost if len(lost) else held).sort_values("within_score").iloc[-1]
 shared = report.settings["descriptors"]
 fate = {name: s.loc[shared] for name, s in scores.items()}
-with figures.style():
-    ax = figures.fate(fate, case["unit"])
+with plots.style():
+    ax = plots.transfer(fate, case["unit"])
     ax.set_title(f"{case['unit']}: “{case['descriptor']}” in {case['corpus']}")
     plt.show()
 
@@ -141,9 +142,9 @@ table.droplevel(1)
 # Look at the distance between the blue and the red points: it is the illusion gap.
 
 # %%
-with figures.style():
+with plots.style():
     fig, ax = plt.subplots(figsize=(8.5, 4))
-    figures.agreement({kind: r.controls for kind, r in reports.items()}, ax=ax)
+    plots.agreement({kind: r.controls for kind, r in reports.items()}, ax=ax)
     ax.set_title("A tag that holds on held-out texts may not hold in another corpus")
     plt.show()
 
@@ -173,10 +174,10 @@ reports["last layer, mean over tokens"].controls[["kind", *columns]].astype(str)
 # %%
 values = {name: stored.values for name, stored in acts.items()}
 column = acts[home].column(case["unit"])
-tops = {name: geometry.top_texts(v[:, [column]])[:, 0] for name, v in values.items()}
+tops = {name: stats.top_texts(v[:, [column]])[:, 0] for name, v in values.items()}
 layout = illusions.layout(values, n=200, keep=tops, seed=SEED)
-with figures.style():
-    figures.corpus_map(layout, tops).set_title(f"Top texts of {case['unit']}")
+with plots.style():
+    plots.corpus_map(layout, tops).set_title(f"Top texts of {case['unit']}")
     plt.show()
 
 # %% [markdown]
@@ -184,8 +185,8 @@ with figures.style():
 
 # %%
 confusion = illusions.confusion(values, seed=SEED)
-with figures.style():
-    figures.confusion_map(confusion).set_title("Which corpus is it? A linear SVM's guesses")
+with plots.style():
+    plots.confusion_map(confusion).set_title("Which corpus is it? A linear SVM's guesses")
     plt.show()
 
 # %% [markdown]
@@ -229,12 +230,12 @@ def strongest(kind, verdict):
 
 
 # %%
-with figures.style():
+with plots.style():
     _, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
     for ax, kind, verdict in zip(axes, places, ("global", "dataset-level"), strict=True):
         line, stored = strongest(kind, verdict), captured(subject, *places[kind][1:])
         rates = illusions.quintile_rates(stored, labels, line["unit"], line["descriptor"])
-        figures.quintile_curves(rates, ax)
+        plots.quintile_curves(rates, ax)
         ax.set_title(f"{verdict}: “{line['descriptor']}”, {line['unit']}", fontsize="medium")
     plt.show()
 
@@ -249,7 +250,7 @@ with figures.style():
 
 # %%
 ffn = captured(subject, "ffn", "max")
-browser = widgets.neuron_browser(subject, corpora, ffn, {n: labels[n][shared] for n in corpora}, k=4)
+browser = plots.neuron_browser(subject, corpora, ffn, {n: labels[n][shared] for n in corpora}, k=4)
 browser
 
 # %% [markdown]
@@ -262,7 +263,7 @@ browser
 
 # %%
 sets, key = illusions.annotation_set(acts, corpora, units=3, directions=3, random=4, seed=SEED)
-judge = widgets.annotate(sets, preset.results / "annotations", "first")
+judge = plots.annotate(sets, preset.results / "annotations", "first")
 judge
 
 # %% [markdown]
@@ -288,7 +289,6 @@ judged = report.units[report.units["above"]]
 gap_by_hand = (judged["within_same"] - judged.filter(like="same:").mean(axis=1)).mean()
 
 # %% tags=["check"]
-from nbkit import exercises
 
 told, every = report.agreement["gap"].iloc[0].value, report.units
 not_above = (every["within_same"] - every.filter(like="same:").mean(axis=1)).mean()
@@ -331,7 +331,7 @@ sources = {
     "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
     "settings": report.settings,
 }
-figures.save(fig, "04_agreement", sources, folder=preset.figures)
+plots.save(fig, "04_agreement", sources, folder=preset.figures)
 preset.record(agreement={kind: r.summary() for kind, r in reports.items()})
 page = preset.results / "browser.html"
 written = page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, evaluation, exercises, figures, matching, planted, presets, provenance
+from nbkit import activations, evaluation, matching, plots, provenance, stats
 from nbkit.illusions import shared_descriptors
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -58,7 +59,7 @@ precision
 # %%
 shared = shared_descriptors(labels, 2 * preset["min_positives"])
 kinds = {"pure": 40, "polysemantic": 40, "distractor": 12, "dead": 5}
-made = planted.plant(subject, corpora, {n: labels[n][shared] for n in corpora}, kinds=kinds, seed=SEED)
+made = evaluation.plant(subject, corpora, {n: labels[n][shared] for n in corpora}, kinds=kinds, seed=SEED)
 achieved = made.truth.groupby("kind", sort=False)["achieved_auroc"].agg(["min", "median", "max"]).round(2)
 achieved.join(made.truth.drop_duplicates("unit").groupby("kind")["planted"].agg(["sum", "size"]))
 
@@ -69,7 +70,7 @@ achieved.join(made.truth.drop_duplicates("unit").groupby("kind")["planted"].agg(
 # %%
 parts = {n: activations.capture(made.subject, made.held_out[n]) for n in corpora}
 whole, known = matching.pooled(parts, made.labels)
-truth = evaluation.truth_of(made)
+truth = evaluation.gold_of(made)
 known_units = []
 for method in matching.SCORERS:
     scores = matching.score(whole, known, method)
@@ -148,7 +149,7 @@ stored = {
 
 def halves_of(name):
     documents = corpora[name].documents
-    return matching.halves(
+    return stats.halves(
         len(corpora[name]), seed=SEED, groups=None if documents is None else documents.to_numpy()
     )
 
@@ -205,7 +206,7 @@ print(f"best possible precision@2 at home: {(right.clip(upper=2) / 2).mean():.2f
 # %%
 rows = []
 for (where, method, k), part in measured.groupby(["where", "method", "k"], sort=False):
-    p, r = (evaluation.bootstrap(part[c], seed=SEED) for c in ("precision", "recall"))
+    p, r = (stats.bootstrap(part[c], seed=SEED) for c in ("precision", "recall"))
     rows.append({"method": f"{method}, {where}", "k": k, "precision": p, "recall": r})
 table = pd.DataFrame(rows)
 table[table["k"] == 2].astype(str)
@@ -214,11 +215,11 @@ table[table["k"] == 2].astype(str)
 # Look at the two colours first (the rule), then at home and away (the corpus).
 
 # %%
-with figures.style():
+with plots.style():
     fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
     for ax, where in zip(axes, ("same corpus", "other corpora"), strict=True):
         part = table[table["method"].str.endswith(where)]
-        figures.precision_recall(part.assign(method=part["method"].str.split(",").str[0]), ax=ax)
+        plots.precision_recall(part.assign(method=part["method"].str.split(",").str[0]), ax=ax)
         ax.set_title(f"gold from the {where}")
     axes[0].get_legend().remove()
     plt.show()
@@ -290,7 +291,7 @@ sources = {
     "gold": f"AUROC >= {MINIMUM} on held-out texts",
     "seed": SEED,
 }
-figures.save(fig, "05_precision_recall", sources, folder=preset.figures)
+plots.save(fig, "05_precision_recall", sources, folder=preset.figures)
 preset.record(
     precision_recall=[
         {**row, "precision": list(row["precision"]), "recall": list(row["recall"])} for row in rows

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, exercises, figures, presets, provenance, salience, widgets
+from nbkit import activations, plots, provenance, salience
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -107,10 +108,10 @@ where = pd.DataFrame(layers).rename(index=lambda site: site.replace(".hidden", "
 where
 
 # %%
-with figures.style():
+with plots.style():
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    figures.accuracy_curves(table, everything, ax=axes[0])
-    figures.layer_bars(where, ax=axes[1])
+    plots.accuracy_curves(table, everything, ax=axes[0])
+    plots.layer_bars(where, ax=axes[1])
     fig.tight_layout()
     plt.show()
 
@@ -144,7 +145,7 @@ for what in ("upos", "suffix"):
     orders[what] = salience.rank(data[what][0][here.train], data[what][1].iloc[here.train])
     kept[what] = salience.curve(*data[what], orders[what], steps, here, seed=SEED)
 spoken = treebank.words.set_index(["text_id", "word_id"])["form"]
-slider = widgets.salience_slider(data, stored.units, orders, kept, spoken)
+slider = plots.salience_slider(data, stored.units, orders, kept, spoken)
 slider
 
 # %% [markdown]
@@ -208,7 +209,7 @@ sources = {
     "property": "upos",
     "seed": SEED,
 }
-figures.save(fig, "06_salient_units", sources, folder=preset.figures)
+plots.save(fig, "06_salient_units", sources, folder=preset.figures)
 preset.record(
     salience={
         "words": len(y),

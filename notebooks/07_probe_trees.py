@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 
-from nbkit import figures, presets, provenance, trees, widgets
+from nbkit import plots, provenance, trees
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -66,7 +67,7 @@ kit
 # hidden layers, and the gold trees. Sentences that cannot be used are counted.
 
 # %%
-bank = trees.bank(subject, treebank, progress=False)
+bank = trees.dataset(subject, treebank, progress=False)
 train, dev, test = trees.parts(bank, None, SEED)
 print(
     f"{len(train)} sentences to train on, {len(dev)} to stop by, {len(test)} to judge on;"
@@ -86,7 +87,7 @@ options = {"seeds": (0, 1, 2), "progress": False, "rank": 64}
 distance = trees.measure(subject, treebank, "distance", nulls=("none", "random weights"), **options)
 summary = trees.intervals(distance)
 uuas = summary[summary["figure"] == "uuas"]
-chain = trees.chain(test)
+chain = trees.linear_baseline(test)
 print(f"neighbours joined: UUAS {chain['uuas']:.2f}")
 uuas.pivot_table(index="site", columns="null", values="value", sort=False).round(2)
 
@@ -125,21 +126,21 @@ PUBLISHED = {  # layer of 24: value, Li et al. 2023
 }
 topological_summary = trees.intervals(topological)
 loss = topological_summary[topological_summary["figure"] == "loss"]
-with figures.style():
+with plots.style():
     fig, grid = plt.subplots(2, 2, figsize=(10, 6.6))
     axes = grid.flat
-    figures.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
+    plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
     axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":")
     axes[0].text(5, chain["uuas"], "neighbours joined", va="bottom", ha="right", fontsize="small")
     for ax, metric in zip(axes[1:3], PUBLISHED, strict=True):
         values = pd.Series(PUBLISHED[metric])
         published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
         part = loss[loss["metric"] == metric]
-        figures.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
+        plots.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
         ax.get_legend().remove()
     axes[1].legend(fontsize="small")
     three = loss[loss["null"] == "none"]
-    figures.layer_lines(three, "X, the subject", by="metric", log=True, ax=axes[3])
+    plots.layer_lines(three, "X, the subject", by="metric", log=True, ax=axes[3])
     fig.tight_layout()
     plt.show()
 
@@ -159,9 +160,9 @@ forms = {
 }
 gold = {name: trees.gold_edges(test, i) for name, i in zip(forms, fits, strict=False)}
 said = {name: trees.predicted_edges(probes, test, i) for name, i in zip(forms, fits, strict=False)}
-with figures.style():
+with plots.style():
     arcs, ax = plt.subplots(figsize=(8, 3.2))
-    figures.arcs(forms["1"], gold["1"], said["1"][best_site], ax=ax)
+    plots.arcs(forms["1"], gold["1"], said["1"][best_site], ax=ax)
     plt.show()
 
 # %% [markdown]
@@ -169,7 +170,7 @@ with figures.style():
 
 # %%
 names = {f"{name}: {' '.join(words)}": name for name, words in forms.items()}
-stepper = widgets.tree_stepper(
+stepper = plots.tree_stepper(
     {title: forms[name] for title, name in names.items()},
     {title: gold[name] for title, name in names.items()},
     {title: said[name] for title, name in names.items()},
@@ -200,7 +201,6 @@ table.assign(selectivity=table["gold"] - table["control"]).round(2)
 # 4. The cells below are the answers to two more; in `exercises/` they are yours.
 
 # %%
-from nbkit import exercises
 
 five = [0.2, 5.0, 1.1, 1.4, 2.6]
 
@@ -251,9 +251,9 @@ exercises.check(
 # %%
 sources = {"subject": subject.fingerprint, "corpus": whole.fingerprint, "seed": SEED}
 sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
-figures.save(fig, "07_trees_by_layer", sources, folder=preset.figures)
+plots.save(fig, "07_trees_by_layer", sources, folder=preset.figures)
 if preset.name == "sample":  # a sentence of a licensed corpus is not ours to publish
-    figures.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
+    plots.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
 best = uuas[uuas["site"] == best_site].set_index("null")["value"]
 preset.record(
     trees={

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import exercises, figures, presets, provenance, salience, texts, trees, tuning
+from nbkit import plots, provenance, salience, texts, trees
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -90,7 +91,7 @@ by_hand
 
 # %%
 sites = ["layer.1.hidden", "layer.4.hidden"]
-bank = trees.bank(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False)
+bank = trees.dataset(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False)
 fitted = trees.fit(*trees.parts(bank, None, SEED)[:2], "ssp", seed=SEED, progress=False)
 options = {"epochs": 2, "rate": 3e-4, "half": False, "progress": False}
 for name, probes in {"fitted": fitted, "fresh": None}.items():
@@ -109,9 +110,9 @@ trees.differences(runs).round(3)
 
 # %%
 table = trees.differences(runs)
-with figures.style():
+with plots.style():
     fig, ax = plt.subplots(figsize=(6.5, 2.2))
-    figures.gains(table, ax=ax)
+    plots.gains(table, ax=ax)
     fig.tight_layout()
     plt.show()
 
@@ -135,7 +136,7 @@ runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "col
 # parts of speech, before and after?
 
 # %%
-tuned = tuning.finetune(subject, train, "acceptable", seed=SEED, **options)
+tuned = trees.finetune_classifier(subject, train, "acceptable", seed=SEED, **options)
 words = treebank.sample(min(200, len(treebank)), seed=SEED)
 found = salience.across(
     {
@@ -184,7 +185,7 @@ exercises.check(
 # %%
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}
 sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
-figures.save(fig, "08_trees_in_the_loss", sources, folder=preset.figures)
+plots.save(fig, "08_trees_in_the_loss", sources, folder=preset.figures)
 best = table[table["site"] != "baseline"].sort_values("gain").iloc[-1]
 preset.record(
     tuning={"baseline": float(table["matthews"][0]), "best_gain": [best["gain"], best["low"], best["high"]]}

@@ -18,17 +18,9 @@
 import numpy as np
 import pandas as pd
 
-from nbkit import (
-    activations,
-    evaluation,
-    exemplars,
-    exercises,
-    illusions,
-    matching,
-    presets,
-    provenance,
-    widgets,
-)
+from nbkit import activations, illusions, matching, plots, provenance, stats
+from nbkit.activations import exemplars
+from nbkit.workshop import exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -63,7 +55,7 @@ by_corpus.loc[by_hand.index].round(2)
 
 # %%
 shared = [d for d in labels[next(iter(corpora))] if all(d in frame for frame in labels.values())]
-browser = widgets.neuron_browser(subject, corpora, stored, {n: labels[n][shared] for n in corpora}, k=4)
+browser = plots.neuron_browser(subject, corpora, stored, {n: labels[n][shared] for n in corpora}, k=4)
 assert browser.best_units("question", 5) == by_hand.index.tolist(), "hand and kit disagree"
 browser.best_units("negation", 3)
 
@@ -96,7 +88,7 @@ test = {"min_positives": preset["min_positives"]}
 report = illusions.compare(
     some, labels, min_score=preset["min_score"]["ffn"], directions=20, seed=SEED, **test
 )
-pair = widgets.corpus_compare(subject, corpora, stored, labels, report=report, k=4)
+pair = plots.corpus_compare(subject, corpora, stored, labels, report=report, k=4)
 pair
 
 # %% [markdown]
@@ -130,7 +122,7 @@ def neighbours_of(unit, corpus):
     return f"<h3>{unit} in {corpus}</h3>" + near.round(2).to_html(index=False, border=0)
 
 
-widgets.Views("Neighbours", {"unit": chosen, "corpus": list(corpora)}, neighbours_of)
+plots.Views("Neighbours", {"unit": chosen, "corpus": list(corpora)}, neighbours_of)
 
 # %% [markdown]
 # ## Do neighbours stay when the corpus changes?
@@ -156,10 +148,10 @@ def kept(pairs):
 same = kept([(name, name) for name in corpora])
 away = kept([(a, b) for a in corpora for b in corpora if a != b])
 print(
-    f"on the other half of the corpus: {evaluation.bootstrap(same, seed=SEED)} of the neighbours are the same"
+    f"on the other half of the corpus: {stats.bootstrap(same, seed=SEED)} of the neighbours are the same"
 )
-print(f"on a half of another corpus:     {evaluation.bootstrap(away, seed=SEED)}")
-print(f"difference, unit by unit:        {evaluation.bootstrap(np.subtract(same, away), seed=SEED)}")
+print(f"on a half of another corpus:     {stats.bootstrap(away, seed=SEED)}")
+print(f"difference, unit by unit:        {stats.bootstrap(np.subtract(same, away), seed=SEED)}")
 
 # %% [markdown]
 # Many neighbours are lost to chance alone: ten of thousands are a small sample, and each half has few texts.

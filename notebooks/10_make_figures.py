@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from nbkit import activations, evaluation, figures, illusions, matching, presets, provenance, salience
+from nbkit import activations, evaluation, illusions, matching, plots, provenance, salience, stats, workshop
+from nbkit.workshop import presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -61,12 +62,12 @@ made_from = {
 
 
 def make(name, draw, **sources):
-    for column in figures.COLUMNS:
+    for column in plots.COLUMNS:
         plt.close("all")  # of the two, the wide one is shown here
-        with figures.style(column):
+        with plots.style(column):
             fig = draw(column)
         kept = {**made_from, **sources}
-        figures.save(fig, f"{name}_{column}", kept, folder=preset.figures / "paper", column=column)
+        plots.save(fig, f"{name}_{column}", kept, folder=preset.figures / "paper", column=column)
     plt.show()
 
 
@@ -111,11 +112,11 @@ pd.read_csv(picture.with_suffix(".csv")).head(3)
 # ## With the kit
 #
 # `read` takes the manifest out, `check` holds it against what is here: the subject, the corpora, the numbers,
-# the versions. In a terminal: `python -m nbkit.provenance figures/paper/unit_by_corpus_double.svg`.
+# the versions. In a terminal: `python -m nbkit.workshop.figures figures/paper/unit_by_corpus_double.svg`.
 
 # %%
 assert provenance.read(picture) == by_hand, "hand and kit disagree"
-pd.DataFrame(provenance.check(picture))
+pd.DataFrame(workshop.figures.check(picture))
 
 # %% [markdown]
 # ## Chosen on one half, looked up on the other
@@ -129,10 +130,10 @@ tags = matching.tag(ffn[home], labels[home], by=corpora[home].documents, permuta
 
 def held_out(column):
     rows, wide = (2, 1) if column == "single" else (1, 2)
-    width = figures.COLUMNS[column]
+    width = plots.COLUMNS[column]
     fig, axes = plt.subplots(rows, wide, figsize=(width, 2.4 * rows))
-    figures.shift(tags, ax=axes[0])
-    figures.layers(tags, min_score=preset["min_score"]["ffn"], ax=axes[1])
+    plots.shift(tags, ax=axes[0])
+    plots.layers(tags, min_score=preset["min_score"]["ffn"], ax=axes[1])
     return fig
 
 
@@ -159,8 +160,8 @@ for kind, (site, pool) in kinds.items():
 
 
 def agreement(column):
-    fig, ax = plt.subplots(figsize=(figures.COLUMNS[column], 2.6))
-    return figures.agreement(controls, ax=ax).figure
+    fig, ax = plt.subplots(figsize=(plots.COLUMNS[column], 2.6))
+    return plots.agreement(controls, ax=ax).figure
 
 
 make("agreement", agreement, min_score=preset["min_score"], min_positives=preset["min_positives"])
@@ -176,7 +177,7 @@ shared = illusions.shared_descriptors(labels, 2 * preset["min_positives"])
 
 def gold_of(name):
     by = corpora[name].documents
-    rows = matching.halves(len(ffn[name]), seed=SEED, groups=None if by is None else by.to_numpy())[1]
+    rows = stats.halves(len(ffn[name]), seed=SEED, groups=None if by is None else by.to_numpy())[1]
     scores = matching.score(ffn[name].values[rows], labels[name][shared].iloc[rows], method="auroc")
     return evaluation.validated(scores.set_axis(ffn[name].units["unit"], axis=1), 0.8)
 
@@ -197,15 +198,15 @@ for method in ("pearson", "frequency"):
                 )
                 lines.append((method, "home" if other == name else "away", k, *at_k))
 measured = pd.DataFrame(lines, columns=["method", "where", "k", "precision", "recall"])
-over_pairs = lambda values: evaluation.bootstrap(values, seed=SEED)
+over_pairs = lambda values: stats.bootstrap(values, seed=SEED)
 table = measured.groupby(["where", "method", "k"], sort=False).agg(over_pairs).reset_index()
 
 
 # %%
 def precision_recall(column):
-    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(figures.COLUMNS[column], 2.4))
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(plots.COLUMNS[column], 2.4))
     for ax, (where, part) in zip(axes, table.groupby("where", sort=False), strict=True):
-        figures.precision_recall(part, ax=ax).set_title(f"gold from {where}")
+        plots.precision_recall(part, ax=ax).set_title(f"gold from {where}")
         ax.get_legend().remove()
     axes[1].set_ylabel("")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
@@ -233,7 +234,7 @@ accuracy = pd.DataFrame({m: curve.set_index("n")["accuracy"] for m, curve in cur
 # %%
 def salient_units(column):
     fig, ax = plt.subplots()
-    return figures.accuracy_curves(accuracy, everything, ax=ax).figure
+    return plots.accuracy_curves(accuracy, everything, ax=ax).figure
 
 
 make("salient_units", salient_units, corpora={"treebank": treebank.fingerprint}, property="upos")
@@ -253,7 +254,7 @@ sorted(path.name for path in (preset.figures / "paper").glob("*.svg"))
 # %% [markdown]
 # ## Exercises
 #
-# 1. Change one number in a CSV of `figures/paper`, and run `python -m nbkit.provenance` on the SVG beside it.
+# 1. Change one number in a CSV of `figures/paper`, and run `python -m nbkit.workshop.figures` on the SVG beside it.
 # 2. Save a figure with `data=` and a frame of your own. When is that better than what the axes show?
 # 3. Draw the accuracy for `"suffix"` in a single column. Which sizes did you not have to think about?
 #

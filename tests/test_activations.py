@@ -18,7 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbkit import activations, models, rows, texts
+from nbkit import activations, models, texts
+from nbkit.activations import capture, forward, plan, store
 from nbkit.texts import Texts
 
 SENTENCES = [
@@ -122,7 +123,7 @@ def test_a_text_of_ten_thousand_words_is_cut_and_counted(minilm, caplog):
 @pytest.mark.parametrize("size", [1, 64, 100_000])
 def test_numbers_do_not_depend_on_the_batch(minilm, corpus, monkeypatch, size):
     reference = activations.capture(minilm, corpus, sites="hidden", dtype="float32", cache=False)
-    monkeypatch.setattr(activations, "BATCH_TOKENS", size)
+    monkeypatch.setattr(forward, "BATCH_TOKENS", size)
     again = activations.capture(minilm, corpus, sites="hidden", dtype="float32", cache=False)
     assert np.allclose(reference.values, again.values, atol=1e-5)
 
@@ -166,7 +167,7 @@ def test_any_change_makes_another_key(minilm, corpus, changed):
     else:
         arguments_then |= changed
     keys = [
-        activations.key_of(activations._identity(s, t, engine="local", **{"long": "truncate", **a}))
+        store.key_of(forward.identity_of(s, t, engine="local", **{"long": "truncate", **a}))
         for s, t, a in ((minilm, corpus, arguments), (subject, other, arguments_then))
     ]
     assert keys[0] != keys[1]
@@ -193,7 +194,7 @@ def test_a_store_cut_short_is_refused(minilm, corpus, tmp_path):
 
 def test_an_absent_store_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="capture"):
-        activations.load(tmp_path / "nothing")
+        store.load(tmp_path / "nothing")
 
 
 # ---------------------------------------------------------------------------------- faults
@@ -201,9 +202,9 @@ def test_an_absent_store_is_not_found(tmp_path):
 
 def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_path, monkeypatch):
     reviews = texts.load("sample:reviews").sample(60, seed=0)
-    monkeypatch.setattr(activations, "BLOCK_BYTES", 10 * 1536 * 2)  # ten texts a block
+    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)  # ten texts a block
     whole = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "whole")
-    written, write = [], activations._write_block
+    written, write = [], store._write_block
 
     def cut_off(*arguments):
         if len(written) == 3:
@@ -212,8 +213,8 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
         return write(*arguments)
 
     checks = activations.verify(minilm, reviews, n=2)
-    monkeypatch.setattr(activations, "verify", lambda *_, **__: checks)  # its passes are not those counted
-    monkeypatch.setattr(activations, "_write_block", cut_off)
+    monkeypatch.setattr(checks, "verify", lambda *_, **__: checks)  # its passes are not those counted
+    monkeypatch.setattr(store, "_write_block", cut_off)
     with pytest.raises(KeyboardInterrupt):
         activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("activations/*/manifest.json")), "a half store has its name"
@@ -224,7 +225,7 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
     monkeypatch.setattr(
         models.Subject, "run", lambda s, b, w, **k: counted.append(len(b["input_ids"])) or run(s, b, w, **k)
     )
-    monkeypatch.setattr(activations, "_write_block", write)
+    monkeypatch.setattr(store, "_write_block", write)
     resumed = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
     assert sum(counted) == 30, "finished blocks were computed again"
     one, two = (next((tmp_path / f).glob("activations/*/values.bin")) for f in ("whole", "cut"))
@@ -293,7 +294,7 @@ def test_bad_arguments_name_the_value_and_write_nothing(minilm, corpus, tmp_path
 
 def test_estimate_counts_what_capture_then_takes(minilm, tmp_path):
     reviews = texts.load("sample:reviews").sample(100, seed=0)
-    cost = activations.estimate(minilm, reviews, sites=["ffn", "hidden"])
+    cost = capture.estimate(minilm, reviews, sites=["ffn", "hidden"])
     found = activations.capture(minilm, reviews, sites=["ffn", "hidden"], cache=tmp_path)
     assert (cost.rows, cost.units) == found.values.shape
     assert cost.disk_bytes == next(tmp_path.glob("activations/*/values.bin")).stat().st_size
@@ -318,13 +319,13 @@ def test_verify_passes_on_the_subject_and_fails_on_a_shifted_hook(minilm, monkey
 
 def test_verify_sees_a_model_that_minds_its_padding(minilm, monkeypatch):
     reviews = texts.load("sample:reviews").sample(20, seed=0)
-    inputs = activations._inputs
+    inputs = forward.inputs_of
 
     def without_mask(*arguments):
         made = inputs(*arguments)
         return {**made, "attention_mask": torch.ones_like(made["attention_mask"])}
 
-    monkeypatch.setattr(activations, "_inputs", without_mask)
+    monkeypatch.setattr(forward, "inputs_of", without_mask)
     assert not activations.verify(minilm, reviews).set_index("check").loc["padding", "ok"]
 
 
@@ -333,7 +334,7 @@ def test_verify_sees_a_model_that_minds_its_padding(minilm, monkeypatch):
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 12))
 def test_blocks_partition_the_texts_within_their_capacity(sizes, capacity):
-    blocks = activations._blocks(np.array(sizes), capacity)
+    blocks = forward._blocks(np.array(sizes), capacity)
     assert [t for a, b in blocks for t in range(a, b)] == list(range(len(sizes)))
     assert all(sum(sizes[a:b]) <= capacity or b - a == 1 for a, b in blocks)
 
@@ -347,11 +348,11 @@ def test_pooling_agrees_with_a_loop(seed, pool):
     for text in values:
         lengths = rng.integers(1, 4, rng.integers(1, 4))
         positions = np.concatenate([np.sort(rng.choice(6, n, replace=False)) for n in lengths])
-        members.append(rows.Members(np.stack([np.zeros_like(positions), positions], axis=1), lengths))
+        members.append(plan.Members(np.stack([np.zeros_like(positions), positions], axis=1), lengths))
         for group in np.split(positions, np.cumsum(lengths)[:-1]):
             part = text[group]
             expected.append({"max": part.max(0), "mean": part.mean(0), "last": part[-1]}.get(pool, part[0]))
-    found = rows.pool_tokens(torch.from_numpy(values), members, pool)
+    found = plan.pool_tokens(torch.from_numpy(values), members, pool)
     assert np.allclose(found, expected, atol=1e-6)
 
 
@@ -374,7 +375,7 @@ LONG_TEXT = " ".join(SENTENCES * 4)
 
 def test_windows_hold_every_token_once_with_most_context(minilm):
     subject, corpus = short_sighted(minilm, 16), Texts.from_list([SENTENCES[0], LONG_TEXT])
-    plan = rows.plan_of(subject, corpus, rows="token", long="windows")
+    plan = activations.plan_of(subject, corpus, rows="token", long="windows")
     whole = minilm.tokenizer(LONG_TEXT, add_special_tokens=False, return_offsets_mapping=True)
     mine = plan.rows[plan.rows["text_id"] == 1]
     assert mine["token"].tolist() == minilm.tokenizer.convert_ids_to_tokens(whole["input_ids"])
@@ -385,7 +386,7 @@ def test_windows_hold_every_token_once_with_most_context(minilm):
     at = [plan.ids[plan.pieces(1)[piece]][position] for piece, position in where]
     assert at == whole["input_ids"]
     inner = where[(where[:, 0] > 0) & (where[:, 0] < len(plan.pieces(1)) - 1), 1]
-    room = 14 // rows.OVERLAP  # 14 own tokens a window, three shared with each neighbour
+    room = 14 // plan.OVERLAP  # 14 own tokens a window, three shared with each neighbour
     assert inner.min() >= 1 + room // 2 and inner.max() <= 14 - room // 2
 
 
@@ -422,7 +423,7 @@ def test_bfloat16_is_stored_and_read_as_torch_rounds_it(minilm, corpus, tmp_path
     same = dict(sites="layer.1.ffn")
     exact = activations.capture(minilm, corpus, dtype="float32", cache=False, **same).values
     stored = activations.capture(minilm, corpus, dtype="bfloat16", cache=tmp_path, **same)
-    again = activations.load(next(tmp_path.glob("activations/*/")))
+    again = store.load(next(tmp_path.glob("activations/*/")))
     expected = torch.from_numpy(exact).bfloat16().float().numpy()
     assert np.array_equal(np.asarray(stored.values, np.float32), expected)
     assert np.array_equal(np.asarray(again.values, np.float32), expected)
@@ -452,7 +453,7 @@ def test_a_batch_too_large_for_the_memory_goes_on_in_halves(minilm, corpus, monk
 
 def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_later(minilm, tmp_path, monkeypatch):
     reviews = texts.load("sample:reviews").sample(40, seed=0)
-    monkeypatch.setattr(activations, "BLOCK_BYTES", 10 * 1536 * 2)
+    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)
     write, calls = os.pwrite, []
 
     def full(*arguments):
@@ -511,7 +512,7 @@ def test_killed_ten_times_and_resumed_the_store_has_the_same_bytes(minilm, tmp_p
         assert after[: len(kept)] == kept and len(after) > len(kept)  # what was done stays done, once
         assert len(set(after)) == len(after)
         kept = after
-    monkeypatch.setattr(activations, "BLOCK_BYTES", 4 * 1536 * 2)
+    monkeypatch.setattr(forward, "BLOCK_BYTES", 4 * 1536 * 2)
     corpus = texts.load("sample:reviews").sample(240, seed=0)
     for folder in ("killed", "whole"):
         activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path / folder, progress=False)

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbkit import illusions, texts, widgets
+from nbkit import illusions, plots, texts
 from nbkit.activations import Activations
+from nbkit.illusions import annotation
+from nbkit.plots.annotation import _AnnotationView
 
 NAMES = ("reviews", "questions")
 
@@ -56,7 +58,7 @@ def test_nothing_on_show_tells_the_condition(drawn):
     order = key.sort_values("set_id")["condition"].tolist()
     assert order != sorted(order) and sets["set_id"].is_monotonic_increasing
     assert len(set(order[:12])) == 3  # shuffled: all conditions come early
-    page = widgets.annotate(sets, "unused", "ada").view()
+    page = plots.annotate(sets, "unused", "ada").view()
     assert "reviews" in page or "questions" in page
     assert "layer." not in page and "direction" not in page
 
@@ -106,7 +108,7 @@ def test_the_table_by_hand():
         ("bob", "s4", "yes", "help", "1 2 3 4 5 6"),
         ("bob", "s5", "yes", "x", "9 10"),
     ]
-    found = illusions.agreement_of(said(ada + bob), key)
+    found = annotation.agreement_of(said(ada + bob), key)
     units, rand = found.table.to_dict("records")
     assert units == {
         "condition": "units",
@@ -119,15 +121,15 @@ def test_the_table_by_hand():
     assert rand["sets"] == 1 and rand["conflict"] == 1 and rand["both"] == 0 == rand["neither"]
     line = found.patterns.iloc[0]  # ada: u 2, v 1; bob: u 1, v 1
     assert (line["units"], line["distinct"], line[1], line[2]) == (4, 5 / 4, 0.75, 0.25)
-    merged = illusions.agreement_of(said(ada + bob), key, same={"Food": "asks for help"})
+    merged = annotation.agreement_of(said(ada + bob), key, same={"Food": "asks for help"})
     assert merged.patterns.iloc[0]["distinct"] == 1
     with pytest.raises(ValueError, match="set 's1' was annotated and is not in the key"):
-        illusions.agreement_of(said(ada), key[1:])
+        annotation.agreement_of(said(ada), key[1:])
 
 
 def test_a_unit_counts_only_where_an_annotator_saw_it_in_every_corpus():
     key = pd.DataFrame({"set_id": ["s1", "s2"], "condition": "units", "unit": "u"})
-    found = illusions.agreement_of(said([("ada", "s1", "yes", "x", "1 2")]), key)
+    found = annotation.agreement_of(said([("ada", "s1", "yes", "x", "1 2")]), key)
     assert found.patterns["units"].tolist() == [0] and found.table["sets"].tolist() == [0]
     assert found.table["both"].isna().all()
 
@@ -141,7 +143,7 @@ def test_guessing_annotators_agree_as_often_as_chance_says(drawn):
         for who in ("ada", "bob")
         for set_id in key["set_id"]
     ]
-    line = illusions.agreement_of(said(lines), key).table.iloc[0]
+    line = annotation.agreement_of(said(lines), key).table.iloc[0]
     assert line[["both", "neither", "conflict"]].tolist() == pytest.approx([0.36, 0.16, 0.48], abs=0.03)
 
 
@@ -150,12 +152,12 @@ def test_guessing_annotators_agree_as_often_as_chance_says(drawn):
 
 def test_answers_are_saved_after_every_set_and_resumed(drawn, tmp_path):
     sets, key = drawn
-    ada = widgets.annotate(sets, tmp_path, "ada")
+    ada = plots.annotate(sets, tmp_path, "ada")
     assert ada.current == "s0001" and not list(tmp_path.iterdir())
     ada.answer(True, " asks for help ", [4, 1, 4])
     ada.typed("n")
     ada.typed("names: a, b: 2, 5-7")
-    again = widgets.annotate(sets, tmp_path, "ada")
+    again = plots.annotate(sets, tmp_path, "ada")
     assert again.current == "s0004" and "3 of 29" in again.view()
     assert [p.name for p in tmp_path.iterdir()] == ["ada.csv"]
     pd.testing.assert_frame_equal(again.answers, ada.answers)
@@ -168,7 +170,7 @@ def test_answers_are_saved_after_every_set_and_resumed(drawn, tmp_path):
 
 
 def test_going_back_replaces_an_answer_and_returns_to_the_first_open_set(drawn, tmp_path):
-    ada = widgets.annotate(drawn[0], tmp_path, "ada")
+    ada = plots.annotate(drawn[0], tmp_path, "ada")
     for _ in range(3):
         ada.answer(False)
     ada.back()
@@ -181,7 +183,7 @@ def test_going_back_replaces_an_answer_and_returns_to_the_first_open_set(drawn, 
 
 def test_two_annotators_in_turn_do_not_see_each_other(drawn, tmp_path):
     sets, key = drawn
-    view = widgets.annotate(sets, tmp_path, "ada")
+    view = plots.annotate(sets, tmp_path, "ada")
     view.answer(True, "x", [1, 2])
     view.switch("bob")
     assert view.current == "s0001" and view.answers.empty
@@ -194,7 +196,7 @@ def test_two_annotators_in_turn_do_not_see_each_other(drawn, tmp_path):
     assert view.current == "s0029"
     view.switch("ada")
     assert view.current == "s0002"
-    found = illusions.agreement_of(tmp_path, key)
+    found = annotation.agreement_of(tmp_path, key)
     assert found.table["sets"].sum() == 1 and found.table.set_index("sets").loc[1, "conflict"] == 1
 
 
@@ -211,27 +213,27 @@ def test_two_annotators_in_turn_do_not_see_each_other(drawn, tmp_path):
     ],
 )
 def test_what_is_no_answer_is_refused_and_nothing_is_saved(drawn, tmp_path, line, complaint):
-    ada = widgets.annotate(drawn[0], tmp_path, "ada")
+    ada = plots.annotate(drawn[0], tmp_path, "ada")
     with pytest.raises(ValueError, match=complaint):
         ada.typed(line)
     assert ada.current == "s0001" and not list(tmp_path.iterdir())
 
 
 def test_other_sets_and_odd_names_are_refused(drawn, tmp_path, stored):
-    widgets.annotate(drawn[0], tmp_path, "ada").answer(False)
+    plots.annotate(drawn[0], tmp_path, "ada").answer(False)
     other, _ = illusions.annotation_set(*stored, units=5, directions=6, random=7, k=8, seed=2)
     with pytest.raises(ValueError, match="answers on other sets"):
-        widgets.annotate(other, tmp_path, "ada")
+        plots.annotate(other, tmp_path, "ada")
     with pytest.raises(ValueError, match="annotator '../x'"):
-        widgets.annotate(drawn[0], tmp_path, "../x")
+        plots.annotate(drawn[0], tmp_path, "../x")
     with pytest.raises(ValueError, match="no sets"):
-        widgets.annotate(drawn[0][:0], tmp_path, "ada")
+        plots.annotate(drawn[0][:0], tmp_path, "ada")
     with pytest.raises(FileNotFoundError, match="no annotations in"):
-        illusions.agreement_of(tmp_path / "empty", drawn[1])
+        annotation.agreement_of(tmp_path / "empty", drawn[1])
 
 
 def test_a_write_that_fails_leaves_the_file_whole(drawn, tmp_path, monkeypatch):
-    ada = widgets.annotate(drawn[0], tmp_path, "ada")
+    ada = plots.annotate(drawn[0], tmp_path, "ada")
     ada.answer(False)
     before = (tmp_path / "ada.csv").read_bytes()
 
@@ -255,8 +257,8 @@ def press_enter(field, text=None):
 
 def test_the_controls_answer_by_mouse_and_by_keyboard(drawn, tmp_path):
     sets, _ = drawn
-    ada = widgets.annotate(sets, tmp_path, "ada")
-    view = widgets._AnnotationView(ada)
+    ada = plots.annotate(sets, tmp_path, "ada")
+    view = _AnnotationView(ada)
     shown = [pair.children[1].value for pair in view.texts.children]
     assert len(shown) == 8 and "s0001" in view.status.value
     view.pattern.value, view.name.value = True, "asks"
@@ -277,8 +279,8 @@ def test_the_controls_answer_by_mouse_and_by_keyboard(drawn, tmp_path):
 
 
 def test_a_text_is_no_answer_before_enter_and_never_half_of_it(drawn, tmp_path):
-    ada = widgets.annotate(drawn[0], tmp_path, "ada")
-    view = widgets._AnnotationView(ada)
+    ada = plots.annotate(drawn[0], tmp_path, "ada")
+    view = _AnnotationView(ada)
     view.line.value = "short: 1-2"  # the field was left
     assert ada.answers.empty
     press_enter(view.line, "short: 1-2 5")  # and come back to: what stood there before is not saved
@@ -299,7 +301,7 @@ def test_a_notebook_gets_controls_and_a_static_view_with_the_texts_escaped(tmp_p
     sets = pd.DataFrame(
         {"set_id": "s1", "corpus": "<c>", "rank": [1, 2], "text_id": [3, 4], "text": ["a <b>", "c & d"]}
     )
-    ada = widgets.annotate(sets, tmp_path, "ada")
+    ada = plots.annotate(sets, tmp_path, "ada")
     bundle = ada._repr_mimebundle_()
     assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
     assert "a &lt;b&gt;" in bundle["text/html"] and "&lt;c&gt;" in bundle["text/html"]

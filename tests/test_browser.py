@@ -7,10 +7,12 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+import scipy.stats
 from test_views import Page
 
-from nbkit import activations, browser, exemplars, illusions, texts, widgets
+from nbkit import activations, illusions, plots, texts
+from nbkit.activations import exemplars
+from nbkit.plots import browser
 
 NAMES = ("reviews", "fiction")
 SITES = ["layer.1.ffn", "layer.3.ffn"]
@@ -27,7 +29,7 @@ def made(minilm):
 
 @pytest.fixture(scope="module")
 def neurons(made):
-    return widgets.neuron_browser(*made, k=4)
+    return plots.neuron_browser(*made, k=4)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def compared(made):
     few = {"min_positives": 4, "progress": False}
     report = illusions.compare(stored, labels, directions=10, splits=2, **few)
     verdicts = illusions.taxonomy(stored, labels, min_score=0.3, **few)
-    return widgets.corpus_compare(*made, report=report, verdicts=verdicts, k=4)
+    return plots.corpus_compare(*made, report=report, verdicts=verdicts, k=4)
 
 
 def column(neurons, name, unit):
@@ -109,7 +111,7 @@ def test_what_cannot_be_searched_for_is_named(neurons, made):
     subject, corpora, stored, labels = made
     own = {name: frame.add_prefix(f"{name} ") for name, frame in labels.items()}
     with pytest.raises(ValueError, match="reviews, fiction share no descriptor"):
-        widgets.neuron_browser(subject, corpora, stored, own)
+        plots.neuron_browser(subject, corpora, stored, own)
 
 
 def test_neighbours_are_those_of_numpy_in_every_corpus(neurons):
@@ -268,7 +270,7 @@ def test_two_corpora_are_held_against_each_other(compared):
         best = [scores[n].idxmax() for n in NAMES]
         assert tags.index.tolist() == list(dict.fromkeys(best))
         assert said["same"] == (best[0] == best[1]) == (len(tags) == 1)
-        expected = stats.spearmanr(*scores.values()).statistic
+        expected = scipy.stats.spearmanr(*scores.values()).statistic
         assert said["spearman"] == pytest.approx(expected)
         two = [set(scores[n].sort_values().index[-2:]) for n in NAMES]
         assert said["jaccard"] == len(two[0] & two[1]) / len(two[0] | two[1])
@@ -302,13 +304,13 @@ def test_its_view_says_what_the_illusion_test_said(compared):
 
 
 def test_without_a_report_no_verdict_is_given(made):
-    plain = widgets.corpus_compare(*made, k=3)
+    plain = plots.corpus_compare(*made, k=3)
     view = Page(plain.view(plain.browser.units[0], *NAMES)).text
     assert "taxonomy" not in view and "compare" not in view and "top 3" in view
     subject, corpora, stored, labels = made
     one = {"reviews": corpora["reviews"]}
     with pytest.raises(ValueError, match="1 corpus: a comparison needs two or more"):
-        widgets.corpus_compare(subject, one, stored, labels)
+        plots.corpus_compare(subject, one, stored, labels)
 
 
 def test_its_controls_choose_unit_and_corpora_and_its_page_has_all_pairs(compared):

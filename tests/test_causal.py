@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_models import TEXTS, save_tiny
 
-from nbkit import activations, causal, models, neurox, salience, texts
+from nbkit import activations, models, salience, texts
+from nbkit.activations import neurox
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_a_language_model_head_is_read(tmp_path):
     )
     index = pd.MultiIndex.from_frame(stored.rows[["text_id", "word_id"]])
     y = pd.Series(np.where(np.arange(len(index)) % 2, "a", "b"), index=index, name="turn")
-    found = causal.intervene(
+    found = salience.intervene(
         subject, corpus, stored, y, np.arange(8), lambda v: np.full(len(v), "a"), counts=(4,), how=("zero",),
         progress=False,
     )  # fmt: skip
@@ -167,7 +168,7 @@ def test_across_finds_what_is_shared(studied):
     subject, corpus, stored, y, *_ = studied
     words = salience.words_of(subject, corpus, "upos", cache=False)
     untrained = salience.words_of(subject.randomized(0), corpus, "upos", cache=False)
-    tiny_one = salience.Words(words.X[:, :500], words.y, words.units.iloc[:500])
+    tiny_one = words.Words(words.X[:, :500], words.y, words.units.iloc[:500])
     found = salience.across({"once": words, "again": words, "untrained": untrained, "small": tiny_one}, n=30)
     table = found.table.set_index("name")
     assert found.shared.loc["once", "again"] == 1 and np.isnan(found.shared.loc["once", "small"])

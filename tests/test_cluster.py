@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbkit import activations, cluster, reducers, texts
+from nbkit import activations, texts
+from nbkit.activations import dask, forward, store
 
 SITES = "layer.1.ffn"
 
@@ -21,20 +22,20 @@ def corpus():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(activations, "BLOCK_BYTES", 10 * 1536 * 2)  # twenty blocks
+    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)  # twenty blocks
 
 
 @pytest.fixture(scope="module")
 def client():
-    with cluster._client("dask") as client:
+    with dask._client("dask") as client:
         yield client
 
 
 def kinds(labels):
     return {
-        "moments": reducers.Moments(),
-        "top": reducers.TopK(3),
-        "sums": reducers.LabelSums(labels, gram=True),
+        "moments": activations.Moments(),
+        "top": activations.TopK(3),
+        "sums": activations.LabelSums(labels, gram=True),
     }
 
 
@@ -42,13 +43,13 @@ def kinds(labels):
 def test_two_workers_make_the_store_and_the_sums_of_one_process(
     minilm, corpus, tmp_path, client, small_blocks
 ):
-    assert cluster.workers(client) == 2
+    assert dask.workers(client) == 2
     alone = activations.capture(minilm, corpus, sites=SITES, dtype="float32", cache=tmp_path / "alone")
     dealt = activations.capture(
         minilm, corpus, sites=SITES, dtype="float32", cache=tmp_path / "dealt", engine=client
     )
     assert np.allclose(alone.values, dealt.values, atol=1e-5)
-    assert dealt.manifest["checksums"] and activations.load(next((tmp_path / "dealt").glob("activations/*/")))
+    assert dealt.manifest["checksums"] and store.load(next((tmp_path / "dealt").glob("activations/*/")))
     labels = corpus.descriptors("surface")
     one = activations.reduce(minilm, corpus, kinds(labels), sites=SITES)
     two = activations.reduce(minilm, corpus, kinds(labels), sites=SITES, engine=client)
@@ -74,7 +75,7 @@ def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, smal
         killed.append(next(iter(pids.values())))
         os.kill(killed[0], signal.SIGKILL)
 
-    with cluster._client("dask") as client:
+    with dask._client("dask") as client:
         killer = threading.Thread(target=kill, args=(client,))
         killer.start()
         found = activations.capture(
@@ -97,14 +98,14 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     before = dict(os.environ)
-    with cluster._client("dask") as client:
-        assert cluster.workers(client) == 2
+    with dask._client("dask") as client:
+        assert dask.workers(client) == 2
     assert dict(os.environ) == before
 
 
 def test_an_error_on_a_worker_is_raised_here(minilm, corpus, client):
     with pytest.raises(ZeroDivisionError):
-        list(cluster.deal(_fails, [0], client, minilm))
+        list(dask.deal(_fails, [0], client, minilm))
 
 
 def _fails(job, subject):

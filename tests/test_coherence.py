@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+import scipy.stats
 
-from nbkit import coherence, illusions
+from nbkit import illusions
+from nbkit.illusions import patterns
 
 N, UNITS = 800, 120
 
@@ -27,22 +28,22 @@ def made():
 
 def measures(made):
     _, labels, vectors = made
-    return {"enrichment": coherence.enrichment(labels), "cosine": coherence.mean_cosine(vectors)}
+    return {"enrichment": illusions.enrichment(labels), "cosine": illusions.mean_cosine(vectors)}
 
 
 @pytest.mark.parametrize("name", ["enrichment", "cosine"])
 def test_planted_patterns_are_found_and_no_others(made, name):
-    found = coherence.patterns(made[0], measures(made)[name])
+    found = patterns.patterns(made[0], measures(made)[name])
     assert (found["p"][:60] <= 0.05).mean() > 0.95 and (found["q"][:60] <= 0.05).mean() > 0.9
     assert (found["p"][60:] <= 0.05).mean() < 0.15
-    assert np.allclose(found["q"], stats.false_discovery_control(found["p"]))
+    assert np.allclose(found["q"], scipy.stats.false_discovery_control(found["p"]))
 
 
 @pytest.mark.parametrize("name", ["enrichment", "cosine"])
 def test_random_sets_have_a_pattern_at_the_level_of_the_test(made, name):
     """4,000 sets at .05: the rate is .05 within three standard errors of both sides of the draw."""
     measure = measures(made)[name]
-    table = coherence.pattern_rate(
+    table = illusions.pattern_rate(
         {"a": made[0]}, {"a": measure}, sets=4000, directions=50, draws=8000, progress=False
     ).set_index("kind")
     error = 3 * np.sqrt(0.05 * 0.95 * (1 / 4000 + 1 / 8000))
@@ -57,16 +58,16 @@ def test_random_sets_have_a_pattern_at_the_level_of_the_test(made, name):
 def test_a_measure_of_nothing_but_ties_is_at_the_level_too(made):
     """Two values only, the higher one in a third of the sets: without the draw no p would reach .05."""
     coin = lambda sets: (sets[0] % 3 == 0).astype(float)  # noqa: E731
-    table = coherence.pattern_rate({"a": made[0]}, {"a": coin}, sets=4000, directions=9, progress=False)
+    table = illusions.pattern_rate({"a": made[0]}, {"a": coin}, sets=4000, directions=9, progress=False)
     assert table.set_index("kind").loc["random sets", "rate"] == pytest.approx(0.05, abs=0.012)
 
 
 def test_kinds_may_be_added_and_corpora_need_a_measure(made):
     values, labels, _ = made
     signal = {"a": labels.to_numpy() + 0.01 * values[:, :6]}
-    table = coherence.pattern_rate(
+    table = illusions.pattern_rate(
         {"a": values},
-        {"a": coherence.enrichment(labels)},
+        {"a": illusions.enrichment(labels)},
         further={"class means": signal},
         sets=50,
         directions=20,
@@ -76,14 +77,14 @@ def test_kinds_may_be_added_and_corpora_need_a_measure(made):
     assert table["kind"].tolist() == ["units", "random directions", "class means", "random sets"]
     assert table.set_index("kind").loc["class means", ["sets", "rate"]].tolist() == [6, 1]
     with pytest.raises(ValueError, match="no measure of coherence for the corpus 'b'"):
-        coherence.pattern_rate({"a": values, "b": values}, {"a": coherence.enrichment(labels)})
+        illusions.pattern_rate({"a": values, "b": values}, {"a": illusions.enrichment(labels)})
 
 
 def test_the_mean_cosine_by_brute_force():
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((30, 5))
     vectors[4] = 0
-    sets = coherence.random_sets(30, 12, 6, rng)
+    sets = illusions.random_sets(30, 12, 6, rng)
     sets[:, 0] = [4, 1, 2, 3, 5, 6]
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = np.nan_to_num(vectors / np.where(length > 0, length, 1))
@@ -91,14 +92,14 @@ def test_the_mean_cosine_by_brute_force():
     expected = [
         np.mean([cosines[a, b] for i, a in enumerate(rows) for b in rows[i + 1 :]]) for rows in sets.T
     ]
-    assert np.allclose(coherence.mean_cosine(vectors)(sets), expected, atol=1e-6)
+    assert np.allclose(illusions.mean_cosine(vectors)(sets), expected, atol=1e-6)
 
 
 def test_enrichment_has_mean_0_and_variance_1_over_random_sets():
     """Also for probabilities and for sets that are a large part of the corpus."""
     rng = np.random.default_rng(2)
     labels = np.stack([rng.random(60), rng.random(60) < 0.3], axis=1)
-    z = coherence.enriched(labels, coherence.random_sets(60, 20000, 20, rng))
+    z = patterns.enriched(labels, illusions.random_sets(60, 20000, 20, rng))
     assert np.allclose(z.mean(1), 0, atol=0.03) and np.allclose(z.std(1), 1, atol=0.02)
 
 
@@ -107,22 +108,22 @@ def test_a_descriptor_too_rare_to_judge_is_left_out():
     labels.loc[:3, 0] = 1  # 4 texts
     labels.loc[:49, 1] = 1
     sets = np.arange(10)[:, None]
-    assert coherence.enriched(labels, sets)[[0, 2], 0].tolist() == [-np.inf, -np.inf]
-    assert coherence.enriched(labels, sets)[1, 0] == pytest.approx(0.5 / np.sqrt(0.25 / 10 * 90 / 99))
-    assert coherence.enrichment(labels[[0, 2]])(sets).tolist() == [0]
+    assert patterns.enriched(labels, sets)[[0, 2], 0].tolist() == [-np.inf, -np.inf]
+    assert patterns.enriched(labels, sets)[1, 0] == pytest.approx(0.5 / np.sqrt(0.25 / 10 * 90 / 99))
+    assert illusions.enrichment(labels[[0, 2]])(sets).tolist() == [0]
     with pytest.raises(ValueError, match="sets of 100 texts from a corpus of 100"):
-        coherence.enriched(labels, np.arange(100)[:, None])
+        patterns.enriched(labels, np.arange(100)[:, None])
 
 
 @pytest.mark.parametrize("n, k", [(1000, 3), (12, 10), (5, 5)])
 def test_random_sets_hold_every_text_as_often_and_none_twice(n, k):
-    sets = coherence.random_sets(n, 6000, k, np.random.default_rng(3))
+    sets = illusions.random_sets(n, 6000, k, np.random.default_rng(3))
     assert (np.sort(sets, axis=0)[1:] != np.sort(sets, axis=0)[:-1]).all()
     counts = np.bincount(sets.ravel(), minlength=n)
-    assert k == n or stats.chisquare(counts).statistic < stats.chi2.ppf(0.999, n - 1)
+    assert k == n or scipy.stats.chisquare(counts).statistic < scipy.stats.chi2.ppf(0.999, n - 1)
     with pytest.raises(ValueError, match=f"k={n + 1}"):
-        coherence.random_sets(n, 2, n + 1, np.random.default_rng(0))
+        illusions.random_sets(n, 2, n + 1, np.random.default_rng(0))
 
 
 def test_illusions_reaches_it():
-    assert illusions.pattern_rate is coherence.pattern_rate
+    assert illusions.pattern_rate is illusions.pattern_rate

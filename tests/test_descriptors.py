@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbkit import descriptors, evaluation, generators, texts, widgets
+from nbkit import descriptors, evaluation, plots, texts
+from nbkit.descriptors import generators, labels
 from nbkit.texts import Texts
 
 
@@ -29,12 +30,14 @@ from nbkit.texts import Texts
     ],
 )
 def test_replies_are_read_or_absent(reply, expected):
-    assert descriptors.read_reply(reply) == expected
+    assert descriptors.proposals.read_reply(reply) == expected
 
 
 @given(st.lists(st.text(st.characters(categories=["Ll"]), min_size=1, max_size=9), min_size=1, unique=True))
 def test_a_json_list_of_words_survives_reading(words):
-    assert descriptors.read_reply(json.dumps(words)) == list(dict.fromkeys(w.lower() for w in words))
+    assert descriptors.proposals.read_reply(json.dumps(words)) == list(
+        dict.fromkeys(w.lower() for w in words)
+    )
 
 
 class Scripted:
@@ -171,14 +174,14 @@ def test_edits_join_drop_and_rename_and_are_read_by_later_runs(tmp_path):
 
 def test_the_editor_saves_every_change_and_refuses_bad_ones(tmp_path):
     path = tmp_path / "edits.json"
-    editor = widgets.descriptor_editor(MERGED, path)
+    editor = plots.descriptor_editor(MERGED, path)
     editor.rename("price", "money")
     editor.join("cost", "money")
     editor.drop("mood")
     assert (
         editor.result.names == ["money"] and "stands for" in editor.view() and "<b>" not in editor.to_html()
     )
-    again = widgets.descriptor_editor(MERGED, path)  # another session, or a killed kernel
+    again = plots.descriptor_editor(MERGED, path)  # another session, or a killed kernel
     assert again.result.frame.equals(editor.result.frame)
     with pytest.raises(ValueError, match="no descriptor here"):
         again.drop("nothing")
@@ -222,14 +225,14 @@ def test_a_stratified_sample_is_in_proportion():
     kind = np.where(np.arange(300) < 240, "a", "b")
     corpus = replace(corpus, frame=corpus.frame.assign(kind=kind))
     for n in (20, 75, 150):
-        some = descriptors.stratified(corpus, n, by="kind", seed=1)
+        some = descriptors.proposals.stratified(corpus, n, by="kind", seed=1)
         assert len(some) == n and abs((some.frame["kind"] == "b").sum() - n / 5) <= 1
-    lengths = descriptors.stratified(corpus, 50, seed=0).frame["text"].str.len()
+    lengths = descriptors.proposals.stratified(corpus, 50, seed=0).frame["text"].str.len()
     edges = corpus.frame["text"].str.len().quantile([0.2, 0.4, 0.6, 0.8])
     assert (np.bincount(np.searchsorted(edges, lengths), minlength=5) >= 6).all()
-    assert len(descriptors.stratified(corpus, 1000)) == 300
+    assert len(descriptors.proposals.stratified(corpus, 1000)) == 300
     with pytest.raises(ValueError, match="no column 'mood'"):
-        descriptors.stratified(corpus, 5, by="mood")
+        descriptors.proposals.stratified(corpus, 5, by="mood")
 
 
 def test_propose_asks_about_the_sample_only():
@@ -252,7 +255,7 @@ def test_propose_asks_about_the_sample_only():
     ],
 )
 def test_answers_are_read_or_absent(reply, expected):
-    assert descriptors.read_answer(reply, ["a", "b"]) == expected
+    assert labels.read_answer(reply, ["a", "b"]) == expected
 
 
 def test_asked_labels_leave_out_texts_without_all_answers_and_count_them():
@@ -266,9 +269,7 @@ def test_asked_labels_leave_out_texts_without_all_answers_and_count_them():
         '{"mood": 0.7}',
     ]
     script = Scripted([generators.Reply(r, "" if r else "timed out") for r in replies])
-    found = descriptors.label(
-        corpus, MERGED, "asked", generator=script, question=descriptors.Question(at_once=2)
-    )
+    found = descriptors.label(corpus, MERGED, "asked", generator=script, question=labels.Question(at_once=2))
     assert found.index.tolist() == [0, 2] and found.loc[2].tolist() == [0.0, 0.0, 0.7]
     assert found.attrs["losses"] == {"requests": 6, "timed out": 1, "texts without all answers": 1}
     assert script.asked[0].schema["required"] == ["price", "cost"] and "two" in script.asked[2][-1]["content"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbkit import activations, evaluation, matching, texts
+from nbkit import activations, evaluation, matching, stats, texts
+from nbkit.evaluation import metrics
 
 names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)
 
@@ -37,15 +38,15 @@ def test_precision_is_over_tagged_units_and_recall_over_units_with_gold():
 
 def test_the_interval_is_that_of_the_mean():
     values = np.random.default_rng(0).standard_normal(400)
-    found = evaluation.bootstrap(values, n=4000)
+    found = stats.bootstrap(values, n=4000)
     half = 1.96 * values.std() / math.sqrt(400)
     assert found.value == pytest.approx(values.mean())
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.08)
-    assert found == evaluation.bootstrap(values, n=4000)  # seeded
+    assert found == stats.bootstrap(values, n=4000)  # seeded
 
 
 def test_nothing_to_average_is_not_a_number():
-    assert math.isnan(evaluation.bootstrap(np.array([])).value)
+    assert math.isnan(stats.bootstrap(np.array([])).value)
 
 
 def test_validated_keeps_the_pairs_that_reach_the_minimum():
@@ -81,7 +82,7 @@ def test_sanity_by_hand():
 
 def test_sanity_says_how_labels_were_damaged():
     on = aligned_units()[1][:, 0] > 0.5
-    missing, extra = evaluation._damaged(on, np.random.default_rng(0))
+    missing, extra = metrics._damaged(on, np.random.default_rng(0))
     n = on.sum()
     assert missing.sum() == n - n // 2 and extra.sum() == 2 * n
     assert not (missing & ~on).any() and extra[on].all()
@@ -91,11 +92,11 @@ def test_sanity_says_how_labels_were_damaged():
 
 def test_sanity_thins_the_positives():
     on = aligned_units()[1][:, 0] > 0.5
-    rows = evaluation._thinned(on, 0.02, np.random.default_rng(0))
+    rows = metrics._thinned(on, 0.02, np.random.default_rng(0))
     assert on[rows].mean() == pytest.approx(0.02, abs=0.002) and (~on[rows]).sum() == (~on).sum()
     assert (np.diff(rows) > 0).all()
-    assert len(evaluation._thinned(on, None, np.random.default_rng(0))) == len(on)
-    assert on[evaluation._thinned(on, 1e-9, np.random.default_rng(0))].sum() == 2
+    assert len(metrics._thinned(on, None, np.random.default_rng(0))) == len(on)
+    assert on[metrics._thinned(on, 1e-9, np.random.default_rng(0))].sum() == 2
 
 
 @pytest.mark.parametrize("method", ["pearson", "cosine", "average_precision", "f1", "iou"])
@@ -166,7 +167,7 @@ def test_people_are_read_by_majority(tmp_path):
         "w,x,1,a",
     ]
     path.write_text("unit,descriptor,rating,annotator\n" + "\n".join(lines))
-    gold = evaluation.from_annotations(path)
+    gold = metrics.from_annotations(path)
     assert gold[["unit", "descriptor", "votes"]].values.tolist() == [["u", "x", 3], ["w", "x", 1]]
     assert gold["share"].tolist() == pytest.approx([2 / 3, 1])
     assert gold.attrs == {"pairs": 3, "ties": 1, "unsure": 1, "annotators": 3, "judged": ["u", "w"]}
@@ -175,10 +176,10 @@ def test_people_are_read_by_majority(tmp_path):
 def test_ratings_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "ratings.csv"
     with pytest.raises(FileNotFoundError, match="no ratings"):
-        evaluation.from_annotations(path)
+        metrics.from_annotations(path)
     path.write_text("unit,descriptor\nu,x\n")
     with pytest.raises(ValueError, match="no column rating"):
-        evaluation.from_annotations(path)
+        metrics.from_annotations(path)
     path.write_text("unit,descriptor,rating\nu,x,yes\nu,y,perhaps\n")
     with pytest.raises(ValueError, match="line 3: rating 'perhaps'"):
-        evaluation.from_annotations(path)
+        metrics.from_annotations(path)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nbkit import activations, exemplars, texts
+from nbkit import activations, texts
+from nbkit.activations import exemplars
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_shade_peaks_at_the_pooled_activation(minilm, stored, reviews):
 
 
 def test_spread_reaches_from_the_highest_to_the_lowest(stored, reviews):
-    found = exemplars.spread(stored, reviews, 9, k=6)["activation"]
+    found = exemplars.quantile_sample(stored, reviews, 9, k=6)["activation"]
     assert found.iloc[0] == stored.values[:, 9].max() and found.iloc[-1] == stored.values[:, 9].min()
     assert found.is_monotonic_decreasing
 

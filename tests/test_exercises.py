@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from nbkit import activations, evaluation, exemplars, exercises, salience, texts, trees
+from nbkit import activations, evaluation, salience, stats, texts, trees
+from nbkit.activations import exemplars
+from nbkit.workshop import exercises
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -130,7 +132,7 @@ def test_what_04_says():
         {"within_same": [1, 1, 0, 0], "same:a": [np.nan, 0, 1, 1], "same:b": [0, 1, np.nan, 0]}
     )
     units["same:c"], units["above"] = [0.0, 1, 0, 1], [True, True, True, False]
-    gap = evaluation.Estimate((1 + 1 / 3 - 1 / 2) / 3, 0, 1, 3)
+    gap = stats.Estimate((1 + 1 / 3 - 1 / 2) / 3, 0, 1, 3)
     report = SimpleNamespace(units=units, agreement=pd.DataFrame({"gap": [gap]}))
     wrong = [(-gap.value, "the other way round"), (2, "two shares"), (0.5, "its other corpora")]
     wrong += [((1 + 1 / 3 - 1 / 2 - 2 / 3) / 4, "`above`"), ("x", "two shares")]

@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from nbkit import fates, illusions, matching
+from nbkit import illusions, matching
 from nbkit.activations import Activations
-from nbkit.fates import Rule
+from nbkit.illusions import transfer
+from nbkit.illusions.transfer import Rule
 
 D, U = 4, 60  # descriptors and units
 
@@ -32,9 +33,9 @@ def drawn(meaning, n, rng):
 
 
 def line(values, labels, rule, **options):
-    frame = fates.fates(values, labels, rule, **options)
-    draws = fates.resampled(values, labels, rule, frame, progress=False, **options)
-    return fates.agreement("units", frame, rule, draws if rule.over == "texts" else None)
+    frame = transfer.followed(values, labels, rule, **options)
+    draws = transfer.resampled(values, labels, rule, frame, progress=False, **options)
+    return transfer.agreement("units", frame, rule, draws if rule.over == "texts" else None)
 
 
 # ------------------------------------------------------------------------- texts drawn again
@@ -47,13 +48,13 @@ def test_sums_over_groups_score_a_resample_like_its_rows(seed, n, groups):
     x = rng.standard_normal((n, 6)).astype(np.float32) * [1, 5, 0.1, 1, 1, 0] + [0, 90, 0, 0, 0, 7]
     y = (rng.random((n, 4)) < [0.3, 0.5, 0.1, 0]).astype(np.float32)
     dealt = rng.permutation(n) % groups
-    times = fates._times(5, dealt, rng)
+    times = transfer._times(5, dealt, rng)
     assert (times.sum(1) == groups).all()
-    found = fates._drawn_again(x.astype(np.float32), y, dealt, times, "pearson")
+    found = transfer._drawn_again(x.astype(np.float32), y, dealt, times, "pearson")
     for often, scores in zip(times, found, strict=True):
         rows = np.repeat(np.arange(n), often[dealt].astype(int))
         assert np.allclose(scores, matching.pearson(x[rows], y[rows]), atol=2e-3)
-    slow = fates._drawn_again(x, y, dealt, times, "auroc")
+    slow = transfer._drawn_again(x, y, dealt, times, "auroc")
     rows = np.repeat(np.arange(n), times[0][dealt].astype(int))
     assert np.allclose(slow[0], matching.auroc(x[rows], y[rows]))
 
@@ -61,10 +62,10 @@ def test_sums_over_groups_score_a_resample_like_its_rows(seed, n, groups):
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 60))
 def test_equal_scores_share_their_rank_and_the_first_is_first(seed, descriptors, different):
     scores = np.random.default_rng(seed).integers(0, different, (3, descriptors, 5)).astype(np.float32)
-    found, by_unit = fates._Ordered.of(scores), np.moveaxis(scores, 1, 2)
+    found, by_unit = transfer._Ordered.of(scores), np.moveaxis(scores, 1, 2)
     assert np.array_equal(found.scores, by_unit)
     assert np.array_equal(found.first, np.argsort(-by_unit, axis=-1, kind="stable")[..., :2])
-    assert np.array_equal(found.ranks, stats.rankdata(by_unit, axis=-1) - (descriptors + 1) / 2)
+    assert np.array_equal(found.ranks, scipy.stats.rankdata(by_unit, axis=-1) - (descriptors + 1) / 2)
 
 
 def test_a_resample_of_every_group_once_is_what_was_found():
@@ -72,13 +73,13 @@ def test_a_resample_of_every_group_once_is_what_was_found():
     values, labels = drawn(loadings(), 400, np.random.default_rng(1))
     for minimum in (0.15, 0.9):  # tags above the minimum, and the best ones where none is
         rule = Rule(min_score=minimum, resamples=3, permutations=0)
-        frame = fates.fates(values, labels, rule)
+        frame = transfer.followed(values, labels, rule)
         once = lambda resamples, groups, rng: np.ones((resamples, groups.max() + 1), np.float32)  # noqa: E731
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fates, "_times", once)
-            draws = fates.resampled(values, labels, rule, frame, progress=False)
-        found = fates.agreement("units", frame, rule, draws)
-        for column in fates.RESAMPLED:
+            patch.setattr(transfer, "_times", once)
+            draws = transfer.resampled(values, labels, rule, frame, progress=False)
+        found = transfer.agreement("units", frame, rule, draws)
+        for column in transfer.RESAMPLED:
             assert draws[column].tolist() == pytest.approx([found[column].value] * 3, abs=1e-4), column
 
 
@@ -86,10 +87,10 @@ def test_intervals_over_texts_hold_the_known_agreement():
     """Nominal 95 %: of 40 samples of texts, 80 % or more hold the mean over 120 other samples."""
     rng, meaning = np.random.default_rng(2), loadings()
     rule = Rule(min_score=0.2, splits=2, permutations=0)
-    plain = [fates.fates(*drawn(meaning, 300, rng), rule) for _ in range(120)]
-    truth = pd.DataFrame([fates.agreement("units", frame, rule) for frame in plain])
+    plain = [transfer.followed(*drawn(meaning, 300, rng), rule) for _ in range(120)]
+    truth = pd.DataFrame([transfer.agreement("units", frame, rule) for frame in plain])
     found = pd.DataFrame([line(*drawn(meaning, 300, rng), rule) for _ in range(40)])
-    for column in fates.RESAMPLED:
+    for column in transfer.RESAMPLED:
         known = np.mean([estimate.value for estimate in truth[column]])
         spread = np.std([estimate.value for estimate in truth[column]])
         held = np.mean([e.low <= known <= e.high for e in found[column]])
@@ -127,15 +128,15 @@ def test_p_of_a_pair_by_brute_force_and_uniform_where_nothing_is_related():
     x[:, 0] += 2 * y[:, 1]
     descriptors, units = np.arange(500) % 3, np.arange(500)
     descriptors[0] = 1
-    p = matching.chance(x, y, descriptors, units, permutations=199, seed=6)
+    p = matching.permutation_test(x, y, descriptors, units, permutations=199, seed=6)
     assert p[0] == 1 / 200
     assert abs(np.quantile(p[1:], [0.05, 0.25, 0.5, 0.9]) - [0.05, 0.25, 0.5, 0.9]).max() < 0.07
     orders = np.random.default_rng(6)
     null = [np.corrcoef(x[:, 7], y[orders.permutation(80), 1])[0, 1] for _ in range(199)]
     assert p[7] == (1 + sum(r >= np.corrcoef(x[:, 7], y[:, 1])[0, 1] for r in null)) / 200
-    assert np.isnan(matching.chance(x, y, descriptors, units, permutations=0)).all()
+    assert np.isnan(matching.permutation_test(x, y, descriptors, units, permutations=0)).all()
     with pytest.raises(ValueError, match="'soft_wpmi' scores a unit beside others"):
-        matching.chance(x, y, descriptors, units, method="soft_wpmi")
+        matching.permutation_test(x, y, descriptors, units, method="soft_wpmi")
 
 
 def test_under_control_labels_are_permuted_among_texts_alike():
@@ -145,9 +146,9 @@ def test_under_control_labels_are_permuted_among_texts_alike():
     x = (length[:, None] + 8 * rng.standard_normal((600, 60))).astype(np.float32)
     y = (rng.random((600, 1)) < length[:, None] / 40).astype(np.float32)
     pairs, control = (np.zeros(60, int), np.arange(60)), pd.DataFrame({"length": length})
-    assert (matching.chance(x, y, *pairs) < 0.01).all()
+    assert (matching.permutation_test(x, y, *pairs) < 0.01).all()
     left = matching.residuals(x, control)
-    assert (matching.chance(left, y, *pairs, control=control) < 0.05).mean() < 0.2
+    assert (matching.permutation_test(left, y, *pairs, control=control) < 0.05).mean() < 0.2
 
 
 def corpora(seed, common=150, n=500):
@@ -164,7 +165,7 @@ def test_false_discoveries_are_as_few_as_the_level_says():
     """250 of 300 tags are lost elsewhere: a test of each at 5 % would be wrong in a fifth of its finds."""
     wrong = found = missed = 0
     for seed in range(8):
-        frame = fates.fates(*corpora(seed, common=50), Rule(min_score=0.2, splits=1))
+        frame = transfer.followed(*corpora(seed, common=50), Rule(min_score=0.2, splits=1))
         q = frame.filter(regex="^q:").mean(axis=1)  # one other corpus
         lost = frame["unit"] >= 50
         wrong, found = wrong + (q[lost] <= 0.05).sum(), found + (q <= 0.05).sum()

@@ -14,7 +14,9 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from nbkit import figures, presets, provenance, texts
+from nbkit import plots, provenance, texts, workshop
+from nbkit.plots import style
+from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,10 +35,10 @@ def sources(minilm):
 
 @pytest.fixture
 def saved(tmp_path, sources):
-    with figures.style():
+    with plots.style():
         fig, ax = plt.subplots()
         ax.plot([1, 2, 4], [0.5, 0.25, 1 / 3], label="a < b & “c”")
-    return figures.save(fig, "03_line", sources, folder=tmp_path)
+    return plots.save(fig, "03_line", sources, folder=tmp_path)
 
 
 def states(path, **given):
@@ -56,14 +58,14 @@ def test_the_manifest_comes_back_out_of_both_pictures(saved, sources):
 
 def test_an_untouched_figure_can_be_made_again(saved, capsys):
     assert set(states(saved).values()) == {"same"}
-    assert provenance.main([str(saved)]) == 0
+    assert workshop.main([str(saved)]) == 0
     told = capsys.readouterr().out
     assert "subject" in told and "'fiction' of the preset 'sample'" in told
     assert told.endswith("It can be made again here.\n")
 
 
 def test_the_command_runs_in_a_terminal(saved):
-    command = [sys.executable, "-m", "nbkit.provenance", str(saved.with_suffix(".png"))]
+    command = [sys.executable, "-m", "nbkit.workshop.figures", str(saved.with_suffix(".png"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "03_line: made by" in done.stdout and not done.stderr
 
@@ -72,9 +74,9 @@ def test_changed_numbers_are_noticed(saved, capsys):
     table = saved.with_suffix(".csv")
     table.write_text(table.read_text().replace("0.25", "0.85"))
     assert states(saved)["data"] == "differs"
-    assert provenance.main([str(saved)]) == 1 and "03_line.csv was changed" in capsys.readouterr().out
+    assert workshop.main([str(saved)]) == 1 and "03_line.csv was changed" in capsys.readouterr().out
     table.unlink()
-    assert states(saved)["data"] == "missing" and provenance.main([str(saved)]) == 1
+    assert states(saved)["data"] == "missing" and workshop.main([str(saved)]) == 1
 
 
 def test_another_version_is_named_and_does_not_forbid(saved, monkeypatch, capsys):
@@ -83,7 +85,7 @@ def test_another_version_is_named_and_does_not_forbid(saved, monkeypatch, capsys
         importlib.metadata, "version", lambda name: "0.0.1" if name == "scipy" else installed(name)
     )
     assert {name for name, state in states(saved).items() if state == "differs"} == {"scipy"}
-    assert provenance.main([str(saved)]) == 0
+    assert workshop.main([str(saved)]) == 0
     told = capsys.readouterr().out
     assert f"made with {installed('scipy')}, here is 0.0.1" in told
     assert "with other versions of scipy" in told
@@ -96,8 +98,8 @@ def test_another_corpus_and_another_subject_are_named(tmp_path, saved, sources, 
         "corpus fiction": "missing",
     }
     other = {**sources, "subject": minilm.randomized(1).fingerprint, "corpora": {"mine": "0" * 64}}
-    path = figures.save(plt.figure(), "x", other, folder=tmp_path)
-    assert provenance.main([str(path)]) == 1
+    path = plots.save(plt.figure(), "x", other, folder=tmp_path)
+    assert workshop.main([str(path)]) == 1
     told = capsys.readouterr().out
     assert "000000000000 is nothing that was found here" in told and "see subject, corpus mine" in told
 
@@ -105,7 +107,7 @@ def test_another_corpus_and_another_subject_are_named(tmp_path, saved, sources, 
 def test_without_a_named_preset_those_with_data_here_are_searched(tmp_path, sources, monkeypatch):
     monkeypatch.setenv("NBKIT_DATA", str(tmp_path / "nothing"))
     del sources["preset"]
-    path = figures.save(plt.figure(), "x", sources, folder=tmp_path)
+    path = plots.save(plt.figure(), "x", sources, folder=tmp_path)
     assert states(path)["corpus reviews"] == "same"
 
 
@@ -115,17 +117,17 @@ def test_a_figure_that_says_nothing_is_named(tmp_path, capsys):
         plt.figure().savefig(path)
         with pytest.raises(ValueError, match=f"bare.{suffix} does not say how it was made"):
             provenance.read(path)
-        assert provenance.main([str(path)]) == 1 and "does not say" in capsys.readouterr().out
+        assert workshop.main([str(path)]) == 1 and "does not say" in capsys.readouterr().out
     broken = tmp_path / "broken.svg"
     broken.write_text("<svg")
     for bad in (broken, tmp_path / "absent.svg", tmp_path / "x.pdf"):
-        assert provenance.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
+        assert workshop.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
 
 
 def test_what_a_figure_does_not_name_is_not_promised(tmp_path, sources, capsys):
     del sources["corpora"]
-    path = figures.save(plt.figure(), "x", sources, folder=tmp_path)
-    assert states(path)["corpus"] == "unknown" and provenance.main([str(path)]) == 0
+    path = plots.save(plt.figure(), "x", sources, folder=tmp_path)
+    assert states(path)["corpus"] == "unknown" and workshop.main([str(path)]) == 0
     assert "made again here, as far as the file says: it does not name its corpus." in capsys.readouterr().out
 
 
@@ -184,7 +186,7 @@ def test_every_committed_figure_needs_no_font_and_has_its_width(path):
     assert not re.search(r"(?:href|src)=\"(?!#|data:)", svg), "loads something from elsewhere"
     column = path.stem.rsplit("_", 1)[-1]
     if path.parent.name == "paper":
-        width = figures.COLUMNS[column]
+        width = plots.COLUMNS[column]
         assert f'width="{72 * width:g}pt"' in svg
         with Image.open(path.with_suffix(".png")) as image:
             assert image.width == round(300 * width) and round(image.info["dpi"][0]) == 300
@@ -193,12 +195,12 @@ def test_every_committed_figure_needs_no_font_and_has_its_width(path):
 def test_every_paper_figure_is_there_for_one_column_and_for_two():
     paper = {path.stem for path in KEPT if path.parent.name == "paper"}
     names = {stem.rsplit("_", 1)[0] for stem in paper}
-    assert paper == {f"{name}_{column}" for name in names for column in figures.COLUMNS} and len(names) >= 5
+    assert paper == {f"{name}_{column}" for name in names for column in plots.COLUMNS} and len(names) >= 5
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
 def test_the_command_says_of_a_committed_figure_how_it_was_made(suffix, capsys):
-    assert provenance.main([str(ROOT / "figures" / f"04_agreement{suffix}")]) == 0
+    assert workshop.main([str(ROOT / "figures" / f"04_agreement{suffix}")]) == 0
     told = capsys.readouterr().out
     assert told.startswith("04_agreement: made by notebook 04_test_illusions, cell ")
     assert "'fiction' of the preset 'sample'" in told and "04_agreement.csv, as it was drawn" in told
@@ -250,7 +252,7 @@ def test_every_kind_of_mark_gives_its_numbers():
     errors.errorbar([1, 2], [0.5, 0.6], yerr=[[0.1, 0.2], [0.3, 0.4]], capsize=3, label="d")
     errors.fill_between([1, 2], [0, 0], [1, 1])
     image.imshow([[1, 2], [3, 4]])
-    table = figures.drawn(fig)
+    table = style.drawn(fig)
 
     def of(kind, panel):
         return table[(table["kind"] == kind) & table["panel"].str.startswith(str(panel))]
@@ -274,10 +276,10 @@ def test_the_csv_holds_what_was_drawn_or_what_was_given(saved, tmp_path):
     assert table["series"].unique().tolist() == ["a < b & “c”"]
     assert np.allclose(table["y"], [0.5, 0.25, 1 / 3], rtol=1e-5)
     frame = pd.DataFrame({"score": [0.125, np.nan]}, index=pd.Index(["u", "v"], name="unit"))
-    path = figures.save(plt.figure(), "y", {"seed": 0}, folder=tmp_path, data=frame)
+    path = plots.save(plt.figure(), "y", {"seed": 0}, folder=tmp_path, data=frame)
     assert path.with_suffix(".csv").read_text() == "unit,score\nu,0.125\nv,\n"
     both = {"one": frame, "two": pd.DataFrame({"n": [4]})}
-    path = figures.save(plt.figure(), "z", {"seed": 0}, folder=tmp_path, data=both)
+    path = plots.save(plt.figure(), "z", {"seed": 0}, folder=tmp_path, data=both)
     back = pd.read_csv(path.with_suffix(".csv"))
     assert back["table"].tolist() == ["one", "one", "two"] and back["n"].dropna().tolist() == [4]
 
@@ -289,19 +291,19 @@ def test_the_csv_holds_what_was_drawn_or_what_was_given(saved, tmp_path):
 def test_a_column_has_its_width_and_letters_of_a_caption(tmp_path, column):
     from PIL import Image
 
-    with figures.style(column):
+    with plots.style(column):
         fig, ax = plt.subplots()
         ax.set_xlabel("words")
         assert ax.xaxis.label.get_fontsize() == pytest.approx(7)
-    path = figures.save(fig, "x", {"seed": 0}, folder=tmp_path, column=column)
+    path = plots.save(fig, "x", {"seed": 0}, folder=tmp_path, column=column)
     with Image.open(path.with_suffix(".png")) as image:
-        assert image.width == round(300 * figures.COLUMNS[column])
-    points = figures.COLUMNS[column] * 72
+        assert image.width == round(300 * plots.COLUMNS[column])
+    points = plots.COLUMNS[column] * 72
     svg = path.read_text()
     assert f'width="{points:g}pt"' in svg
     assert "<text" not in svg and "font-family" not in svg  # letters are outlines
     with pytest.raises(ValueError, match="column='triple': there are single, double"):
-        figures.save(fig, "x", {"seed": 0}, folder=tmp_path, column="triple")
+        plots.save(fig, "x", {"seed": 0}, folder=tmp_path, column="triple")
 
 
 #: Machado et al. 2009, severity 1: how linear colours are seen without one kind of cone.
@@ -337,7 +339,7 @@ def _nearest(colors, kind):
 
 
 def test_the_colours_of_a_figure_stay_apart_for_colour_blind_readers():
-    cycle = figures.STYLE["axes.prop_cycle"].by_key()["color"][:4]
+    cycle = style.STYLE["axes.prop_cycle"].by_key()["color"][:4]
     assert min(_nearest(cycle, kind) for kind in BLINDNESS) > 15
     assert _nearest(["#00a000", "#c06000"], "deuteranopia") < 15, "the measure sees what is known to be bad"
 

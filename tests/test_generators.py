@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nbkit import generators, texts
+from nbkit import texts
+from nbkit.descriptors import generators
 
 
 def ask(text):

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbkit import grammar, texts
+from nbkit import texts
+from nbkit.texts import grammar
 
 # ------------------------------------------------------------------------------- annotation rules
 

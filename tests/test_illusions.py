@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from nbkit import activations, fates, geometry, illusions, matching, texts
+from nbkit import activations, illusions, matching, stats, texts
 from nbkit.activations import Activations
+from nbkit.illusions import transfer
 
 UNITS = 300
 
@@ -101,8 +102,8 @@ def test_distinct_tags_are_one_for_global_units_and_three_for_local_ones(report)
 def test_the_new_columns_by_brute_force(three, report):
     """One cut and one corpus pair, every unit: Jaccard of two tags by sets, Spearman by scipy."""
     acts, labels = three
-    first, _ = matching.halves(600, 0.5, 0)
-    _, second = matching.halves(600, 0.5, 0)
+    first, _ = stats.halves(600, 0.5, 0)
+    _, second = stats.halves(600, 0.5, 0)
     here = matching.score(acts["a"].values[first], labels["a"].iloc[first])
     there = matching.score(acts["b"].values[second], labels["b"].iloc[second])
     lines = report.units.query("split == 0 and corpus == 'a'").set_index("unit")
@@ -110,7 +111,9 @@ def test_the_new_columns_by_brute_force(three, report):
         column = int(unit.rsplit(".", 1)[1])
         one, two = (set(s[column].nlargest(2).index) for s in (here, there))
         assert line["jaccard:b"] == pytest.approx(len(one & two) / len(one | two))
-        assert line["spearman:b"] == pytest.approx(stats.spearmanr(here[column], there[column]).statistic)
+        assert line["spearman:b"] == pytest.approx(
+            scipy.stats.spearmanr(here[column], there[column]).statistic
+        )
 
 
 @settings(max_examples=50, deadline=None)
@@ -118,7 +121,7 @@ def test_the_new_columns_by_brute_force(three, report):
 def test_thinned_texts_have_the_share_asked_for_and_keep_every_negative(seed, positives, negatives):
     on = np.random.default_rng(seed).permutation(np.arange(positives + negatives) < positives)
     lowest = seed % (positives + 1) / negatives
-    rows = fates._thinned(on, lowest, seed)
+    rows = transfer._thinned(on, lowest, seed)
     assert on[rows].sum() == round(lowest * negatives) and (~on[rows]).sum() == negatives
     assert (np.diff(rows) > 0).all()
 
@@ -169,7 +172,7 @@ def test_what_a_covariate_explains_is_no_tag():
 def test_probe_directions_are_compared_like_units(three):
     """Of units with meanings of their own in each corpus, a probe for d0 to d2 holds everywhere."""
     acts, labels = three
-    probes = geometry.directions(acts, labels, "probe")
+    probes = illusions.directions(acts, labels, "probe")
     found = illusions.compare(probes, labels, min_positives=5, directions=50, progress=False).units
     number = found["descriptor"].str.removeprefix("d").astype(int)
     assert set(found["unit"]) <= set(probes["a"].units["unit"])

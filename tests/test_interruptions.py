@@ -21,7 +21,9 @@ import pytest
 import run
 from jupyter_client.manager import start_new_kernel
 
-from nbkit import activations, presets, texts
+from nbkit import activations, texts
+from nbkit.activations import forward, store
+from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 10 * 9216 * 2  # ten texts of all feed-forward units
@@ -91,12 +93,12 @@ def lines(home):
 
 def right_stores(home, minilm, monkeypatch):
     """Whether the cache holds, byte for byte, what a process of its own computes undisturbed."""
-    monkeypatch.setattr(activations, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(forward, "BLOCK_BYTES", BLOCK)
     corpora = presets.load("sample", home / "presets.toml").corpora()
     for corpus in corpora.values():
         here = activations.capture(minilm, corpus, cache=home.parent / "other", progress=False)
-        there = home.parent / "cache" / "activations" / activations.key_of(here.manifest)
-        assert np.array_equal(activations.load(there).values, here.values)
+        there = home.parent / "cache" / "activations" / store.key_of(here.manifest)
+        assert np.array_equal(store.load(there).values, here.values)
     assert not list((home.parent / "cache" / "activations").glob("*.part"))
     assert len(list((home.parent / "cache" / "activations").glob("*/manifest.json"))) == len(corpora) + 1
     assert (home.parent / "figures" / "01_unit_by_corpus.svg").exists()
@@ -315,7 +317,7 @@ def test_a_second_make_run_leaves_the_results_of_the_first_alone(monkeypatch, tm
 
 @pytest.fixture
 def reviews(monkeypatch):
-    monkeypatch.setattr(activations, "BLOCK_BYTES", 10 * 1536 * 2)
+    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)
     return texts.load("sample:reviews").sample(40, seed=0)
 
 
@@ -325,7 +327,7 @@ def capture(subject, corpus, cache):
 
 def at_block(monkeypatch, n, happens):
     """``happens(folder of the half store)`` before the n-th block (counted from one) is written."""
-    write, calls = activations._write_block, []
+    write, calls = store._write_block, []
 
     def wrapped(path, *arguments):
         calls.append(1)
@@ -333,7 +335,7 @@ def at_block(monkeypatch, n, happens):
             happens(path.parent)
         return write(path, *arguments)
 
-    monkeypatch.setattr(activations, "_write_block", wrapped)
+    monkeypatch.setattr(store, "_write_block", wrapped)
 
 
 DELETED = "was deleted from .* while it was being filled.*Run the same line again"

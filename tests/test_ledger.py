@@ -7,8 +7,10 @@ import nbformat
 import pytest
 from model_server import REPLY, Proxy, Server, make_model
 
-from nbkit import descriptors, generators, provenance, texts
-from nbkit.generators import Ledger, Reply
+from nbkit import descriptors, provenance, texts
+from nbkit.descriptors import generators
+from nbkit.descriptors.generators import Reply
+from nbkit.descriptors.ledger import Ledger
 from nbkit.texts import Texts
 
 KEY = "canary-5f1c77e0"

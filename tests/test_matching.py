@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
-from nbkit import matching
+from nbkit import matching, stats
 from nbkit.activations import Activations
+from nbkit.matching import baselines, scorers, tags
 
 
 def stored(values: np.ndarray) -> Activations:
@@ -41,7 +42,7 @@ def test_scorers_agree_with_scipy_and_sklearn_with_ties(seed):
 def test_frequency_is_the_mean_label_of_the_strongest_rows():
     rng = np.random.default_rng(0)
     values, labels = rng.standard_normal((50, 4)).astype(np.float32), rng.random((50, 3))
-    found = matching.frequency(values, labels, exemplars=7)
+    found = scorers.frequency(values, labels, exemplars=7)
     for u in range(4):
         strongest = sorted(range(50), key=lambda row: -values[row, u])[:7]
         assert np.allclose(found[:, u], labels[strongest].mean(0))
@@ -102,7 +103,7 @@ def test_p_values_of_units_that_respond_to_nothing_are_uniform():
 def test_tags_do_not_depend_on_how_many_units_are_taken_at_once(monkeypatch):
     activations, labels = planted()
     whole = matching.tag(activations, labels, permutations=19, progress=False)
-    monkeypatch.setattr(matching, "UNITS_AT_ONCE", 7)
+    monkeypatch.setattr(tags, "UNITS_AT_ONCE", 7)
     pd.testing.assert_frame_equal(
         whole, matching.tag(activations, labels, permutations=19, progress=False), atol=1e-5
     )
@@ -149,12 +150,12 @@ def test_unknown_scorer_and_impossible_wishes():
 
 def test_groups_stay_on_one_side_of_the_split():
     groups = np.random.default_rng(0).integers(0, 40, 500)
-    first, second = matching.halves(500, 0.5, seed=3, groups=groups)
+    first, second = stats.halves(500, 0.5, seed=3, groups=groups)
     assert not set(groups[first]) & set(groups[second])
     assert np.array_equal(np.sort(np.concatenate([first, second])), np.arange(500))
     assert abs(len(first) - 250) <= 25
     with pytest.raises(ValueError, match="1 groups over 500 rows"):
-        matching.halves(500, groups=np.zeros(500))
+        stats.halves(500, groups=np.zeros(500))
 
 
 def test_documents_are_given_by_text_id():
@@ -232,7 +233,7 @@ def test_residuals_have_no_mean_or_slope_left_within_a_cell():
 def test_floors_collisions_coverage_and_overlap():
     activations, labels = planted(units=40)
     options = dict(permutations=299, min_score=0.3, progress=False)
-    table = matching.floors(activations, labels, directions=50, **options).set_index("kind")
+    table = matching.baselines(activations, labels, directions=50, **options).set_index("kind")
     assert list(table.index) == ["units", "random directions", "permuted rows"]
     assert table.loc["permuted rows", "tags"] == 0 and table.loc["units", "tags"] == 4
     assert table.loc["units", "jaccard"] > table["top_score"].min()
@@ -240,7 +241,7 @@ def test_floors_collisions_coverage_and_overlap():
     assert matching.collisions(tags)["d0"] == 2
     covered = matching.coverage(tags, labels)
     assert covered["units"] == 4 / 40 and covered["descriptors"] == 0.6
-    overlap = matching.jaccard(tags)
+    overlap = baselines.jaccard(tags)
     assert set(overlap.round(3)) <= {1.0, round(1 / 3, 3)} and overlap["layer.0.ffn.3"] == 1
 
 

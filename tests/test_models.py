@@ -19,6 +19,7 @@ from tokenizers import models as tokenizer_models
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from nbkit import models
+from nbkit.models import architectures, loading
 
 WORDS = "the cat sat on a mat and did not like dogs very much at all".split()
 TEXTS = ["the cat sat on a mat and did not like dogs", "cat sat", "very much at all"]
@@ -308,7 +309,7 @@ def test_albert_with_groups_and_inner_layers(tmp_path):
                 inner.register_forward_pre_hook(lambda module, args: entered.append(module))
     subject.model(**batch)
     assert len(set(entered)) == 4
-    assert entered == models._blocks(subject.model, models.ARCHITECTURES["albert"])
+    assert entered == architectures.blocks_of(subject.model, models.ARCHITECTURES["albert"])
     for one, other in zip(found.values(), expected, strict=True):
         assert torch.equal(one, other)
 
@@ -761,9 +762,9 @@ def test_sentence_encoder_is_the_same_model():
 
 
 def test_tampered_minilm_is_refused(monkeypatch, tmp_path):
-    source = models._minilm_folder()
+    source = loading._minilm_folder()
     folder = Path(shutil.copytree(source, tmp_path / "model"))
-    monkeypatch.setattr(models, "_minilm_folder", lambda: folder)
+    monkeypatch.setattr(loading, "_minilm_folder", lambda: folder)
     original = models.load().fingerprint
     weights = folder / "model.safetensors"
     with weights.open("r+b") as file:
@@ -784,12 +785,12 @@ def test_tampered_minilm_is_refused(monkeypatch, tmp_path):
 
 
 def test_minilm_from_the_hub_when_the_package_is_absent(monkeypatch, hub, tmp_path):
-    source = models._minilm_folder()
-    monkeypatch.setattr(models, "MINILM_PACKAGE", "no-such-distribution")
+    source = loading._minilm_folder()
+    monkeypatch.setattr(loading, "MINILM_PACKAGE", "no-such-distribution")
     with pytest.raises(FileNotFoundError, match="sentence-transformers/all-MiniLM-L6-v2"):
         models.load()
-    folder = cached(hub, models.MINILM_HUB, models.MINILM_REVISION, source)
-    assert models.load().revision == models.MINILM_REVISION
+    folder = cached(hub, loading.MINILM_HUB, loading.MINILM_REVISION, source)
+    assert models.load().revision == loading.MINILM_REVISION
     (folder / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(ValueError, match="SHA-256"):
         models.load()

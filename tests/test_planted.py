@@ -8,7 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from nbkit import activations, evaluation, matching, planted, presets, texts
+from nbkit import activations, evaluation, matching, texts
+from nbkit.evaluation import detectors, targets
+from nbkit.workshop import presets
 
 NAMES = ("reviews", "questions", "encyclopedia", "fiction")
 COUNTS = {"pure": 6, "polysemantic": 6, "dataset-local": 6, "distractor": 4, "dead": 2}
@@ -22,7 +24,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def made(minilm, sample):
-    return planted.plant(minilm, *sample, kinds=COUNTS, seed=0, progress=False)
+    return evaluation.plant(minilm, *sample, kinds=COUNTS, seed=0, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def test_dataset_local_units_change_what_they_mean(made, responses):
             other = part.loc[part["corpus"] != corpus, "descriptor"].item()
             column, labels = responses[corpus][unit], made.labels[corpus]
             aurocs = [roc_auc_score(labels[name], column) for name in (own, other)]
-            assert aurocs[0] >= planted.FAINT and aurocs[0] > aurocs[1] + planted.MARGIN
+            assert aurocs[0] >= detectors.FAINT and aurocs[0] > aurocs[1] + detectors.MARGIN
 
 
 def test_distractors_follow_length_or_corpus(made, responses):
@@ -128,7 +130,7 @@ def test_no_text_is_both_trained_on_and_held_out(made, sample):
 def test_the_seed_decides(minilm, sample):
     few = {"reviews": sample[0]["reviews"].sample(120, seed=0)}
     labels = {"reviews": sample[1]["reviews"]}
-    plant = lambda seed: planted.plant(  # noqa: E731
+    plant = lambda seed: evaluation.plant(  # noqa: E731
         minilm, few, labels, kinds="pure", n=2, layers=[1], seed=seed, progress=False
     )
     one, same, other = plant(1), plant(1), plant(2)
@@ -139,16 +141,16 @@ def test_the_seed_decides(minilm, sample):
 def test_blur_makes_units_weaker(minilm, sample):
     one = (sample[0]["fiction"], sample[1]["fiction"])
     options = dict(kinds="pure", n=4, layers=[2], progress=False)
-    clear, faint = (planted.plant(minilm, *one, blur=b, **options).truth for b in (0, 4))
+    clear, faint = (evaluation.plant(minilm, *one, blur=b, **options).truth for b in (0, 4))
     assert faint["achieved_auroc"].mean() < clear["achieved_auroc"].mean() - 0.05
 
 
 def test_truth_of_is_gold_for_the_measures(made):
-    gold = evaluation.truth_of(made)
+    gold = evaluation.gold_of(made)
     assert set(gold["kind"]) == {"pure", "polysemantic"}
     assert not gold["unit"].isin(made.truth.loc[~made.truth["planted"], "unit"]).any()
     local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]].iloc[0]
-    there = evaluation.truth_of(made, corpus=local["corpus"])
+    there = evaluation.gold_of(made, corpus=local["corpus"])
     assert ((there["unit"] == local["unit"]) & (there["descriptor"] == local["descriptor"])).any()
 
 
@@ -164,17 +166,17 @@ def test_truth_of_is_gold_for_the_measures(made):
 )
 def test_impossible_requests_are_refused(minilm, sample, options, message):
     with pytest.raises(ValueError, match=message):
-        planted.plant(minilm, sample[0]["reviews"], sample[1]["reviews"], progress=False, **options)
+        evaluation.plant(minilm, sample[0]["reviews"], sample[1]["reviews"], progress=False, **options)
 
 
 def test_labels_that_do_not_fit_are_refused(minilm, sample):
     corpora, labels = sample
     with pytest.raises(ValueError, match="name them alike"):
-        planted.plant(minilm, corpora, {"fiction": labels["fiction"]})
+        evaluation.plant(minilm, corpora, {"fiction": labels["fiction"]})
     with pytest.raises(ValueError, match="lack"):
-        planted.plant(minilm, corpora["fiction"], labels["fiction"].iloc[5:])
+        evaluation.plant(minilm, corpora["fiction"], labels["fiction"].iloc[5:])
     with pytest.raises(ValueError, match="no descriptor is in"):
-        planted.plant(minilm, corpora["fiction"], labels["fiction"] * 0, kinds="pure")
+        evaluation.plant(minilm, corpora["fiction"], labels["fiction"] * 0, kinds="pure")
 
 
 @pytest.mark.slow
@@ -185,7 +187,7 @@ def test_a_hundred_units_in_the_treebank(minilm, shared_data, monkeypatch):
     corpora = {name: corpus.sample(600, seed=0) for name, corpus in corpora.items()}
     labels = {name: corpus.descriptors() for name, corpus in corpora.items()}
     kinds = {"pure": 60, "polysemantic": 60}
-    found = planted.plant(minilm, corpora, labels, kinds=kinds, seed=0, progress=False)
+    found = evaluation.plant(minilm, corpora, labels, kinds=kinds, seed=0, progress=False)
     good = found.truth[found.truth["planted"]]
     assert good["unit"].nunique() >= 100 and (good["achieved_auroc"] >= 0.85).all()
     assert os.environ["NBKIT_DATA"] == str(shared_data)
@@ -223,13 +225,13 @@ def test_local_candidates_are_judged_by_texts_they_did_not_see():
     """One learned its texts by heart, the other holds everywhere: only the second is above what it needs."""
     rng = np.random.default_rng(0)
     corpus, labels = np.repeat(["x", "y"], 400), rng.random((800, 2)) < 0.4
-    table = planted._Table([""] * 800, corpus, labels, ["a", "b"], np.ones(800))
-    target = planted._Target("dataset-local", (("a", "x"), ("b", "y")))
+    table = targets.Table([""] * 800, corpus, labels, ["a", "b"], np.ones(800))
+    target = targets.Target("dataset-local", (("a", "x"), ("b", "y")))
     meant = np.where(corpus == "x", labels[:, 0], labels[:, 1]).astype(np.float32)
     seen, noise = rng.random(800) < 0.7, rng.standard_normal(800).astype(np.float32)
     learned = np.where(seen, 9 * meant, 0) + 0.5 * noise
-    by_heart, holds = (planted._margin(target, x, table, ~seen) for x in (learned, meant + 0.5 * noise))
+    by_heart, holds = (detectors._margin(target, x, table, ~seen) for x in (learned, meant + 0.5 * noise))
     assert by_heart < 0 < holds
-    assert planted._margin(target, learned, table, seen) > holds
-    assert planted._margin(target, learned, table, np.zeros(800, bool)) == -np.inf
-    assert planted._margin(planted._Target("pure", (("a", None),)), learned, table, ~seen) == 0
+    assert detectors._margin(target, learned, table, seen) > holds
+    assert detectors._margin(target, learned, table, np.zeros(800, bool)) == -np.inf
+    assert detectors._margin(targets.Target("pure", (("a", None),)), learned, table, ~seen) == 0

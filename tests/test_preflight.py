@@ -12,6 +12,7 @@ import preflight
 import pytest
 
 from nbkit import models
+from nbkit.models import loading
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKSHOP = (ROOT / "WORKSHOP.md").read_text(encoding="utf-8")
@@ -61,7 +62,7 @@ def test_a_disk_that_is_full(monkeypatch, capsys):
 
 
 def test_other_weights_and_a_missing_package(monkeypatch, capsys):
-    monkeypatch.setattr(models, "MINILM_SHA256", "0" * 64)
+    monkeypatch.setattr(loading, "MINILM_SHA256", "0" * 64)
     monkeypatch.setattr(preflight.importlib.metadata, "requires", lambda name: ["no-such-package>=1"])
     status, lines = preflight_with(monkeypatch, capsys, "packages", "model")
     assert status == 1

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbkit import activations, matching, reducers, texts
+from nbkit import activations, matching, texts
+from nbkit.activations import forward, reducers
 
 
 def frames(n_rows, n_units):
@@ -51,7 +52,7 @@ def matrix(seed, offset, ties=False):
 def test_moments(case):
     seed, cuts, merge, offset = case
     values = matrix(seed, offset)
-    found = fed(reducers.Moments, values, cuts, merge)
+    found = fed(activations.Moments, values, cuts, merge)
     exact = values.astype(np.float64)
     assert np.allclose(found["mean"], exact.mean(0), atol=1e-4)
     assert np.allclose(found["std"], exact.std(0), rtol=1e-3)
@@ -64,7 +65,7 @@ def test_moments(case):
 def test_top_k_with_ties_in_row_order(case, k):
     seed, cuts, merge, _ = case
     values = matrix(seed, 0, ties=True)
-    found = fed(lambda: reducers.TopK(k), values, cuts, merge)
+    found = fed(lambda: activations.TopK(k), values, cuts, merge)
     for unit in range(5):
         for sign in (1, -1):
             order = np.argsort(-sign * values[:, unit], kind="stable")[:k]
@@ -82,7 +83,7 @@ def test_label_sums_hold_pearson_means_and_covariance(case):
     rng = np.random.default_rng(seed + 1)
     labels = pd.DataFrame(rng.random((40, 3)).round(1), index=np.arange(40) * 10, columns=list("abc"))
     labels["never"] = 0.0
-    found = fed(lambda: reducers.LabelSums(labels, gram=True), values, cuts, merge)
+    found = fed(lambda: activations.LabelSums(labels, gram=True), values, cuts, merge)
     expected = matching.pearson(values.astype(np.float64) - offset, labels.to_numpy(np.float32))
     assert np.allclose(found.pearson(), expected, atol=2e-3)
     weights = labels.to_numpy()[:, :3]
@@ -133,13 +134,17 @@ def test_auroc_from_the_sample(minilm):
 def test_one_pass_feeds_them_all_and_agrees_with_the_store(minilm, monkeypatch):
     reviews = texts.load("sample:reviews").sample(60, seed=0)
     labels = reviews.descriptors()
-    monkeypatch.setattr(activations, "BLOCK_BYTES", 17 * 1536 * 4)  # several blocks
+    monkeypatch.setattr(forward, "BLOCK_BYTES", 17 * 1536 * 4)  # several blocks
     store = activations.capture(minilm, reviews, sites="layer.2.ffn", dtype="float32", cache=False)
     passes, run = [], type(minilm).run
     monkeypatch.setattr(
         type(minilm), "run", lambda s, b, w, **k: passes.append(len(b["input_ids"])) or run(s, b, w, **k)
     )
-    wanted = {"top": reducers.TopK(3), "moments": reducers.Moments(), "sums": reducers.LabelSums(labels)}
+    wanted = {
+        "top": activations.TopK(3),
+        "moments": activations.Moments(),
+        "sums": activations.LabelSums(labels),
+    }
     found = activations.reduce(minilm, reviews, wanted, sites="layer.2.ffn", progress=False)
     assert sum(passes) == 60, "more than one pass"
     assert np.allclose(found["moments"]["mean"], store.values.mean(0), atol=1e-5)
@@ -152,7 +157,7 @@ def test_one_pass_feeds_them_all_and_agrees_with_the_store(minilm, monkeypatch):
 def test_word_rows_take_labels_by_text_and_word(minilm):
     treebank = texts.load("sample:treebank").sample(12, seed=0)
     nouns = treebank.words.set_index(["text_id", "word_id"])["upos"].eq("NOUN").astype(float).to_frame("noun")
-    wanted = {"sums": reducers.LabelSums(nouns)}
+    wanted = {"sums": activations.LabelSums(nouns)}
     found = activations.reduce(minilm, treebank, wanted, sites="layer.2.hidden", rows="word", pool="mean")
     store = activations.capture(
         minilm, treebank, sites="layer.2.hidden", rows="word", pool="mean", dtype="float32", cache=False
@@ -160,13 +165,13 @@ def test_word_rows_take_labels_by_text_and_word(minilm):
     expected = matching.pearson(store.values, nouns.to_numpy(np.float32))
     assert np.allclose(found["sums"].pearson(), expected, atol=1e-4)
     with pytest.raises(ValueError, match="rows lack labels"):
-        wanted = {"sums": reducers.LabelSums(nouns.iloc[5:])}
+        wanted = {"sums": activations.LabelSums(nouns.iloc[5:])}
         activations.reduce(minilm, treebank, wanted, sites="layer.2.hidden", rows="word", pool="mean")
 
 
 def test_impossible_wishes_are_named():
     with pytest.raises(ValueError, match="k=0"):
-        reducers.TopK(0)
+        activations.TopK(0)
     labels = pd.DataFrame({"a": np.ones(40)}, index=np.arange(40) * 10)
     with pytest.raises(ValueError, match="gram=True"):
-        fed(lambda: reducers.LabelSums(labels), matrix(0, 0), [], False).covariance()
+        fed(lambda: activations.LabelSums(labels), matrix(0, 0), [], False).covariance()

@@ -12,7 +12,8 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import MultiTaskLasso
 from sklearn.metrics import mutual_info_score
 
-from nbkit import activations, rankers, reducers, salience, texts
+from nbkit import activations, salience, texts
+from nbkit.salience import rankers, studies
 
 PLANTED = {3, 17, 41}
 
@@ -115,7 +116,7 @@ def test_loss_of_lca_is_the_published_formula():
     logits = X @ W.T + b
     nll = -(logits[np.arange(9), y] - np.log(np.exp(logits).sum(1))).mean()
     expected = nll + 0.01 * np.abs(W).sum() + 0.02 * np.sqrt(np.square(W).sum())
-    found = rankers.lca_loss(*map(torch.from_numpy, (W, b, X, y)), 0.01, 0.02)
+    found = salience.lca_loss(*map(torch.from_numpy, (W, b, X, y)), 0.01, 0.02)
     assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
@@ -136,7 +137,7 @@ def stepped(weights: np.ndarray, mass: float) -> set[int]:
 @given(st.integers(0, 10**6), st.floats(0.02, 0.98))
 def test_closed_form_of_the_lca_order_is_its_stepping(seed, mass):
     weights = np.random.default_rng(seed).standard_normal((3, 12))
-    assert {int(u) for u in np.flatnonzero(rankers.entry(weights) < mass - 1e-12)} == stepped(weights, mass)
+    assert {int(u) for u in np.flatnonzero(salience.entry(weights) < mass - 1e-12)} == stepped(weights, mass)
 
 
 def test_gaussian_likelihood_is_that_of_scipy():
@@ -189,15 +190,15 @@ def test_sums_of_one_pass_rank_as_the_words_do(minilm):
     y = salience.properties(treebank, "upos")
     onehot = pd.get_dummies(y).astype(np.float32)
     same = dict(sites=["layer.1.hidden", "layer.4.hidden"], rows="word", pool="mean")
-    sums = activations.reduce(minilm, treebank, {"s": reducers.LabelSums(onehot, gram=True)}, **same)["s"]
+    sums = activations.reduce(minilm, treebank, {"s": activations.LabelSums(onehot, gram=True)}, **same)["s"]
     stored = activations.capture(minilm, treebank, dtype="float32", cache=False, **same)
     X, there = salience.matrix(stored, y)
     for method in ("greedy", "probeless"):
         assert (
-            salience.rank_sums(sums, method).top(40) == salience.rank(X, there, method).top(40)
+            rankers.rank_sums(sums, method).top(40) == salience.rank(X, there, method).top(40)
         ).mean() > 0.9
     with pytest.raises(ValueError, match="'lca' needs the words"):
-        salience.rank_sums(sums, "lca")
+        rankers.rank_sums(sums, "lca")
 
 
 # ---------------------------------------------------------------- properties, probes, studies
@@ -233,7 +234,7 @@ def test_chunks_are_read_off_the_tree():
             "deprel": "det amod nsubj aux root case obl".split(),
         }
     )
-    assert salience._chunks(table).tolist() == ["NP", "NP", "NP", "VP", "VP", "PP", "NP"]
+    assert salience.words._chunks(table).tolist() == ["NP", "NP", "NP", "VP", "VP", "PP", "NP"]
 
 
 def test_words_without_class_and_lost_words_are_counted(minilm):
@@ -274,7 +275,7 @@ def test_ablation_zeroes_what_it_says():
 def test_control_task_has_one_class_a_type_and_selectivity_is_the_difference():
     X, y = words()
     forms = np.random.default_rng(0).integers(0, 80, len(y)).astype(str)
-    control = salience.control_labels(y, forms, seed=1)
+    control = studies.control_labels(y, forms, seed=1)
     assert (control.groupby(forms).nunique() == 1).all() and set(control) == {"a", "b", "c"}
     split = salience.split_of(y)
     table = salience.control_task(X, y, forms, salience.rank(X, y), split, counts=(None, 3))
@@ -292,9 +293,9 @@ def test_layers_focus_and_redundancy():
     split, ranking = salience.split_of(y), salience.rank(X, y)
     counts = salience.layer_counts(units, np.array([3, 17, 41]))
     assert counts.to_dict() == {"layer.0.hidden": 2, "layer.1.hidden": 1}
-    probes = salience.layer_probes(X, y, units, split)
+    probes = studies.layer_probes(X, y, units, split)
     assert probes["accuracy"].iloc[1] > probes["accuracy"].iloc[0]
-    whole = salience.layer_probes(X, y, units, split, cumulative=True)
+    whole = studies.layer_probes(X, y, units, split, cumulative=True)
     assert whole["units"].tolist() == [30, 63]
     found = salience.redundancy(X, y, units, ranking, split, size=3, rounds=3)
     assert (found.clusters[60:] == found.clusters[sorted(PLANTED)]).all()
@@ -306,7 +307,7 @@ def test_layers_focus_and_redundancy():
     assert accuracy[0] > 0.9 and accuracy[1] > 0.9 > accuracy[2]  # the copies do as well, the rest does not
     assert found.layers["layers"].tolist() == [2, 2, 2]
     weights = np.array([[4.0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
-    assert salience.focus(weights, ["one", "all"]).to_dict() == {"one": 1, "all": 2}
+    assert studies.focus(weights, ["one", "all"]).to_dict() == {"one": 1, "all": 2}
 
 
 def test_rankings_are_compared_with_chance():

@@ -8,7 +8,8 @@ from scipy.spatial.distance import cosine
 from scipy.stats import pearsonr
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
 
-from nbkit import scorers
+from nbkit import matching
+from nbkit.matching import scorers
 
 rng_of = np.random.default_rng
 
@@ -79,7 +80,7 @@ def expected_wpmi(a, c):
 def test_agrees_with_an_independent_computation(method, seed):
     values, labels = drawn(seed)
     expected = by_pair(globals()[f"expected_{method}"], values, labels)
-    assert scorers.SCORERS[method](values, labels) == pytest.approx(expected, abs=1e-6)
+    assert matching.SCORERS[method](values, labels) == pytest.approx(expected, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=20)
@@ -91,7 +92,7 @@ def test_f1_and_iou_agree_with_sklearn_where_nothing_is_tied(seed, alpha):
     active = values >= np.sort(values, axis=0)[-k]
     for name, reference in (("f1", f1_score), ("iou", jaccard_score)):
         expected = [[reference(c, a, zero_division=0) for a in active.T] for c in labels.T]
-        assert scorers.SCORERS[name](values, labels, alpha=alpha) == pytest.approx(np.array(expected))
+        assert matching.SCORERS[name](values, labels, alpha=alpha) == pytest.approx(np.array(expected))
 
 
 def test_tied_rows_share_the_places_as_random_tie_breaks_do_on_average():
@@ -118,27 +119,27 @@ def test_soft_wpmi_is_the_formula_of_clip_dissect():
     assert scorers.soft_wpmi(values, labels) == pytest.approx(evidence - prior, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", scorers.SCORERS)
+@pytest.mark.parametrize("method", matching.SCORERS)
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_everything_is_defined(method, rows):
     values, labels = drawn(0, rows)
-    found = scorers.SCORERS[method](values, labels)
+    found = matching.SCORERS[method](values, labels)
     assert found.shape == (6, 5) and np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("method", scorers.SCORERS)
+@pytest.mark.parametrize("method", matching.SCORERS)
 def test_blocks_do_not_change_the_scores(method, monkeypatch):
     values, labels = drawn(5)
-    whole = scorers.SCORERS[method](values, labels)
+    whole = matching.SCORERS[method](values, labels)
     monkeypatch.setattr(scorers, "BLOCK_BYTES", 8 * 40 * 2)
-    assert scorers.SCORERS[method](values, labels) == pytest.approx(whole, abs=1e-12)
+    assert matching.SCORERS[method](values, labels) == pytest.approx(whole, abs=1e-12)
 
 
-@pytest.mark.parametrize("method", set(scorers.SCORERS) - {"soft_wpmi"})
+@pytest.mark.parametrize("method", set(matching.SCORERS) - {"soft_wpmi"})
 def test_the_order_of_the_rows_does_not_matter(method):
     values, labels = drawn(6)
     order = rng_of(1).permutation(len(values))
-    scorer = scorers.SCORERS[method]
+    scorer = matching.SCORERS[method]
     assert scorer(values[order], labels[order]) == pytest.approx(scorer(values, labels), abs=1e-9)
 
 
@@ -149,19 +150,19 @@ def test_sums_of_batches_are_the_sums_of_all(method):
     sums = scorers.Sums()
     for rows in np.array_split(np.arange(500), 7):
         sums.add(values[rows], labels[rows])
-    assert getattr(sums, method)() == pytest.approx(scorers.SCORERS[method](values, labels), abs=1e-8)
+    assert getattr(sums, method)() == pytest.approx(matching.SCORERS[method](values, labels), abs=1e-8)
     on = labels[:, 0] > 0.5
     assert sums.means()[0][0] == pytest.approx(values[on].mean(0))
     assert sums.means()[1][0] == pytest.approx(values[~on].mean(0))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("method", scorers.SCORERS)
+@pytest.mark.parametrize("method", matching.SCORERS)
 def test_what_is_not_finite_is_refused_by_unit(method, bad):
     values, labels = drawn(0)
     values[7, 3] = bad
     with pytest.raises(ValueError, match="unit 3 are not finite"):
-        scorers.SCORERS[method](values, labels)
+        matching.SCORERS[method](values, labels)
 
 
 def test_alpha_is_a_share():

@@ -5,13 +5,14 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
-from scipy import stats
 
-from nbkit import figures, illusions, matching, taxonomy
+from nbkit import illusions, matching, plots, stats
 from nbkit.activations import Activations
+from nbkit.illusions import taxonomy
 
 KINDS = ["global"] * 40 + ["dataset-level"] * 40 + ["local"] * 40 + ["none"] * 40
 D = 8  # descriptors
@@ -166,14 +167,14 @@ def test_the_trend_outside_the_top_set_by_brute_force():
     values = rng.integers(0, 12, (90, 7)).astype(np.float32)  # many ties
     values[:, 6] = 1
     labels = rng.random((90, 4)).astype(np.float32)
-    top, ranks = taxonomy.top_texts(values, 10), taxonomy._ranks(values)
+    top, ranks = stats.top_texts(values, 10), taxonomy._ranks(values)
     found = taxonomy._outside(ranks, labels, top)
     for unit in range(6):
         rest = np.setdiff1d(np.arange(90), top[:, unit])
-        rank = stats.rankdata(values[:, unit])[rest]
-        expected = [stats.pearsonr(rank, labels[rest, d]) for d in range(4)]
+        rank = scipy.stats.rankdata(values[:, unit])[rest]
+        expected = [scipy.stats.pearsonr(rank, labels[rest, d]) for d in range(4)]
         assert np.allclose(found[:, unit], [e.statistic for e in expected], atol=1e-6)
-        p = taxonomy._two_sided(found[:, unit], 80)
+        p = stats.two_sided(found[:, unit], 80)
         assert np.allclose(p, [e.pvalue for e in expected], rtol=1e-5)
     assert (found[:, 6] == 0).all()  # a constant unit
 
@@ -182,7 +183,7 @@ def test_the_top_set_is_judged_by_the_hypergeometric():
     on = np.arange(50)[:, None] < 20
     tail = taxonomy._tails(on, 10)[0]
     table = [[7, 3], [13, 27]]
-    assert tail[7] == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
+    assert tail[7] == pytest.approx(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
     assert tail[0] == 1
 
 
@@ -249,14 +250,14 @@ def test_chance_is_that_of_the_paper_and_of_a_simulation():
     rng = np.random.default_rng(4)
     values = {name: rng.standard_normal((250, 200)).astype(np.float32) for name in "abcd"}
     counts = {name: rng.random((250, 300)) for name in values}
-    table = taxonomy.monotonicity(values, counts, progress=False).set_index("corpora")
+    table = illusions.monotonicity(values, counts, progress=False).set_index("corpora")
     assert table.loc[1, "chance"] == pytest.approx(0.0167, abs=1e-4)
     assert table.loc[4, "chance"] == pytest.approx(1e-8, rel=0.05)
     for kind in ("found", "permuted"):
         assert table.loc[1, kind] == pytest.approx(2 / 120, abs=0.001)
         assert table.loc[2, kind] == pytest.approx(2 / 120**2, abs=1e-4)
     assert table.loc[1, "lowest"] <= table.loc[1, "found"] <= table.loc[1, "highest"]
-    three = taxonomy.monotonicity({"a": values["a"]}, counts, quantiles=3, progress=False)
+    three = illusions.monotonicity({"a": values["a"]}, counts, quantiles=3, progress=False)
     assert three.loc[0, "chance"] == pytest.approx(1 / 3) == pytest.approx(three.loc[0, "found"], abs=0.01)
 
 
@@ -272,13 +273,13 @@ def test_monotone_pairs_by_brute_force():
         for name, x in values.items():
             signs[name] = np.zeros((5, 6))
             for unit in range(6):
-                cells = np.floor((stats.rankdata(x[:, unit]) - 0.5) / 103 * 5).astype(int)
+                cells = np.floor((scipy.stats.rankdata(x[:, unit]) - 0.5) / 103 * 5).astype(int)
                 for token in range(5):
                     size = np.ones(103) if words is None else words[name]
                     rate = [counts[name][token][cells == q].sum() / size[cells == q].sum() for q in range(5)]
                     steps = np.diff(rate)
                     signs[name][token, unit] = (steps > 0).all() * 1 - (steps < 0).all() * 1
-        found = taxonomy.monotonicity(values, counts, lengths_by_corpus=words, progress=False)
+        found = illusions.monotonicity(values, counts, lengths_by_corpus=words, progress=False)
         for m, line in enumerate(found.itertuples(), 1):
             rates = [
                 np.mean([np.all([signs[n] == s for n in some], axis=0).mean() for s in (1, -1)]) * 2
@@ -292,10 +293,10 @@ def test_monotone_pairs_by_brute_force():
 def test_opposite_signs_are_not_together():
     x = np.linspace(0, 1, 100)[:, None].astype(np.float32)
     values, counts = {"a": x, "b": -x}, {"a": x, "b": x}
-    found = taxonomy.monotonicity(values, counts, progress=False)
+    found = illusions.monotonicity(values, counts, progress=False)
     assert found["found"].tolist() == [1, 0]
     with pytest.raises(ValueError, match="no counts for the corpus 'b'"):
-        taxonomy.monotonicity(values, {"a": x})
+        illusions.monotonicity(values, {"a": x})
 
 
 # ---------------------------------------------------------------------------------- distinct tags
@@ -339,7 +340,7 @@ def test_curves_of_a_global_and_a_dataset_level_tag(three):
         label[order].reshape(5, 240).mean(1).tolist()
     )
     assert (table["low"] <= table["rate"]).all() and (table["rate"] <= table["high"]).all()
-    ax = figures.quintile_curves(table)
+    ax = plots.quintile_curves(table)
     assert [line.get_label() for line in ax.lines] == list("abc")
     assert all((np.diff(line.get_ydata()) > -0.05).all() for line in ax.lines)
     local = illusions.quintile_rates(acts, labels, "layer.0.ffn.40", "d3")

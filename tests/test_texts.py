@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbkit import texts
+from nbkit.texts import corpus, loading
 
 # Any text that UTF-8 can hold on one line.
 LINE = st.text(
@@ -66,14 +67,14 @@ def assert_spans_exact(corpus):
 
 
 def test_words_of_a_plain_text():
-    found = [w.form for w in texts.words_of("Don't go—it's a well-known trap!")]
+    found = [w.form for w in corpus.words_of("Don't go—it's a well-known trap!")]
     assert found == ["Don't", "go", "—", "it's", "a", "well-known", "trap", "!"]
 
 
 @QUIET
 @given(LINE)
 def test_words_of_any_text_are_its_own_slices_and_cover_all_but_white_space(text):
-    words = texts.words_of(text)
+    words = corpus.words_of(text)
     assert all(text[w.start : w.end] == w.form for w in words)
     assert all(a.end <= b.start for a, b in zip(words, words[1:], strict=False))
     covered = "".join(w.form for w in words)
@@ -142,7 +143,7 @@ def test_conllu_columns_heads_and_missing_values(tmp_path):
         text="They left _",
     )
     words = texts.load(write(tmp_path / "x.conllu", content)).words
-    assert list(words) == ["text_id", "word_id", "form", "start", "end", *texts.ANNOTATION]
+    assert list(words) == ["text_id", "word_id", "form", "start", "end", *corpus.ANNOTATION]
     assert words["head"].tolist() == [2, 0, -1]  # the head is a word_id, 0 the root
     assert words["lemma"].tolist() == ["they", "leave", "_"]
     assert words["feats"].tolist() == ["Person=3", "", ""]
@@ -281,7 +282,7 @@ def test_only_the_bad_rows_of_a_table_are_dropped(tmp_path):
     assert corpus.losses == {"empty": 2, "undecodable": 1, "malformed": 3}
 
 
-@pytest.mark.parametrize("suffix", list(texts.READERS))
+@pytest.mark.parametrize("suffix", list(loading.READERS))
 def test_a_corpus_with_nothing_in_it_is_refused_by_name(tmp_path, suffix):
     path = tmp_path / f"none{suffix}"
     if suffix == ".parquet":

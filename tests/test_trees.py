@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import shortest_path
 
-from nbkit import models, texts, treebank, trees, tuning
+from nbkit import models, texts, trees
+from nbkit.trees import classifier, depths, measures, probes, treebank
 
 
 def by_the_loop(s):
@@ -76,7 +77,7 @@ def test_greedy_is_often_not_the_nearest():
 
 
 @pytest.mark.parametrize("projection", ["greedy", "exact"])
-@pytest.mark.parametrize("assign", trees.ASSIGN)
+@pytest.mark.parametrize("assign", depths.ASSIGN)
 def test_padding_changes_nothing(projection, assign):
     s = torch.rand(6, 9, generator=torch.Generator().manual_seed(2)) * 5
     sizes = torch.tensor([9, 1, 2, 5, 7, 3])
@@ -93,7 +94,7 @@ def test_padding_changes_nothing(projection, assign):
 
 def test_antisort_is_the_worst_assignment():
     s = torch.rand(50, 6, generator=torch.Generator().manual_seed(3)) * 5
-    loss = {a: ((s - trees.pseudo_depths(s, assign=a)) ** 2).sum(1) for a in trees.ASSIGN}
+    loss = {a: ((s - trees.pseudo_depths(s, assign=a)) ** 2).sum(1) for a in depths.ASSIGN}
     for other in ("greedy", "reverse", "random"):
         assert (loss["antisort"] >= loss[other] - 1e-4).all() and (loss["greedy"] <= loss[other] + 1e-4).all()
 
@@ -117,8 +118,8 @@ WORDS = pd.DataFrame(
 
 
 def test_depths_and_distances_of_small_trees():
-    assert trees.depths(WORDS).tolist() == [2, 1, 3, 3, 2, 1, 1, 2, 1, 2]
-    found = trees.distances(WORDS)
+    assert depths.depths(WORDS).tolist() == [2, 1, 3, 3, 2, 1, 1, 2, 1, 2]
+    found = depths.distances(WORDS)
     assert found[0].tolist() == [
         [0, 1, 3, 3, 2],
         [1, 0, 2, 2, 1],
@@ -143,19 +144,19 @@ def test_distances_are_shortest_paths(n, seed):
         if parent:
             edges[child, parent - 1] = 1
     truth = shortest_path(edges, directed=False) if n > 1 else np.zeros((1, 1))
-    assert (trees.distances(words)[7] == truth).all()
+    assert (depths.distances(words)[7] == truth).all()
     root = int(np.flatnonzero(head == 0)[0])
-    assert (trees.depths(words).to_numpy() == truth[root] + 1).all()
+    assert (depths.depths(words).to_numpy() == truth[root] + 1).all()
 
 
 def test_what_is_no_tree_is_named():
     circle = WORDS.assign(head=[2, 3, 1, 5, 4, 0, 0, 1, 0, 3])
     with pytest.raises(ValueError, match="sentence 0 go round"):
-        trees.depths(circle)
+        depths.depths(circle)
     with pytest.raises(ValueError, match="sentence 0: word 3 has the head 9"):
-        trees.depths(WORDS.assign(head=[2, 0, 9, 5, 2, 0, 0, 1, 0, 3]))
+        depths.depths(WORDS.assign(head=[2, 0, 9, 5, 2, 0, 0, 1, 0, 3]))
     with pytest.raises(ValueError, match="without 'head'"):
-        trees.depths(WORDS.drop(columns="head"))
+        depths.depths(WORDS.drop(columns="head"))
 
 
 # ---------------------------------------------------------------------------------- probes on planted trees
@@ -177,7 +178,7 @@ def planted(n=260, width=24, seed=0, noise=0.05, edges=False):
             head[order[i] - 1] = order[rng.integers(0, i)]
         lines += [(t, w + 1, head[w], f"w{rng.integers(0, 40)}", "NOUN") for w in range(size)]
     words = pd.DataFrame(lines, columns=["text_id", "word_id", "head", "form", "upos"])
-    vectors, depth = np.zeros((len(words), width)), trees.depths(words).to_numpy()
+    vectors, depth = np.zeros((len(words), width)), depths.depths(words).to_numpy()
     index = {(t, w): i for i, (t, w) in enumerate(zip(words["text_id"], words["word_id"], strict=True))}
     for i in np.argsort(depth, kind="stable"):
         t, w, h = words.loc[i, ["text_id", "word_id", "head"]]
@@ -192,7 +193,7 @@ def planted(n=260, width=24, seed=0, noise=0.05, edges=False):
     sites = np.stack([vectors @ rotation, rng.standard_normal(vectors.shape)])
     sites += noise * rng.standard_normal(sites.shape)
     values = torch.from_numpy(sites.astype(np.float16))
-    return treebank._banked(values, ["planted", "noise"], words, {})
+    return treebank._dataset_of(values, ["planted", "noise"], words, {})
 
 
 OPTIONS = {"epochs": 20, "patience": 3, "rate": 1e-2, "progress": False}
@@ -204,7 +205,7 @@ def test_a_planted_tree_is_found_and_noise_is_not(metric):
     table = trees.score(trees.fit(train, dev, metric, **OPTIONS), test).set_index("site")
     assert table.loc["planted", "spearman"] > 0.95 and table.loc["noise", "spearman"] < 0.5
     if metric == "distance":
-        chain = trees.chain(test)["uuas"]
+        chain = trees.linear_baseline(test)["uuas"]
         assert table.loc["planted", "uuas"] > 0.95 and table.loc["noise", "uuas"] < chain + 0.2
     else:
         assert table.loc["planted", "root_accuracy"] > 0.95 and table.loc["noise", "root_accuracy"] < 0.5
@@ -241,7 +242,7 @@ def test_ssp_has_the_trivial_solution_and_says_so():
 def test_edges_and_their_control_task():
     whole = planted(edges=True)
     train, dev, test = trees.parts(whole, None, 0)
-    rules = trees.control_heads(whole)
+    rules = treebank.control_heads(whole)
     for start, size in zip(whole.starts, whole.sizes, strict=True):
         own = np.arange(size)
         mine = rules[start : start + size]
@@ -260,20 +261,20 @@ def test_gold_distances_give_uuas_of_one():
     for i, (start, size) in enumerate(zip(test.starts, test.sizes, strict=True)):
         words = ~test.punct[start : start + size]
         gold = test.distance[i]
-        assert trees.spanning_tree(gold.astype(float), words) == trees._gold_edges(gold, words)
+        assert measures.spanning_tree(gold.astype(float), words) == measures._gold_edges(gold, words)
 
 
 def test_spearman_is_scipys():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((1, 5, 8)), rng.integers(1, 4, (5, 8))
-    ours = trees._spearman(a, b[None])
+    ours = measures._spearman(a, b[None])
     assert ours[0] == pytest.approx(
         np.mean([scipy.stats.spearmanr(x, y).statistic for x, y in zip(a[0], b, strict=True)])
     )
 
 
 def test_effective_rank():
-    flat = trees.Probes("sp", ["a"], torch.eye(6)[None, :, :3], None, [], {})
+    flat = probes.Probes("sp", ["a"], torch.eye(6)[None, :, :3], None, [], {})
     assert flat.rank()[0] == pytest.approx(3)
 
 
@@ -291,14 +292,14 @@ def test_measure_on_the_sample_with_nulls(sample, tmp_path):
         subject,
         corpus,
         ["sp", "ssp", "essp"],
-        nulls=trees.NULLS,
+        nulls=treebank.NULLS,
         seeds=(0,),
         cache=tmp_path,
         epochs=1,
         rank=32,
         progress=False,
     )
-    assert len(found) == 3 * 4 * 7 and found["loss"].gt(0).all() and set(found["null"]) == set(trees.NULLS)
+    assert len(found) == 3 * 4 * 7 and found["loss"].gt(0).all() and set(found["null"]) == set(treebank.NULLS)
     assert trees.bounds(found)["holds"].dtype == bool
     assert trees.choose_site(found) in set(found["site"])
     summed = trees.intervals(found)
@@ -344,14 +345,14 @@ CONLLU = """\
 def test_odd_sentences_are_counted(tmp_path, sample):
     path = tmp_path / "odd.conllu"
     path.write_text(CONLLU)
-    found = trees.bank(sample[0], texts.load(path), cache=tmp_path, progress=False)
+    found = trees.dataset(sample[0], texts.load(path), cache=tmp_path, progress=False)
     assert found.losses["sentences not of 4 to 40 words"] == 1
     assert found.losses["sentences whose heads are no tree"] == 1
     assert len(found) == 1 and found.depth.tolist()[:3] == [2, 2, 1]
-    one = trees.bank(sample[0], texts.load(path), lengths=(1, 1), cache=tmp_path, progress=False)
+    one = trees.dataset(sample[0], texts.load(path), lengths=(1, 1), cache=tmp_path, progress=False)
     assert one.sizes.tolist() == [1] and trees.pseudo_depths(torch.tensor([[3.0]])).tolist() == [[1.0]]
     with pytest.raises(ValueError, match="no sentence has 30 to 40 words"):
-        trees.bank(sample[0], texts.load(path), lengths=(30, 40), cache=tmp_path, progress=False)
+        trees.dataset(sample[0], texts.load(path), lengths=(30, 40), cache=tmp_path, progress=False)
     with pytest.raises(ValueError, match="too few to train"):
         trees.measure(sample[0], texts.load(path), cache=tmp_path, progress=False)
 
@@ -360,14 +361,14 @@ def test_sentences_that_lose_words_are_left_out(tmp_path, sample):
     subject, corpus = sample
     words = corpus.words.copy()
     words.loc[0, "end"] = words.loc[0, "start"]  # a word without characters has no token
-    found = trees.bank(subject, replace(corpus, words=words), cache=tmp_path, progress=False)
+    found = trees.dataset(subject, replace(corpus, words=words), cache=tmp_path, progress=False)
     assert found.losses["sentences with words the tokenizer lost"] == 1
 
 
 def test_shuffled_words_keep_their_trees(sample, tmp_path):
     subject, corpus = sample
-    plain = trees.bank(subject, corpus, cache=tmp_path, progress=False)
-    shuffled = trees.bank(subject, corpus, null="shuffled", cache=tmp_path, progress=False)
+    plain = trees.dataset(subject, corpus, cache=tmp_path, progress=False)
+    shuffled = trees.dataset(subject, corpus, null="shuffled", cache=tmp_path, progress=False)
     assert (plain.depth == shuffled.depth).all() and (plain.forms == shuffled.forms).all()
     first = plain.values[0].float(), shuffled.values[0].float()  # embeddings: position differs, word does not
     cosine = torch.nn.functional.cosine_similarity(*first, dim=1)
@@ -377,7 +378,7 @@ def test_shuffled_words_keep_their_trees(sample, tmp_path):
 
 def test_as_published_scores_the_padding(sample):
     subject, corpus = sample
-    found = trees.published_bank(subject, corpus.sample(12, seed=1), length=64)
+    found = trees.published_dataset(subject, corpus.sample(12, seed=1), length=64)
     assert found.values.shape[:2] == (7, 12 * 64)
     assert (found.depth.reshape(12, 64)[:, -20:] == 2).all() and (
         found.depth.reshape(12, 64)[:, 0] == 2
@@ -404,11 +405,11 @@ def opinions(n=96, seed=0):
 def test_tuning_learns_and_leaves_the_subject_alone(sample):
     subject, before = sample[0], sample[0].fingerprint
     train, dev = opinions(), opinions(60, seed=9)
-    tuned = tuning.finetune(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
-    assert tuning.matthews(dev.frame["good"], tuned.predict(dev)) > 0.8
+    tuned = trees.finetune_classifier(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
+    assert classifier.matthews(dev.frame["good"], tuned.predict(dev)) > 0.8
     assert models.Subject("again", subject.model, subject.tokenizer).fingerprint == before
     assert tuned.subject.fingerprint != before and not tuned.subject.model.training
-    again = tuning.finetune(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
+    again = trees.finetune_classifier(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
     assert again.subject.fingerprint == tuned.subject.fingerprint
     assert tuned.history["loss"].tail(3).mean() < tuned.history["loss"].head(3).mean()
 
@@ -464,7 +465,7 @@ def test_differences_are_paired_and_corrected_for_all_settings_tried():
 
 def test_a_fitted_probe_starts_with_a_small_term_and_is_not_changed(sample):
     subject, corpus = sample
-    bank = trees.bank(subject, corpus, progress=False)
+    bank = trees.dataset(subject, corpus, progress=False)
     probes = trees.fit(*trees.parts(bank, None, 0)[:2], "ssp", epochs=4, progress=False)
     start = probes.weight.clone()
     options = {"sites": ["layer.1.hidden"], "seeds": (0,), "weights": (1e-9,), "epochs": 1, "progress": False}
@@ -483,11 +484,11 @@ def test_a_fitted_probe_starts_with_a_small_term_and_is_not_changed(sample):
 def test_what_cannot_be_tuned_is_named(sample):
     train = opinions(32)
     with pytest.raises(ValueError, match="no column 'mood'"):
-        tuning.finetune(sample[0], train, "mood")
+        trees.finetune_classifier(sample[0], train, "mood")
     with pytest.raises(ValueError, match="single class"):
-        tuning.finetune(sample[0], replace(train, frame=train.frame.assign(good="1")), "good")
+        trees.finetune_classifier(sample[0], replace(train, frame=train.frame.assign(good="1")), "good")
     with pytest.raises(ValueError, match="the loss is"):
-        tuning.finetune(
+        trees.finetune_classifier(
             sample[0], train, "good", sites=["layer.0.hidden"],
             term=lambda seen, own, labels: seen["layer.0.hidden"].sum() * torch.inf, progress=False,
         )  # fmt: skip

@@ -11,8 +11,10 @@ import pytest
 from matplotlib import pyplot as plt
 from test_figures import BLINDNESS, _nearest
 
-from nbkit import figures, presets, provenance, salience, texts, views, widgets
-from nbkit.evaluation import Estimate
+from nbkit import plots, provenance, salience, texts
+from nbkit.plots import figures, html, style
+from nbkit.stats import Estimate
+from nbkit.workshop import presets
 
 
 class Page(html.parser.HTMLParser):
@@ -34,7 +36,7 @@ class Page(html.parser.HTMLParser):
 def test_shading_keeps_the_text_and_marks_the_peak():
     text = 'a <b> & "c" d'
     tokens = pd.DataFrame({"start": [0, 2, 8], "end": [1, 5, 11], "activation": [-1.0, 0.5, 2.0]})
-    found = widgets.shade_html(text, tokens, bound=2.0)
+    found = html.shade_html(text, tokens, bound=2.0)
     assert Page(found).text == text
     assert re.search(r'class="peak" style="background:rgba\(230,159,0,1.00\)"[^>]*>&quot;c&quot;', found)
     assert "0.00" in found.split("</mark>")[0]  # a negative activation is not shaded
@@ -53,7 +55,7 @@ def controls(within, across):
 
 
 def test_agreement_draws_what_it_is_given():
-    ax = figures.agreement({"FFN": controls(0.9, 0.6), "last": controls(0.7, 0.3)})
+    ax = plots.agreement({"FFN": controls(0.9, 0.6), "last": controls(0.7, 0.3)})
     texts_shown = {t.get_text() for t in ax.texts}
     assert {"0.90", "0.60", "0.70", "0.30"} <= texts_shown
     assert [t.get_text() for t in ax.get_yticklabels()] == ["last", "FFN"]
@@ -65,18 +67,18 @@ def test_fate_frames_the_best_descriptor_of_every_corpus():
         "a": pd.DataFrame({"u": [0.9, 0.1, 0.0]}, index=["x", "y", "z"]),
         "b": pd.DataFrame({"u": [0.2, 0.6, 0.1]}, index=["x", "y", "z"]),
     }
-    assert figures.fate_table(scores, "u", top=1).values.tolist() == [[0.9, 0.2], [0.1, 0.6]]
-    ax = figures.fate(scores, "u", top=1)
+    assert figures.transfer_table(scores, "u", top=1).values.tolist() == [[0.9, 0.2], [0.1, 0.6]]
+    ax = plots.transfer(scores, "u", top=1)
     assert len(ax.patches) == 2
     plt.close("all")
 
 
 def test_saved_figures_come_in_three_files_with_the_same_bytes(tmp_path):
     for folder in ("one", "two"):
-        with figures.style():
+        with plots.style():
             fig, ax = plt.subplots()
             ax.plot([1, 2])
-        figures.save(fig, "01_line", {"seed": 0}, folder=tmp_path / folder)
+        plots.save(fig, "01_line", {"seed": 0}, folder=tmp_path / folder)
         plt.close(fig)
     for suffix in ("svg", "png"):
         one, two = (tmp_path / f / f"01_line.{suffix}" for f in ("one", "two"))
@@ -87,7 +89,7 @@ def test_saved_figures_come_in_three_files_with_the_same_bytes(tmp_path):
 
 def test_a_figure_without_sources_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'x' has no sources"):
-        figures.save(plt.figure(), "x", {}, folder=tmp_path)
+        plots.save(plt.figure(), "x", {}, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -153,7 +155,7 @@ def test_the_treebank_preset_cuts_ewt_into_genres(shared_data, monkeypatch):
 
 
 def test_views_hold_every_combination_without_a_kernel():
-    view = widgets.Views(
+    view = plots.Views(
         "Two <ways>", {"name": ["a", "b</script>"], "n": [1, 2, 3]}, lambda a, n: f"<p>{a}{n}</p>"
     )
     page = view.to_html()
@@ -167,11 +169,11 @@ def test_views_hold_every_combination_without_a_kernel():
     assert "<p>a3</p>" in shown.value
     assert "<p>a1</p>" in view._repr_mimebundle_()["text/html"]
     with pytest.raises(ValueError, match="'n' has nothing"):
-        widgets.Views("x", {"n": []}, str)
+        plots.Views("x", {"n": []}, str)
 
 
 def test_the_tree_stepper_shows_right_and_wrong_edges():
-    stepper = widgets.tree_stepper(
+    stepper = plots.tree_stepper(
         {"s": ["the", "dog", "barked"]}, {"s": {(0, 1), (1, 2)}}, {"s": {"layer.0.hidden": {(0, 1), (0, 2)}}}
     )
     page = stepper.view("s", "layer.0.hidden")
@@ -188,7 +190,7 @@ def test_the_salience_slider_tells_accuracy_layers_and_words():
     words = pd.Series([f"w{i}" for i in range(60)], index=index)
     ranking = salience.rank(X, y)
     curve = pd.DataFrame({"n": [1, 2, 4], "accuracy": [0.9, 0.95, 1.0]})
-    slider = widgets.salience_slider({"upos": (X, y)}, units, {"upos": ranking}, {"upos": curve}, words)
+    slider = plots.salience_slider({"upos": (X, y)}, units, {"upos": ranking}, {"upos": curve}, words)
     page = slider.view("upos", 1)
     assert "1 of 4 units keep 0.90, all reach 1.00" in page and page.count("<li>") == 1
     assert "<b>c</b> N:" in page and f"w{int(X[:, 2].argmax())}" in page
@@ -196,14 +198,14 @@ def test_the_salience_slider_tells_accuracy_layers_and_words():
 
 def test_figures_of_trees():
     fig, axes = plt.subplots(1, 3)
-    figures.arcs(["a", "b", "c"], {(0, 1), (1, 2)}, {(0, 1), (0, 2)}, ax=axes[0])
+    plots.arcs(["a", "b", "c"], {(0, 1), (1, 2)}, {(0, 1), (0, 2)}, ax=axes[0])
     colors = [line.get_color() for line in axes[0].lines]
-    assert colors.count("k") == 2 and colors.count(figures.BLUE) == 1 and colors.count(figures.RED) == 1
+    assert colors.count("k") == 2 and colors.count(style.BLUE) == 1 and colors.count(style.RED) == 1
     table = pd.DataFrame(
         {"null": ["none"] * 2, "layer": [-1, 0], "value": [1.0, 2], "low": [0.9, 2], "high": [1, 3]}
     )
     published = pd.DataFrame({"depth": [0.0, 1.0], "value": [1.0, 2.0]})
-    figures.layer_lines(table, "loss", published=published, ax=axes[1])
+    plots.layer_lines(table, "loss", published=published, ax=axes[1])
     assert axes[1].lines[-1].get_xdata().tolist() == [-1, 0]
     gains = pd.DataFrame(
         {
@@ -213,7 +215,7 @@ def test_figures_of_trees():
             "p": [1, 0.674, 0.001],
         }
     ).assign(low=0, high=0.3)
-    figures.gains(gains, ax=axes[2])
+    plots.gains(gains, ax=axes[2])
     names = [t.get_text() for t in axes[2].get_yticklabels()]
     assert names == ["x, weight 1, p 0.67", "y, weight 0.1, p < .01"]
     plt.close(fig)
@@ -228,7 +230,7 @@ def linear(color):
 
 
 def test_colours_that_mean_something_differ_to_the_colour_blind():
-    used = {c.upper() for c in re.findall(r"#([0-9A-Fa-f]{6})\b", views.CSS + views.PAGE_CSS)}
+    used = {c.upper() for c in re.findall(r"#([0-9A-Fa-f]{6})\b", html.CSS + html.PAGE_CSS)}
     meaning = "0072B2", "B03A00", "E69F00"  # above 0 or right, the peak or wrong, activation or below 0
     assert set(meaning) <= used
     for blindness in BLINDNESS:

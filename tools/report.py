@@ -10,7 +10,8 @@ from typing import Any
 
 from build_notebooks import ROOT
 
-from nbkit import presets, provenance
+from nbkit import provenance
+from nbkit.workshop import presets
 
 LAST = "last layer, mean over tokens"
 FFN = "FFN units, max over tokens"

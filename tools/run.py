@@ -23,7 +23,7 @@ from nbclient.exceptions import CellExecutionError
 from report import summary_table, write_report
 from tqdm.auto import tqdm
 
-from nbkit import presets
+from nbkit.workshop import presets
 
 
 def main(arguments: list[str] | None = None) -> int:

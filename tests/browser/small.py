@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from nbkit import activations, descriptors, illusions, models, salience, texts, widgets
+from nbkit import activations, descriptors, illusions, models, plots, salience, texts
 
 SITE = "layer.3.ffn"
 SENTENCES = {
@@ -29,7 +29,7 @@ def stores(subject=None):
 
 
 def neuron_browser():
-    return widgets.neuron_browser(*stores(), k=4)
+    return plots.neuron_browser(*stores(), k=4)
 
 
 def corpus_compare(subject=None):
@@ -38,7 +38,7 @@ def corpus_compare(subject=None):
     few = {"min_positives": 3, "progress": False}
     report = illusions.compare(stored, labels, directions=20, splits=2, **few)
     verdicts = illusions.taxonomy(stored, labels, min_score=0.3, **few)
-    return widgets.corpus_compare(*given, report=report, verdicts=verdicts, k=4)
+    return plots.corpus_compare(*given, report=report, verdicts=verdicts, k=4)
 
 
 def annotate():
@@ -51,7 +51,7 @@ def annotate():
         for rank in (1, 2, 3)
     ]
     sets = pd.DataFrame(lines, columns=["set_id", "corpus", "rank", "text_id", "text"])
-    return widgets.annotate(sets, "answers", "ada")
+    return plots.annotate(sets, "answers", "ada")
 
 
 def salience_slider():
@@ -70,7 +70,7 @@ def salience_slider():
         X[:, at : at + 3] += 4 * (y.to_numpy() == names[0])[:, None]
         stored[what], rankings[what] = (X, y), salience.rank(X, y)
         curves[what] = pd.DataFrame({"n": [1, 2, 4, 8, 24], "accuracy": [0.7, 0.8, 0.9, 0.95, 0.97]})
-    return widgets.salience_slider(stored, units, rankings, curves, words)
+    return plots.salience_slider(stored, units, rankings, curves, words)
 
 
 def tree_stepper():
@@ -80,11 +80,11 @@ def tree_stepper():
         s: {layer: set(sorted(edges)[: n + 2]) | {(0, 4)} for n, layer in enumerate(layers)}
         for s, edges in GOLD.items()
     }
-    return widgets.tree_stepper(SENTENCES, GOLD, predicted)
+    return plots.tree_stepper(SENTENCES, GOLD, predicted)
 
 
 def descriptor_editor(path="edits.json"):
     """Three descriptors to rename, join and drop."""
     lines = [("price", 40, ["price", "prices"]), ("cost", 25, ["cost"]), ("mood", 12, ["mood"])]
     frame = pd.DataFrame(lines, columns=["descriptor", "n_texts", "members"])
-    return widgets.descriptor_editor(descriptors.Descriptors(frame, 0), path)
+    return plots.descriptor_editor(descriptors.Descriptors(frame, 0), path)

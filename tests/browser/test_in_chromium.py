@@ -14,7 +14,7 @@ import report
 import small
 from playwright.sync_api import expect
 
-from nbkit import presets
+from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDGETS = ("neuron_browser salience_slider tree_stepper descriptor_editor corpus_compare annotate").split()

@@ -1,0 +1,231 @@
+"""Planted units: a real model with neurons whose meaning is known, to measure methods against.
+
+    planted = plant(subject, texts, labels, n=20, seed=0)
+    planted.subject      the same model with the planted units at its `layer.N.ffn` sites
+    planted.truth        what each of them responds to, and how well, on held-out texts
+    planted.held_out     {corpus: Texts} that no unit was trained on, and `.labels` for them
+
+    acts = activations.capture(planted.subject, planted.held_out["email"])
+    tags = matching.tag(acts, planted.labels["email"])
+    evaluation.precision_at_k(tags, evaluation.truth_of(planted), 1)
+
+There is no published benchmark of this kind that we know of: the method is ours. So are the kinds:
+
+    pure            one descriptor
+    polysemantic    fires for either of two descriptors
+    dataset-local   descriptor A inside one corpus, B inside another: an illusion by construction
+    distractor      the length of the text, or the corpus it is from; no descriptor is right, and in
+                    training each is kept from correlating with any within texts of like length and corpus
+    dead            constant
+
+Where the units go. They are APPENDED to the feed-forward network of a layer, behind the real ones
+("layer.3.ffn.1536" is the first one of layer 3 of minilm): a row of the first matrix detects, a column of
+zeros in the second keeps it from being heard. So nothing else in the model changes (up to float rounding,
+as a wider matrix product may add in another order), and all real units stay as rivals. Replacing real units
+would not do: their contribution would be missing, and every later layer would change. A method that looks
+at a unit's index could tell the planted ones; none that looks at activations can.
+
+Dataset-local units are the hard ones: one direction has to know the corpus as well as the descriptor. Several
+candidates are trained for each and judged by those of the training texts that they have not seen; the best
+are trained three times, on different texts, and the mean is planted. They are still much fainter than the
+others, the more alike the corpora, and which of them hold is for ``truth`` to say.
+
+What a unit detects. A direction in the input of the feed-forward network, trained so that its MAXIMUM over
+the tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
+multiple-instance logistic loss, both sides with equal weight, started from the difference of the class
+means, some steps of Adam, all units of a layer at once. Its output passes the model's own nonlinearity.
+Units with the same descriptor differ by layer and by the texts they were trained on. They are as single
+and clear as units of real models are rarely; ``blur`` adds a random direction to each, which makes them
+weaker. A method that fails here will not do better on real units; one that passes may still fail there.
+
+Limits: capture with pool="max", for which they are made; models with shared blocks (ALBERT) and XLNet have
+no place for them; a planted model is for use in memory (its configuration still names the old width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nbkit import activations, stats
+from nbkit.evaluation.detectors import FAINT, FIRST_MATRIX, MARGIN, Unit, trained, widened
+from nbkit.evaluation.targets import Table, Target, achieved_of, ids, table_of
+from nbkit.models import Subject
+from nbkit.texts import Texts
+
+KINDS = ("pure", "polysemantic", "dataset-local", "distractor", "dead")
+
+
+@dataclass(frozen=True, repr=False)
+class Planted:
+    """A subject with planted units, and the truth about them.
+
+    ``truth`` has one line for each unit and descriptor:
+
+    unit, kind        "layer.3.ffn.1540", one of ``KINDS``
+    descriptor        what it responds to; "length" or "corpus" for a distractor, None when dead
+    corpus            inside which (dataset-local), which one (corpus distractor); else None: all
+    achieved_auroc    on held-out texts: of the texts with the descriptor against those without; for a
+                      polysemantic unit against the texts with neither; for a dataset-local unit inside
+                      the corpus. NaN when dead
+    rival_auroc       dataset-local only: of the unit's OTHER descriptor in the same corpus
+    planted           whether ALL lines of the unit reach ``minimum``; dataset-local units and corpus
+                      distractors must reach .7, the former .1 more than the rival. Only these units
+                      count as truth; the others are here to be reported
+    """
+
+    subject: Subject
+    truth: pd.DataFrame
+    held_out: dict[str, Texts]
+    labels: dict[str, pd.DataFrame]  # of the held-out texts
+    settings: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        units = self.truth.drop_duplicates("unit")
+        counts = units.groupby("kind", sort=False)["planted"].agg(["sum", "size"])
+        parts = [f"{kind} {good} of {all}" for kind, good, all in counts.itertuples()]
+        return f"Planted({self.subject.name}: {', '.join(parts)})"
+
+
+def plant(
+    subject: Subject,
+    texts: Texts | Mapping[str, Texts],
+    labels: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    n: int = 8,
+    kinds: str | Sequence[str] | Mapping[str, int] = KINDS,
+    layers: Sequence[int] | None = None,
+    minimum: float = 0.85,
+    share: float = 0.4,
+    blur: float = 0.0,
+    steps: int = 25,
+    seed: int = 0,
+    cache: str | Path | bool | None = False,
+    progress: bool = True,
+) -> Planted:
+    """Add units of known meaning to ``subject``.
+
+    texts, labels  a corpus and its label matrix [text_id, descriptor], or both by corpus name; labels
+                   count as present above .5. Descriptors that not all corpora have are left out
+    n, kinds       ``n`` units of each kind; or a mapping kind -> number of units
+    layers         that get the units, in turn; default all but the first
+    minimum        AUROC on held-out texts from which a unit counts as planted
+    share          of the texts of each corpus, for training; the others are ``held_out``
+    blur           length of a random direction added to each detector, relative to the detector's (of a
+                   dataset-local unit .6 of it is left in the mean of three)
+    cache          where activations of the held-out texts are stored (see ``activations.capture``)
+
+    Impossible requests (unknown kind, one corpus for dataset-local units, too few texts with a
+    descriptor) are a ``ValueError``.
+    """
+    corpora, matrices = _by_corpus(texts, labels)
+    counts = _counts(kinds, n)
+    places = _places(subject, layers)
+    rng = np.random.default_rng(seed)
+    parts = {name: stats.halves(len(corpus), share, seed) for name, corpus in corpora.items()}
+    train = table_of(corpora, matrices, {name: part[0] for name, part in parts.items()})
+    units = trained(subject, train, counts, places, steps, blur, rng, progress)
+    name = f"{subject.name}-planted{seed}"
+    planted = Subject(name, widened(subject.model, units), subject.tokenizer, subject.revision)
+    names = _names(subject, units)
+    rest = {name: corpora[name].where(text_id=ids(corpora[name], part[1])) for name, part in parts.items()}
+    seen = _responses(planted, rest, names, cache, progress)
+    test = table_of(rest, matrices, {name: np.arange(len(rest[name])) for name in rest})
+    truth = _truth([unit.target for unit in units], names, seen, test, minimum)
+    settings = dict(share=share, blur=blur, steps=steps, seed=seed, minimum=minimum)
+    kept = {name: matrices[name].loc[rest[name].frame["text_id"], train.names] for name in rest}
+    return Planted(planted, truth, rest, kept, settings)
+
+
+# ---------------------------------------------------------------------------------- arguments
+
+
+def _by_corpus(texts, labels) -> tuple[dict[str, Texts], dict[str, pd.DataFrame]]:
+    if isinstance(texts, Mapping) != isinstance(labels, Mapping):
+        raise ValueError("texts and labels: give both as one thing, or both by corpus name")
+    if not isinstance(texts, Mapping):
+        texts, labels = {texts.name: texts}, {texts.name: labels}
+    if not texts or set(texts) != set(labels):
+        raise ValueError(f"texts of {', '.join(texts)}, but labels of {', '.join(labels)}: name them alike")
+    for name, corpus in texts.items():
+        missing = ~corpus.frame["text_id"].isin(labels[name].index)
+        if missing.any():
+            first = corpus.frame["text_id"][missing].iloc[0]
+            raise ValueError(f"labels of {name!r} lack {missing.sum()} texts, the first is text {first}")
+    return dict(texts), dict(labels)
+
+
+def _counts(kinds: str | Sequence[str] | Mapping[str, int], n: int) -> dict[str, int]:
+    if isinstance(kinds, str):
+        kinds = [kinds]
+    counts = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, n)
+    for kind, number in counts.items():
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r} of planted units; there are {', '.join(KINDS)}")
+        if number < 1:
+            raise ValueError(f"{number} units of kind {kind!r}: plant one at least, or leave the kind out")
+    if not counts:
+        raise ValueError(f"no kinds of units; there are {', '.join(KINDS)}")
+    return counts
+
+
+def _places(subject: Subject, layers: Iterable[int] | None) -> list[int]:
+    if subject.model.config.model_type not in FIRST_MATRIX:
+        raise ValueError(
+            f"no units can be planted in {subject.name}, of type {subject.model.config.model_type!r};"
+            f" types with a place for them: {', '.join(FIRST_MATRIX)}"
+        )
+    last = int(subject.sites["layer"].max())
+    places = list(range(min(1, last), last + 1)) if layers is None else list(layers)
+    wrong = [layer for layer in places if not 0 <= layer <= last]
+    if wrong or not places:
+        raise ValueError(f"layers={places}: {subject.name} has layers 0 to {last}; name one at least")
+    return places
+
+
+def _names(subject: Subject, units: list[Unit]) -> list[str]:
+    """Unit names, behind the real units of their layer."""
+    width = subject.sites[subject.sites["kind"] == "ffn"].set_index("layer")["width"].to_dict()
+    names = []
+    for unit in units:
+        names.append(f"layer.{unit.layer}.ffn.{width[unit.layer]}")
+        width[unit.layer] += 1
+    return names
+
+
+def _responses(subject: Subject, corpora: Mapping, units: list[str], cache, progress: bool) -> np.ndarray:
+    """Activations [text, unit] on all texts, as a user of the kit would capture them.
+
+    A text without tokens has no row there; it counts as the lowest activation.
+    """
+    parts = []
+    for corpus in corpora.values():
+        found = activations.capture(subject, corpus, sites="ffn", cache=cache, progress=progress)
+        found = found.select(units=units)
+        rows = pd.Index(corpus.frame["text_id"]).get_indexer(found.rows["text_id"])
+        values = np.tile(found.values.min(0).astype(np.float32), (len(corpus), 1))
+        values[rows] = found.values
+        parts.append(values)
+    return np.concatenate(parts)
+
+
+def _truth(
+    targets: list[Target], units: list[str], values: np.ndarray, table: Table, minimum: float
+) -> pd.DataFrame:
+    lines = []
+    for target, unit, column in zip(targets, units, values.T, strict=True):
+        for i, (descriptor, corpus) in enumerate(target.claims):
+            achieved, rival = achieved_of(target, i, column, table)
+            lines.append((unit, target.kind, descriptor, corpus, achieved, rival))
+    names = ["unit", "kind", "descriptor", "corpus", "achieved_auroc", "rival_auroc"]
+    truth = pd.DataFrame(lines, columns=names).astype({"descriptor": object, "corpus": object})
+    faint = (truth["kind"] == "dataset-local") | (truth["descriptor"] == "corpus")
+    needed = np.where(faint, min(minimum, FAINT), minimum)
+    reached = (truth["achieved_auroc"] >= needed) | (truth["kind"] == "dead")
+    reached &= ~(truth["rival_auroc"] > truth["achieved_auroc"] - MARGIN)
+    truth["planted"] = reached.groupby(truth["unit"]).transform("all")
+    return truth

@@ -1,0 +1,65 @@
+"""Recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from nbkit.stats import Estimate, bootstrap
+
+
+class Recovered(NamedTuple):
+    """How far found descriptors cover known ones."""
+
+    table: pd.DataFrame  # descriptor (known), mass, nearest (found), cosine, found
+    recall: Estimate  # share of the known descriptors found, bootstrap over them
+    mass: float  # the same, each weighted by its mass
+    distinct: float  # share of the found descriptors with no other one as near as the threshold
+
+
+def recovered(
+    found: Iterable[str],
+    written: pd.Series | Iterable[str],
+    *,
+    threshold: float = 0.6,
+    encoder: Any = None,
+    seed: int = 0,
+) -> Recovered:
+    """Which of the known descriptors have a found one of the same meaning?
+
+    found      descriptors that a generator discovered
+    written    known descriptors, or their mass (say, number of texts) by name
+    threshold  cosine of sentence embeddings from which two mean the same (ours)
+    encoder    as for ``descriptors.merge``
+    """
+    from nbkit.models import sentence_encoder
+
+    found = list(dict.fromkeys(found))
+    mass = written if isinstance(written, pd.Series) else pd.Series(1.0, index=list(dict.fromkeys(written)))
+    if not found or mass.empty:
+        raise ValueError(f"{len(found)} descriptors found and {len(mass)} known: there is nothing to compare")
+    encoder = encoder or sentence_encoder()
+    a, b = (
+        np.asarray(encoder.encode(names, normalize_embeddings=True, show_progress_bar=False))
+        for names in (list(mass.index), found)
+    )
+    cosine, among = a @ b.T, b @ b.T
+    np.fill_diagonal(among, -1)
+    hit = cosine.max(1) >= threshold
+    table = pd.DataFrame(
+        {
+            "descriptor": mass.index,
+            "mass": mass.to_numpy(),
+            "nearest": np.array(found, dtype=object)[cosine.argmax(1)],
+            "cosine": cosine.max(1),
+            "found": hit,
+        }
+    )
+    recall = bootstrap(hit.astype(float), seed=seed)
+    share = float(mass.to_numpy()[hit].sum() / mass.sum())
+    return Recovered(
+        table, recall, share, float((among.max(1) < threshold).mean()) if len(found) > 1 else 1.0
+    )

@@ -1,0 +1,149 @@
+"""Composites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control, norm
+from tqdm.auto import tqdm
+
+from nbkit.activations import Activations
+from nbkit.matching.scorers import TOGETHER, NotFinite, align, checked, named, scorer_of
+from nbkit.matching.tags import of_texts
+from nbkit.stats import halves, resampled
+
+
+def compose(
+    activations: Activations,
+    labels: pd.DataFrame,
+    units: list[str | int] | None = None,
+    *,
+    length: int = 3,
+    beam: int = 5,
+    method: str = "pearson",
+    split: float = 0.5,
+    by: pd.Series | None = None,
+    level: float = 0.05,
+    resamples: int = 200,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Composite descriptors, where a composite describes a unit better than any single one.
+
+    Beam search on the calibration texts: the best formulas of each length are joined with every
+    descriptor by "and", "or", "and not" (minimum, maximum, minimum with 1 - p). On the held-out texts a
+    longer formula must then beat the one before it, beginning with the best atom: the gain over its
+    bootstrap error (``resamples`` of the texts, paired) is tested one-sided at ``level``.
+
+    Returns a line for each unit whose formula beats its best atom with q <= ``level`` (Benjamini-Hochberg
+    over all ``units``, None being all): unit, formula, length, score (calibration), validation_score,
+    atom, atom_score (validation), gain, low, high (95 %), p, q. ``.attrs["tried"]`` counts the units.
+    """
+    labels = align(activations, labels)
+    columns = [activations.column(u) for u in (range(len(activations.units)) if units is None else units)]
+    groups = None if by is None else of_texts(by, activations.rows["text_id"], "by").to_numpy()
+    first, second = halves(len(labels), split, seed, groups=groups)
+    matrix, names, scorer = checked(labels), labels.columns.to_numpy(), scorer_of(method)
+    if method in TOGETHER:
+        raise ValueError(f"{method!r} scores a unit beside others: choose another method for compose")
+    draws = list(resampled(second, groups, resamples, np.random.default_rng(seed)))
+    lines = []
+    for column in tqdm(columns, desc="compose", leave=False, disable=not progress):
+        values = np.asarray(activations.values[:, [column]], dtype=np.float32)
+        try:
+            found = _formulas(values[first], matrix[first], scorer, length, beam)
+            lines.append(_step_up(values, matrix, found, second, draws, scorer, level, names))
+        except NotFinite as error:
+            raise named(error, activations.units["unit"].to_numpy(), column) from None
+    frame = pd.DataFrame(lines)
+    frame.insert(0, "unit", activations.units["unit"].to_numpy()[columns])
+    frame["q"] = false_discovery_control(frame["p"]) if len(frame) else []
+    frame = frame[(frame["q"] <= level) & (frame["length"] > 1)].reset_index(drop=True)
+    frame.attrs["tried"] = len(columns)
+    return frame
+
+
+JOINS: Mapping[str, Callable] = {
+    "and": np.minimum,
+    "or": np.maximum,
+    "and not": lambda a, b: np.minimum(a, 1 - b),
+}
+
+
+def _formulas(values, labels, scorer, length: int, beam: int) -> list[tuple[float, tuple]]:
+    """The best formula of each length, with its score. A formula is (atom, (join, atom), ...)."""
+    scores = scorer(values, labels)[:, 0]
+    kept = [((int(i),), labels[:, i]) for i in np.argsort(-scores, kind="stable")[:beam]]
+    found = [(float(scores.max()), kept[0][0])]
+    for _ in range(length - 1):
+        grown = [
+            ((*formula, (join, atom)), JOINS[join](column, labels[:, atom]))
+            for formula, column in kept
+            for join in JOINS
+            for atom in range(labels.shape[1])
+            if atom not in _atoms(formula)
+        ]
+        if not grown:
+            break
+        scores = scorer(values, np.stack([column for _, column in grown], axis=1))[:, 0]
+        kept = [grown[i] for i in np.argsort(-scores, kind="stable")[:beam]]
+        found.append((float(scores.max()), kept[0][0]))
+    return found
+
+
+def _atoms(formula: tuple) -> set[int]:
+    return {formula[0], *(atom for _, atom in formula[1:])}
+
+
+def _evaluate(formula: tuple, labels: np.ndarray) -> np.ndarray:
+    """The formula's label for each row."""
+    column = labels[:, formula[0]]
+    for join, atom in formula[1:]:
+        column = JOINS[join](column, labels[:, atom])
+    return column
+
+
+def _written(formula: tuple, names: np.ndarray) -> str:
+    """``((a or b) and not c)``, outer brackets left out."""
+    text = str(names[formula[0]])
+    for i, (join, atom) in enumerate(formula[1:]):
+        text = f"({text})" if i else text
+        text = f"{text} {join} {names[atom]}"
+    return text
+
+
+def _step_up(values, labels, found, rows, draws, scorer, level: float, names) -> dict:
+    """From the atom to longer formulas, as long as each beats the one before on the held-out rows."""
+    table = np.stack([_evaluate(formula, labels) for _, formula in found], axis=1)
+    held_out = scorer(values[rows], table[rows])[:, 0]
+    kept, drawn = 0, None
+    for i in range(1, len(found)):
+        if held_out[i] <= held_out[kept]:
+            continue
+        if drawn is None:
+            drawn = np.stack([scorer(values[d], table[d])[:, 0] for d in draws])  # [draw, length]
+        if _one_sided(held_out[i] - held_out[kept], drawn[:, i] - drawn[:, kept]) <= level:
+            kept = i
+    gain = held_out[kept] - held_out[0]
+    spread = drawn[:, kept] - drawn[:, 0] if kept else np.zeros(1)
+    low, high = np.quantile(spread, [0.025, 0.975])
+    return {
+        "formula": _written(found[kept][1], names),
+        "length": kept + 1,
+        "score": found[kept][0],
+        "validation_score": held_out[kept],
+        "atom": names[found[0][1][0]],
+        "atom_score": held_out[0],
+        "gain": gain,
+        "low": low,
+        "high": high,
+        "p": _one_sided(gain, spread) if kept else 1.0,
+    }
+
+
+def _one_sided(gain: float, spread: np.ndarray) -> float:
+    """P(a gain as large) for a normal with the bootstrap's error; 1 where nothing varies."""
+    error = spread.std()
+    return float(norm.sf(gain / error)) if error > 0 else 1.0

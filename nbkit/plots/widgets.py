@@ -1,0 +1,244 @@
+"""Widgets: the same views with controls, and static without a kernel.
+
+    neuron_browser(...)          search the units, and see what one does in every corpus
+    corpus_compare(...)          a unit in two corpora, side by side (both are in ``nbkit.plots.browser``)
+    salience_slider(...)         accuracy, units and words as the number of units moves
+    tree_stepper(...)            gold and probed trees, sentence by sentence and layer by layer
+    annotate(sets, path, "ada")  judge blinded sets of texts; every answer is saved, and resumed from
+    descriptor_editor(merged, path)   rename, join and drop descriptors; later runs read the file
+    Views(title, controls, view) any view with a few choices (``nbkit.plots.html``)
+
+A widget is shown by naming it in a cell; ``.view(...)`` is its HTML, ``.to_html()`` a page that needs no
+kernel, no server and no network. All of them can be used with the keyboard alone.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+
+from nbkit.descriptors import Descriptors
+from nbkit.plots.html import Views, bar_html, controls, live_and_static, page
+
+
+def salience_slider(
+    stored: Mapping[str, tuple[np.ndarray, pd.Series]],
+    units: pd.DataFrame,
+    rankings: Mapping[str, Any],
+    curves: Mapping[str, pd.DataFrame],
+    words: pd.Series,
+    *,
+    shown: int = 12,
+) -> Views:
+    """How much of a property the first n units keep, which units they are, and which words excite them.
+
+    stored     {property: (X [word, unit], y [word])} of ``salience.matrix``
+    units      frame of the columns
+    rankings   {property: Ranking}
+    curves     {property: frame with n and accuracy} of ``salience.curve``; the last line is all units
+    words      form of each word, by (text_id, word_id)
+    shown      units in the list
+    """
+    counts = sorted(set.intersection(*(set(c["n"][:-1]) for c in curves.values())))
+    tables = {what: _unit_lines(*stored[what], units, rankings[what], words, shown) for what in rankings}
+
+    def view(what: str, n: int) -> str:
+        curve = curves[what].set_index("n")["accuracy"]
+        chosen = rankings[what].top(n)
+        layers = units["site"].iloc[chosen].value_counts().reindex(units["site"].unique(), fill_value=0)
+        bars = "".join(
+            f"<tr><th>{html.escape(site)}</th><td>{bar_html(count / n)}</td><td>{count}</td></tr>"
+            for site, count in layers.items()
+        )
+        everything = float(curve.iloc[-1])
+        return (
+            f"<h3>{html.escape(what)}: {n} of {len(units):,} units keep {curve[n]:.2f}, all reach"
+            f" {everything:.2f}</h3>{bar_html(curve[n] / everything)}"
+            f'<div class="corpora"><div><h4>where they are</h4><table class="plain">{bars}</table></div>'
+            f"<div><h4>the first {min(n, shown)}, and the words they are highest on</h4>"
+            f"<ol>{''.join(tables[what][:n])}</ol></div></div>"
+        )
+
+    return Views("Salient neurons", {"property": list(rankings), "units": counts}, view)
+
+
+def _unit_lines(X, y: pd.Series, units: pd.DataFrame, ranking, words: pd.Series, shown: int) -> list[str]:
+    forms, lines = words.loc[y.index].to_numpy(), []
+    classes = y.to_numpy()
+    for column in ranking.top(shown):
+        best = np.argsort(-X[:, column], kind="stable")[:40]
+        common = pd.Series(classes[best]).mode().iloc[0]
+        some = ", ".join(dict.fromkeys(str(f).lower() for f in forms[best]).keys() if len(best) else [])
+        short = ", ".join(some.split(", ")[:6])
+        lines.append(
+            f"<li><b>{html.escape(units['unit'].iloc[column])}</b> {html.escape(str(common))}:"
+            f" {html.escape(short)}</li>"
+        )
+    return lines
+
+
+class DescriptorEditor:
+    """See ``descriptor_editor``. ``edits`` is what the file holds, ``result`` the descriptors after it."""
+
+    def __init__(self, merged: Descriptors, path: str | Path) -> None:
+        self.merged, self.path = merged, Path(path)
+        nothing = {"join": {}, "drop": [], "rename": {}}
+        self.edits = {**nothing, **(json.loads(self.path.read_text()) if self.path.exists() else {})}
+        self.result = merged.edited(self.edits)
+
+    def rename(self, old: str, new: str) -> None:
+        self._change("rename", {**self.edits["rename"], self._original(old): new.strip()})
+
+    def join(self, one: str, other: str) -> None:
+        self._change("join", {**self.edits["join"], self._original(one): self._original(other)})
+
+    def drop(self, name: str) -> None:
+        self._change("drop", [*self.edits["drop"], self._original(name)])
+
+    def undo(self) -> None:
+        """Back to what was merged; the file is kept, empty."""
+        self.edits = {"join": {}, "drop": [], "rename": {}}
+        self._save(self.merged)
+
+    def _original(self, name: str) -> str:
+        """The name before it was changed by hand."""
+        back = {new: old for old, new in self.edits["rename"].items()}
+        return back.get(name, name)
+
+    def _change(self, kind: str, value: Any) -> None:
+        edits = {**self.edits, kind: value}
+        result = self.merged.edited(edits)  # raises before anything is saved
+        self.edits = edits
+        self._save(result)
+
+    def _save(self, result: Descriptors) -> None:
+        partial = self.path.with_name(self.path.name + ".part")
+        partial.write_text(json.dumps(self.edits, indent=1, ensure_ascii=False))
+        partial.replace(self.path)
+        self.result = result
+
+    def widget(self) -> ipywidgets.Widget:
+        """A list of descriptors, a field for a new name, and buttons."""
+        wide = {"width": "40em"}
+        chosen = ipywidgets.Select(description="descriptor", rows=10, layout=wide)
+        text = ipywidgets.Text(description="new name", layout=wide, continuous_update=False)
+        other = ipywidgets.Dropdown(description="join to", layout=wide)
+        shown, buttons = ipywidgets.HTML(), {}
+
+        def refresh(message: str = "") -> None:
+            frame = self.result.frame
+            options = [
+                (f"{name} ({n})", name) for name, n in zip(frame["descriptor"], frame["n_texts"], strict=True)
+            ]
+            chosen.options, other.options = options, options
+            chosen.index = other.index = 0 if options else None
+            shown.value = f"{self.view()}<p><b>{html.escape(message)}</b></p>"
+
+        def act(change: Callable[[], None]) -> None:
+            try:
+                change()
+            except ValueError as error:
+                refresh(str(error))
+            else:
+                refresh(f"saved in {self.path.name}")
+
+        actions = {
+            "rename": lambda: self.rename(chosen.value, text.value),
+            "join": lambda: self.join(chosen.value, other.value),
+            "drop": lambda: self.drop(chosen.value),
+            "undo all": self.undo,
+        }
+        for name, action in actions.items():
+            buttons[name] = ipywidgets.Button(description=name)
+            buttons[name].on_click(lambda _, action=action: act(action))
+        refresh()
+        fields = controls([chosen, text, other, ipywidgets.HBox(list(buttons.values()))])
+        return ipywidgets.VBox([fields, shown])
+
+    def view(self) -> str:
+        """The descriptors as they are now, with the wordings each stands for."""
+        lines = "".join(
+            f"<tr><th>{html.escape(line.descriptor)}</th><td>{line.n_texts}</td>"
+            f"<td>{html.escape(', '.join(line.members[:8]))}</td></tr>"
+            for line in self.result.frame.head(30).itertuples()
+        )
+        return (
+            f'<div class="nbkit"><h3>{len(self.result)} descriptors</h3><table class="plain">'
+            f"<tr><th>descriptor</th><th>texts</th><th>stands for</th></tr>{lines}</table></div>"
+        )
+
+    def to_html(self) -> str:
+        """A page that needs no kernel."""
+        return page("Descriptors", self.view())
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
+        return live_and_static(self.widget(), self.view(), kwargs)
+
+    def __repr__(self) -> str:
+        return f"DescriptorEditor({len(self.result)} descriptors, {self.path.name})"
+
+
+def descriptor_editor(merged: Descriptors, path: str | Path) -> DescriptorEditor:
+    """Rename, join and drop descriptors by hand. Every change goes into the file ``path`` at once, and
+    ``descriptors.merge(..., edits=path)`` reads it in later runs."""
+    return DescriptorEditor(merged, path)
+
+
+def tree_stepper(
+    forms: Mapping[str, Sequence[str]],
+    gold: Mapping[str, set[tuple[int, int]]],
+    predicted: Mapping[str, Mapping[Any, set[tuple[int, int]]]],
+) -> Views:
+    """Step through sentences and layers: gold edges above the words, those of a probe below.
+
+    forms      {sentence: its words}
+    gold       {sentence: edges as (smaller, larger) positions}
+    predicted  {sentence: {layer: edges}} (``trees.predicted_edges``)
+    """
+
+    def view(sentence: str, layer: Any) -> str:
+        truth, said = gold[sentence], predicted[sentence][layer]
+        share = len(truth & said) / max(1, len(truth))
+        return (
+            f"<h3>{share:.0%} of the edges at {html.escape(str(layer))}</h3>"
+            f"{_tree_svg(forms[sentence], truth, said)}"
+            '<p class="note">above: gold; below: the probe, blue where right, red and broken where wrong</p>'
+        )
+
+    layers = list(next(iter(predicted.values())))
+    return Views("Trees in the vectors", {"sentence": list(forms), "layer": layers}, view)
+
+
+def _tree_svg(forms: Sequence[str], gold: set, predicted: set) -> str:
+    """Arcs over and under the words."""
+    widths = [max(30, 9 * len(form) + 12) for form in forms]
+    middle = np.cumsum(widths) - np.array(widths) / 2
+    rise = 12 + 9 * max([b - a for a, b in gold | predicted], default=1)
+    paths = []
+    for edges, up in ((gold, True), (predicted, False)):
+        for a, b in sorted(edges):
+            right = up or (a, b) in gold
+            base, height = (rise if up else rise + 26), (12 + 18 * (b - a)) * (-1 if up else 1)
+            color = "#1a1a1a" if up else ("#0072B2" if right else "#B03A00")
+            dash = "" if right else ' stroke-dasharray="5 3"'
+            paths.append(
+                f'<path d="M{middle[a]:.0f} {base} Q{(middle[a] + middle[b]) / 2:.0f} {base + height}'
+                f' {middle[b]:.0f} {base}" fill="none" stroke="{color}" stroke-width="1.6"{dash}/>'
+            )
+    words = "".join(
+        f'<text x="{x:.0f}" y="{rise + 18}" text-anchor="middle">{html.escape(form)}</text>'
+        for x, form in zip(middle, forms, strict=True)
+    )
+    width, height = sum(widths), 2 * rise + 26
+    return (
+        f'<div class="wide"><svg class="tree" viewBox="0 0 {width} {height}" role="img"'
+        f' style="width:{width}px;height:{height}px"><title>gold and probed edges</title>'
+        f"{''.join(paths)}{words}</svg></div>"
+    )

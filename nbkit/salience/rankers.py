@@ -1,0 +1,412 @@
+"""Rankers: how salient is each unit for the classes of words?
+
+    RANKERS                        name -> ranker; all share one signature
+    RANKERS["greedy"](X, codes, seed=0)  ->  scores [unit], notes
+    moments(X, codes), moments_of(sums)  sums that greedy, lasso and probeless need: FROM_MOMENTS
+
+``X`` is [word, unit] in float32, ``codes`` [word] are classes as numbers from 0. Higher scores are better;
+constant units get 0. ``salience.rank`` turns scores into an order.
+
+    greedy              forward selection by explained variance on the Gram matrix (ours, the default)
+    lca                 the published probe, loss and order (Dalvi et al. 2019)
+    lasso               sparse regression on all classes at once, exact zeros, with a certificate
+    probeless           sum over pairs of classes of |difference of means| (Antverg and Belinkov 2022)
+    gaussian            greedy, class-conditional Gaussians (Torroba Hennigen et al. 2020)
+    iou, selectivity, mutual_information      unit by unit, the best class
+    random              the floor
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import logsumexp
+
+from nbkit import matching
+from nbkit.activations import LabelSums
+
+FLAT = 1e-6  # deviation, relative to its mean and to the median unit's, up to which a unit is constant
+
+
+class Moments(NamedTuple):
+    """All that a linear ranker needs of words and classes."""
+
+    gram: np.ndarray  # [unit, unit] correlations
+    cross: np.ndarray  # [unit, class] with the one-hot classes, centred and divided by the root of the prior
+    means: np.ndarray  # [class, unit] of the standardised units
+    prior: np.ndarray  # [class]
+    classes: list[str]
+
+
+def moments(X: np.ndarray, y: Sequence) -> Moments:
+    """Sums of standardised units and classes; constant units count as zero throughout."""
+    codes, classes = codes_of(X, y)
+    mean, std = std_of(X)
+    prior = np.bincount(codes) / len(codes)
+    onehot = np.zeros((len(codes), len(classes)), dtype=np.float32)
+    onehot[np.arange(len(codes)), codes] = 1
+    Z = (X - mean) / std
+    means = (onehot.T @ Z) / (len(codes) * prior[:, None])
+    return Moments(Z.T @ Z / len(Z), _cross(means, prior), means, prior, classes)
+
+
+def moments_of(sums: LabelSums) -> Moments:
+    """The same from ``LabelSums(one_hot_labels, gram=True)`` gathered by ``activations.reduce``."""
+    covariance = sums.covariance().to_numpy()
+    std = np.sqrt(np.clip(np.diag(covariance), 0, None))
+    centre = (sums.x / sums.count + sums.shift).cpu().numpy()
+    std = _unless_constant(std, centre)
+    prior = (sums.y / sums.count).cpu().numpy()
+    means = np.nan_to_num((sums.class_means().to_numpy() - centre) / std)
+    gram = covariance / std[:, None] / std
+    return Moments(gram, _cross(means, prior), means, prior, list(map(str, sums.labels.columns)))
+
+
+def _cross(means: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    # mean of z (1[c] - p) / sqrt(p) = sqrt(p) (mean of z in c), since z has mean zero
+    return (np.sqrt(prior)[:, None] * means).T
+
+
+def codes_of(X: np.ndarray, y: Sequence) -> tuple[np.ndarray, list[str]]:
+    """Class of each row as a number, and the names. ``ValueError`` for rows no probe can be fitted to."""
+    if len(X) != len(y):
+        raise ValueError(f"{len(X)} rows of activations and {len(y)} classes")
+    if not np.isfinite(X).all():
+        unit = int(np.flatnonzero(~np.isfinite(X).all(0))[0])
+        raise ValueError(
+            f"unit {unit} has activations that are not finite: capture in float32, or leave it out"
+        )
+    codes, classes = pd.factorize(np.asarray(y, dtype=object), sort=True)
+    if len(classes) < 2:
+        raise ValueError(f"the property has {len(classes)} class(es): a probe needs two at least")
+    return codes, [str(c) for c in classes]
+
+
+def std_of(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the units; infinite for constant ones, so that they become zero."""
+    mean = X.mean(0, dtype=np.float64)
+    std = np.sqrt(np.maximum(np.square(X - mean.astype(X.dtype)).mean(0, dtype=np.float64), 0))
+    std = _unless_constant(std, mean)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _unless_constant(std: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    least = FLAT * np.maximum(np.abs(mean), np.median(std) if len(std) else 0)
+    return np.where(std > np.maximum(least, 1e-12), std, np.inf)
+
+
+# ---------------------------------------------------------------------------------- methods
+
+
+def greedy(m: Moments, *, depth: int = 512) -> tuple[np.ndarray, dict]:
+    """Forward selection: the unit that explains most of what the chosen ones leave of the classes (ours).
+
+    Pivoted Cholesky of the Gram matrix; a unit's gain is the squared covariance of its residual with the
+    classes over the residual's variance. The first ``depth`` units are chosen so; the others follow by
+    their gain after these. Scores count down with the order.
+    """
+    left, cross = np.diag(m.gram).copy(), m.cross.astype(np.float64).copy()
+    alive, chosen, gains, factors = left > 0.5, [], [], []
+    for _ in range(min(depth, int(alive.sum()))):
+        gain = np.where(alive & (left > 1e-6), (cross**2).sum(1) / np.maximum(left, 1e-6), -1)
+        best = int(gain.argmax())
+        if gain[best] <= 0:
+            break
+        column = m.gram[:, best].astype(np.float64)
+        if factors:
+            stacked = np.stack(factors)
+            column = column - stacked[:, best] @ stacked
+        column /= np.sqrt(left[best])
+        cross -= np.outer(column, cross[best] / np.sqrt(left[best]))
+        left -= column**2
+        alive[best] = False
+        factors.append(column)
+        chosen.append(best)
+        gains.append(gain[best])
+    rest = np.where(alive & (left > 1e-6), (cross**2).sum(1) / np.maximum(left, 1e-6), 0)
+    scores = rest / (rest.max() + 1e-12) * 0.5 if len(rest) else rest
+    scores[chosen] = np.arange(len(chosen), 0, -1)
+    return scores, {"gains": np.array(gains)}
+
+
+def lasso(m: Moments, *, alpha: float = 0.01, ridge: float = 0.0, tolerance: float = 1e-5, steps: int = 5000):
+    """Group lasso, all classes at once: min |Y - ZW|^2 / 2N + alpha sum_u |W_u| + ridge |W|^2 / 2.
+
+    FISTA with restarts on the Gram matrix. ``notes["gap"]`` is the certificate: the largest violation of the
+    optimality conditions (0 at the optimum), relative to ``alpha``. Scores are the norms |W_u|, exact zeros
+    for units left out.
+    """
+    step = 1 / (np.linalg.eigvalsh(m.gram.astype(np.float64))[-1] + ridge)
+    W = V = np.zeros(m.cross.shape)
+    gram, momentum, gap = m.gram.astype(np.float64), 1.0, np.inf
+    for number in range(steps):
+        moved = V - step * (gram @ V + ridge * V - m.cross)
+        size = np.linalg.norm(moved, axis=1, keepdims=True)
+        new = moved * np.maximum(0, 1 - step * alpha / np.maximum(size, 1e-300))
+        if ((V - new) * (new - W)).sum() > 0:  # it turned back: forget the momentum
+            momentum = 1.0
+        after = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        W, V, momentum = new, new + (momentum - 1) / after * (new - W), after
+        if number % 20 == 19 and (gap := _violation(gram, m.cross, W, alpha, ridge) / alpha) < tolerance:
+            break
+    return np.linalg.norm(W, axis=1), {"weights": W, "gap": float(gap), "steps": number + 1}
+
+
+def _violation(gram, cross, W, alpha: float, ridge: float) -> float:
+    """How far from optimal: |gradient| beyond alpha at zero, gradient + alpha W/|W| elsewhere."""
+    gradient, size = gram @ W + ridge * W - cross, np.linalg.norm(W, axis=1, keepdims=True)
+    on = size[:, 0] > 0
+    inside = np.linalg.norm(gradient[~on], axis=1) - alpha
+    outside = np.linalg.norm(gradient[on] + alpha * W[on] / size[on], axis=1)
+    return float(max(inside.max(initial=0), outside.max(initial=0)))
+
+
+def probeless(m: Moments) -> tuple[np.ndarray, dict]:
+    """Sum over pairs of classes of the absolute difference of the class means (standardised units)."""
+    pairs = itertools.combinations(range(len(m.classes)), 2)
+    return sum(np.abs(m.means[a] - m.means[b]) for a, b in pairs), {}
+
+
+FROM_MOMENTS: dict[str, Callable] = {"greedy": greedy, "lasso": lasso, "probeless": probeless}
+
+
+def _from_moments(name: str) -> Callable:
+    def ranker(X: np.ndarray, codes: np.ndarray, *, seed: int = 0, **options):
+        return FROM_MOMENTS[name](moments(X, codes), **options)
+
+    ranker.__doc__ = FROM_MOMENTS[name].__doc__
+    return ranker
+
+
+def lca(
+    X: np.ndarray,
+    codes: np.ndarray,
+    *,
+    l1: float = 1e-5,
+    l2: float = 1e-5,
+    epochs: int = 10,
+    batch: int = 128,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> tuple[np.ndarray, dict]:
+    """The published ranking: a linear probe, and the units by the share of weight at which they enter.
+
+    Trained as in the authors' code: Adam, rows in file order, no standardising, ``lca_loss`` per batch.
+    The closed form of their stepping: unit n enters class c at e(n, c) = weight of the heavier units / weight
+    of all, and the union at the least over classes. Scores are 1 - e.
+    """
+    probe = _train(X, codes, l1=l1, l2=l2, epochs=epochs, batch=batch, rate=rate, seed=seed)
+    weights = probe.weight.detach().numpy()
+    return 1 - entry(weights), {"weights": weights}
+
+
+def entry(weights: np.ndarray) -> np.ndarray:
+    """[unit] the share of weight mass at which each unit of ``weights`` [class, unit] enters the union."""
+    size = np.abs(weights.astype(np.float64))
+    order = np.argsort(-size, axis=1, kind="stable")
+    heavy = np.take_along_axis(size, order, axis=1)
+    before = (np.cumsum(heavy, axis=1) - heavy) / np.maximum(size.sum(1, keepdims=True), 1e-300)
+    found = np.empty_like(before)
+    np.put_along_axis(found, order, before, axis=1)
+    return found.min(0)
+
+
+def lca_loss(
+    weight: torch.Tensor, bias: torch.Tensor, X: torch.Tensor, y: torch.Tensor, l1: float, l2: float
+) -> torch.Tensor:
+    """mean cross-entropy + l1 sum |W| + l2 |W|_F: the norm is not squared, the bias not penalised."""
+    loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(X, weight, bias), y)
+    return loss + l1 * weight.abs().sum() + l2 * weight.norm()
+
+
+def _train(X, codes, *, l1, l2, epochs, batch, rate, seed) -> torch.nn.Linear:
+    X, y = torch.from_numpy(np.ascontiguousarray(X)), torch.from_numpy(codes.astype(np.int64))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        probe = torch.nn.Linear(X.shape[1], int(codes.max()) + 1)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=rate)
+    for _ in range(epochs):
+        for start in range(0, len(X), batch):
+            rows = slice(start, start + batch)
+            optimizer.zero_grad()
+            lca_loss(probe.weight, probe.bias, X[rows], y[rows], l1, l2).backward()
+            optimizer.step()
+    return probe
+
+
+def gaussian(
+    X: np.ndarray,
+    codes: np.ndarray,
+    *,
+    depth: int = 50,
+    words: int = 2000,
+    shrink: float = 0.1,
+    seed: int = 0,
+) -> tuple[np.ndarray, dict]:
+    """Greedy: the unit that adds most log-likelihood of the classes under class-conditional Gaussians.
+
+    Torroba Hennigen et al. 2020, with a MAP-like shrinkage of each class's covariance to its diagonal (ours;
+    theirs is an inverse-Wishart prior) and an incremental Cholesky factor, so that a step costs
+    words x units x classes. Likelihoods are over ``words`` drawn from the rows; the first ``depth`` units
+    are chosen, the others follow by their likelihood alone.
+    """
+    mean, std = std_of(X)
+    Z = (X - mean) / std
+    prior = np.bincount(codes) / len(codes)
+    some = np.random.default_rng(seed).permutation(len(Z))[:words]
+    means = np.stack([Z[codes == c].mean(0) for c in range(len(prior))])
+    stack = [_shrunk(Z[codes == c] - means[c], shrink) for c in range(len(prior))]
+    expected = np.repeat(means[:, None], len(some), axis=1)  # [class, word, unit] given the chosen units
+    spread = np.stack([np.diag(s) for s in stack])  # [class, unit] variance left
+    loglik = np.repeat(np.log(prior)[:, None], len(some), axis=1)  # [class, word]
+    factors, chosen, first = [[] for _ in prior], [], None
+    usable = np.isfinite(std)
+    for _ in range(min(depth, int(usable.sum()))):
+        gain = _likelihood(Z[some], codes[some], expected, spread, loglik)
+        gain[~usable] = -np.inf
+        first = gain if first is None else first
+        best = int(gain.argmax())
+        loglik = loglik + _log_normal(Z[some, best][None], expected[:, :, best], spread[:, best, None])
+        for c, covariance in enumerate(stack):
+            column = covariance[best] - sum((f[best] * f for f in factors[c]), np.zeros(len(mean)))
+            column = column / np.sqrt(spread[c, best])
+            whitened = (Z[some, best] - expected[c, :, best]) / np.sqrt(spread[c, best])
+            expected[c] += np.outer(whitened, column)
+            spread[c] = np.maximum(spread[c] - column**2, 1e-4)
+            factors[c].append(column)
+        usable[best] = False
+        chosen.append(best)
+    low, high = np.nanmin(np.where(np.isfinite(first), first, np.nan)), np.nanmax(first)
+    scores = np.where(np.isfinite(first), (first - low) / (high - low + 1e-12) * 0.5, 0)
+    scores[chosen] = np.arange(len(chosen), 0, -1)
+    return scores, {"words": len(some)}
+
+
+def _shrunk(centred: np.ndarray, shrink: float) -> np.ndarray:
+    """Covariance of one class, part of the way to a diagonal that is never zero."""
+    covariance = centred.T @ centred / max(1, len(centred))
+    diagonal = np.maximum(np.diag(covariance), 1e-2)
+    weight = max(shrink, min(1.0, 10 / len(centred)))  # a class with few words says little of covariances
+    covariance = (1 - weight) * covariance
+    np.fill_diagonal(covariance, diagonal)
+    return covariance
+
+
+def _log_normal(x, mean, variance) -> np.ndarray:
+    return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
+
+
+def _likelihood(Z, codes, expected, spread, loglik) -> np.ndarray:
+    """[unit] mean log P(class | chosen units and this one)."""
+    joint = np.stack(
+        [
+            base[:, None] + _log_normal(Z, e, s[None])
+            for base, e, s in zip(loglik, expected, spread, strict=True)
+        ]
+    )
+    own = np.take_along_axis(joint, codes[None, :, None], axis=0)[0]
+    return (own - logsumexp(joint, axis=0)).mean(0)
+
+
+def _of_classes(scorer: Callable) -> Callable:
+    """The best class under ``scorer``, of a unit when it is high or low."""
+
+    def ranker(X: np.ndarray, codes: np.ndarray, *, seed: int = 0, **options):
+        onehot = np.eye(codes.max() + 1, dtype=np.float32)[codes]
+        both = np.stack([scorer(sign * X, onehot, **options) for sign in (1, -1)])
+        varies = np.isfinite(std_of(X)[1])
+        return both.max((0, 1)) * varies, {}
+
+    return ranker
+
+
+def selectivity(X: np.ndarray, codes: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, dict]:
+    """|mean in the class - mean outside| / (maximum - minimum), the best class."""
+    span = X.max(0) - X.min(0)
+    count, total = np.bincount(codes), X.sum(0, dtype=np.float64)
+    sums = np.stack([X[codes == c].sum(0, dtype=np.float64) for c in range(len(count))])
+    apart = np.abs(sums / count[:, None] - (total - sums) / (len(X) - count)[:, None])
+    return np.where(span > 0, apart.max(0) / np.where(span > 0, span, 1), 0), {}
+
+
+def mutual_information(
+    X: np.ndarray, codes: np.ndarray, *, bins: int = 16, seed: int = 0
+) -> tuple[np.ndarray, dict]:
+    """Between the class and the unit cut into ``bins`` quantile bins, in nats."""
+    edges = np.quantile(X, np.linspace(0, 1, bins + 1)[1:-1], axis=0)
+    prior, found = np.bincount(codes) / len(codes), np.zeros(X.shape[1])
+    for unit in range(X.shape[1]):
+        bin_of = np.searchsorted(edges[:, unit], X[:, unit], side="right")
+        table = np.bincount(bin_of * len(prior) + codes, minlength=bins * len(prior)).reshape(bins, -1) / len(
+            codes
+        )
+        expected = table.sum(1, keepdims=True) * prior
+        found[unit] = (table * np.log(np.where(table > 0, table / np.maximum(expected, 1e-300), 1))).sum()
+    return found, {}
+
+
+def _random(X: np.ndarray, codes: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, dict]:
+    return np.random.default_rng(seed).random(X.shape[1]), {}
+
+
+RANKERS: dict[str, Callable] = {
+    **{name: _from_moments(name) for name in FROM_MOMENTS},
+    "lca": lca,
+    "gaussian": gaussian,
+    "iou": _of_classes(matching.iou),
+    "selectivity": selectivity,
+    "mutual_information": mutual_information,
+    "random": _random,
+}
+
+
+class Ranking(NamedTuple):
+    """Units from the most salient to the least."""
+
+    order: np.ndarray  # [unit] columns, best first
+    scores: np.ndarray  # [unit] by column; higher is better, comparable within one ranking only
+    method: str
+    classes: list[str]
+    notes: dict[str, Any] = {}  # what the method leaves behind: weights, certificates
+
+    def top(self, n: int) -> np.ndarray:
+        return self.order[:n]
+
+
+# ---------------------------------------------------------------------------------- rankings
+
+
+def rank(X: np.ndarray, y: Sequence, method: str = "greedy", *, seed: int = 0, **options) -> Ranking:
+    """Rank the units [unit] of ``X`` [word, unit] by how well they tell the classes ``y`` [word] apart.
+
+    Deterministic for a ``seed``; ties go to the lower column; constant units come last, with score 0.
+    ``options`` are those of the method (``RANKERS``). A single class, rows that do not match, and
+    activations that are not finite are a ``ValueError``.
+    """
+    if method not in RANKERS:
+        raise ValueError(f"unknown ranker {method!r}; there are {', '.join(RANKERS)}")
+    X = np.asarray(X, dtype=np.float32)
+    codes, classes = codes_of(X, y)
+    scores, notes = RANKERS[method](X, codes, seed=seed, **options)
+    return _ranking(scores, method, classes, notes)
+
+
+def rank_sums(sums: LabelSums, method: str = "greedy", **options) -> Ranking:
+    """``rank`` from sums gathered in one pass: greedy, lasso or probeless."""
+    if method not in FROM_MOMENTS:
+        raise ValueError(
+            f"{method!r} needs the words themselves; from sums there are {', '.join(FROM_MOMENTS)}"
+        )
+    found = moments_of(sums)
+    scores, notes = FROM_MOMENTS[method](found, **options)
+    return _ranking(scores, method, found.classes, notes)
+
+
+def _ranking(scores: np.ndarray, method: str, classes: list[str], notes: dict) -> Ranking:
+    scores = np.nan_to_num(np.asarray(scores, dtype=np.float64))
+    return Ranking(np.argsort(-scores, kind="stable"), scores, method, classes, notes)

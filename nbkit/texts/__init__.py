@@ -1,0 +1,44 @@
+"""Corpora with one exact index: text, character span, word, labels.
+
+Everything downstream joins on the two ids made here, so they are made once and kept.
+
+    load        read a corpus from any source into `Texts`
+    Texts       the texts (`.frame`), their words (`.words`), what reading lost (`.losses`)
+    words_of    the words of one plain text, with spans, by a simple regular expression
+    READERS     the file suffixes that can be read, suffix -> reader
+
+Sources of `load`:
+
+    "sample:reviews"       written for the kit; also questions, encyclopedia, fiction, treebank
+    "notes.txt"            a file: .txt (one text a line) .csv .tsv .jsonl .parquet .conllu
+    "ud_en_ewt"            a folder of .conllu files; `split="dev"` takes ...-dev.conllu
+    "hf:owner/name"        a dataset of the Hugging Face hub (streamed), or "hf:" + a local folder
+    "hf:name/config"       the same, when no dataset has that whole name: the last part is a config
+
+Conventions:
+- `.frame` has one row a text, in corpus order: `text_id`, `text`, then the label columns of
+  the source.
+- `.words` has one row a word, in order, or is None for plain text: `text_id`, `word_id`, `form`,
+  `start`, `end`, and from CoNLL-U `lemma upos xpos head deprel feats mwt`.
+- `text_id` is 0..n-1 in a loaded corpus, and a sub-corpus KEEPS the ids of its parent (unique,
+  ascending), so any table can be joined back. It is not a row position in a sub-corpus.
+- `word_id` counts from 1 as in CoNLL-U, so that `head` refers to a `word_id` and 0 is the root.
+- `start`, `end` are character offsets: `text[start:end] == form` for every word, except inside a
+  multi-word token of CoNLL-U (`3-4 au`), whose words all get the span of the whole token
+  (`mwt` is True there).
+- The frames are the object's own, not copies: read them, `.copy()` before you change them.
+
+The usual loop:
+
+    corpus = texts.load("ud_en_ewt", split="train")
+    genres = {genre: corpus.where(genre=genre) for genre in corpus.frame.genre.unique()}
+    calibration, validation = genres["email"].split(0.5, seed=0)
+    gold = calibration.descriptors()          # [text_id, descriptor], 0 or 1
+"""
+
+from nbkit.texts import grammar
+from nbkit.texts.conllu import EWT_GENRES
+from nbkit.texts.corpus import Texts
+from nbkit.texts.loading import SAMPLES, load
+
+__all__ = ["EWT_GENRES", "SAMPLES", "Texts", "grammar", "load"]

@@ -1,0 +1,152 @@
+"""Conllu."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from nbkit.texts.corpus import ANNOTATION
+from nbkit.texts.readers import Dropped, Raw, open, undecodable
+
+# EWT has no genre comment: its genre is the first part of the sentence id.
+EWT_GENRES = ("answers", "email", "newsgroup", "reviews", "weblog")
+
+
+# ------------------------------------------------------------------------------------- CoNLL-U
+
+COMMENT = re.compile(r"#\s*([\w:]+(?: \w+)?)\s*=\s*(.*)")
+
+
+class _Malformed(ValueError):
+    """A sentence that cannot be used; the message is the reason under which it is counted."""
+
+
+def read_conllu(path: Path) -> Raw:
+    """Sentences with their words aligned in `# text`; comments become columns.
+
+    `newdoc id` and `newpar id` are carried forward as `doc_id` and `par_id`. A sentence without
+    `# text` is rebuilt from its forms and SpaceAfter=No. A missing head (`_`) is -1.
+    """
+    lost, rows, words = Dropped(path), [], []
+    carried: dict[str, str] = {}
+    with open(path) as file:
+        for number, comments, lines in _blocks(file):
+            comments = _comments(comments, carried)
+            try:
+                text, found = _sentence(comments.get("text"), lines, lost, number)
+            except _Malformed as reason:
+                lost.add(str(reason), number)
+                continue
+            words += [(len(rows), *word) for word in found]
+            rows.append({**comments, "text": text})
+    columns = ["text_id", "word_id", "form", "start", "end", *ANNOTATION]
+    frame = _with_genre(pd.DataFrame(rows))
+    return Raw(path.stem, frame, pd.DataFrame(words, columns=columns), lost.count, lost.first)
+
+
+def _blocks(file: Iterable[str]) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Sentences: number of the first line, comment lines, word lines."""
+    first, comments, lines = 1, [], []
+    for number, line in enumerate(itertools.chain(file, [""]), start=1):
+        line = line.rstrip("\n")
+        if not line.strip():
+            if lines:
+                yield first, comments, lines
+            first, comments, lines = number + 1, [], []
+        # only before the first word: afterwards "#" can be a damaged word line
+        elif line.startswith("#") and not lines:
+            comments.append(line)
+        else:
+            lines.append(line)
+
+
+def _comments(lines: list[str], carried: dict[str, str]) -> dict[str, str]:
+    """`# key = value` comments as columns; `carried` holds the document and paragraph so far."""
+    found = {}
+    for line in lines:
+        if match := COMMENT.fullmatch(line):
+            found[match[1]] = match[2]
+    if "newdoc id" in found:
+        carried.clear()
+        carried["doc_id"] = found.pop("newdoc id")
+    if "newpar id" in found:
+        carried["par_id"] = found.pop("newpar id")
+    return {**carried, **{re.sub(r"\W+", "_", key): value for key, value in found.items()}}
+
+
+def _sentence(text: str | None, lines: list[str], lost: Dropped, number: int):
+    """The text and its word rows (word_id, form, start, end, then ANNOTATION)."""
+    fields = [line.split("\t") for line in lines]
+    if any(len(f) != 10 for f in fields):
+        raise _Malformed("malformed")
+    if undecodable(text or "") or any(map(undecodable, lines)):
+        raise _Malformed("undecodable")
+    for f in fields:
+        if "." in f[0]:
+            lost.add("empty_node", number)
+    fields = [f for f in fields if "." not in f[0]]
+    tokens = _surface_tokens(fields)
+    if text is None:
+        text = "".join(f[1] + ("" if "SpaceAfter=No" in f[9].split("|") else " ") for f, _ in tokens).strip()
+    spans = _aligned(text, tokens)
+    syntactic = [f for f in fields if "-" not in f[0]]
+    return text, _word_rows(syntactic, spans)
+
+
+def _surface_tokens(fields: list[list[str]]) -> list[tuple[list[str], int]]:
+    """What is written in the text, in order: (fields, how many words it stands for, 0 if one)."""
+    tokens, inside = [], 0
+    for f in fields:
+        if "-" in f[0]:
+            first, _, last = f[0].partition("-")
+            if inside or not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+                raise _Malformed("malformed")
+            inside = int(last) - int(first) + 1
+            tokens.append((f, inside))
+        elif inside:
+            inside -= 1
+        else:
+            tokens.append((f, 0))
+    if inside:
+        raise _Malformed("malformed")
+    return tokens
+
+
+def _aligned(text: str, tokens: list[tuple[list[str], int]]) -> list[tuple[int, int, bool]]:
+    """(start, end, mwt) of every word: each form follows the one before, white space apart."""
+    spans, at = [], 0
+    for f, count in tokens:
+        form = f[1]
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if not text.startswith(form, at):
+            raise _Malformed("misaligned")
+        spans += [(at, at + len(form), count > 0)] * max(count, 1)
+        at += len(form)
+    if text[at:].strip():
+        raise _Malformed("misaligned")
+    return spans
+
+
+def _word_rows(fields: list[list[str]], spans: list[tuple[int, int, bool]]) -> list[tuple]:
+    rows = []
+    for word_id, (f, (start, end, mwt)) in enumerate(zip(fields, spans, strict=True), start=1):
+        head = int(f[6]) if f[6].isdecimal() else -1 if f[6] == "_" else None
+        if f[0] != str(word_id) or head is None or head > len(fields):
+            raise _Malformed("malformed")
+        lemma = f[2] if f[2] != "_" or f[1] == "_" else ""
+        upos, xpos, feats, deprel = ("" if f[j] == "_" else f[j] for j in (3, 4, 5, 7))
+        rows.append((word_id, f[1], start, end, lemma, upos, xpos, head, deprel, feats, mwt))
+    return rows
+
+
+def _with_genre(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add EWT's genre, which is the first part of its sentence ids, unless a comment gives it."""
+    if "genre" in frame or "sent_id" not in frame:
+        return frame
+    genre = frame["sent_id"].str.replace(r"-.*", "", regex=True)
+    return frame.assign(genre=genre) if genre.isin(EWT_GENRES).all() else frame

@@ -1,0 +1,162 @@
+"""Depths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+# ---------------------------------------------------------------------------------- gold trees
+
+
+def depths(words: pd.DataFrame) -> pd.Series:
+    """Depth of every word [word], the root's is 1; aligned with ``words`` (text_id, word_id, head).
+
+    Several roots are all at depth 1. A cycle, or a head that is no word of its sentence: ``ValueError``
+    with the sentence.
+    """
+    heads = heads_of(words)
+    found, at = np.zeros(len(words), dtype=np.int64), np.arange(len(words))
+    alive = np.ones(len(words), dtype=bool)
+    for _ in range(words.groupby("text_id").size().max() if len(words) else 0):
+        found[alive] += 1
+        at[alive] = heads[at[alive]]
+        alive &= at >= 0
+    if alive.any():  # a path longer than any sentence
+        bad = words["text_id"].to_numpy()[alive][0]
+        raise ValueError(f"the heads of sentence {bad} go round in a circle: no tree")
+    return pd.Series(found, index=words.index, name="depth")
+
+
+def heads_of(words: pd.DataFrame) -> np.ndarray:
+    """Position in ``words`` of each word's head; -1: root."""
+    missing = {"text_id", "word_id", "head"} - set(words)
+    if missing:
+        raise ValueError(f"words without {sorted(missing)[0]!r}: load a treebank (CoNLL-U)")
+    index = pd.MultiIndex.from_frame(words[["text_id", "word_id"]])
+    wanted = pd.MultiIndex.from_arrays([words["text_id"], words["head"]])
+    heads = index.get_indexer(wanted)
+    root = words["head"].to_numpy() == 0
+    lost = (heads < 0) & ~root
+    if lost.any():
+        i = int(np.flatnonzero(lost)[0])
+        raise ValueError(
+            f"sentence {words['text_id'].iloc[i]}: word {words['word_id'].iloc[i]} has the head"
+            f" {words['head'].iloc[i]}, which is no word of it"
+        )
+    heads[root] = -1
+    return heads
+
+
+def distances(words: pd.DataFrame) -> dict[int, np.ndarray]:
+    """Edges between every two words of each sentence: {text_id: [word, word]}.
+
+    Several roots are joined by an edge that is not counted as a word. Errors as ``depths``.
+    """
+    depth = depths(words).to_numpy()
+    heads = heads_of(words)
+    found = {}
+    for text_id, rows in words.groupby("text_id", sort=False).indices.items():
+        first = rows.min()
+        order = rows[np.argsort(depth[rows], kind="stable")]
+        table = np.zeros((len(rows), len(rows)), dtype=np.int16)
+        done: list[int] = []
+        for i in order:
+            here, parent = i - first, heads[i] - first
+            if heads[i] >= 0:
+                line = table[parent, done] + 1
+            else:
+                line = depth[np.array(done, dtype=int) + first]  # to the other root (1 edge), then down
+            table[here, done] = table[done, here] = line
+            done.append(here)
+        found[int(text_id)] = table
+    return found
+
+
+ASSIGN = ("greedy", "reverse", "antisort", "random")
+
+
+# ---------------------------------------------------------------------------------- depth profiles
+
+
+def pseudo_depths(
+    s: torch.Tensor,
+    *,
+    projection: str = "greedy",
+    assign: str = "greedy",
+    mask: torch.Tensor | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """The depth profile nearest to ``s`` [sentence, word], without gradient; padding gets 0.
+
+    A profile is sorted: 1, 2, then each the same as the one before or one more (a tree has one root, and no
+    depth is skipped). ``projection``
+
+        greedy   the paper's rule: keep or add one, whichever is nearer to s. Closed form (ours, equal to
+                 the loop): c_k = k + min over i in 2..k of (t_i - i), where t_2 = 2 and, of the sorted s,
+                 t_k = max(2, floor(s_k + 1/2))
+        exact    the profile with the least squared error, by dynamic programming over depths (ours)
+
+    ``assign`` says which word gets which depth: "greedy" the smallest s the smallest; "reverse" that profile
+    in reversed word order, as in X_essp; "antisort" the smallest s the largest, which is the worst; "random".
+    """
+    if projection not in ("greedy", "exact"):
+        raise ValueError(f'projection={projection!r}: "greedy" or "exact"')
+    if assign not in ASSIGN:
+        raise ValueError(f"assign={assign!r}: {', '.join(ASSIGN)}")
+    s = s.detach()
+    mask = torch.ones_like(s, dtype=torch.bool) if mask is None else mask
+    sizes = mask.sum(-1, keepdim=True)
+    values, order = s.masked_fill(~mask, torch.inf).sort(dim=-1, stable=True)
+    profile = (_greedy if projection == "greedy" else _exact)(values, sizes)
+    place = torch.arange(s.shape[-1], device=s.device).expand_as(s)
+    if assign == "antisort":
+        profile = profile.gather(-1, (sizes - 1 - place).clamp(min=0))
+    elif assign == "random":
+        generator = torch.Generator().manual_seed(seed)
+        key = torch.rand(s.shape, generator=generator).to(s.device).masked_fill(place >= sizes, torch.inf)
+        profile = profile.gather(-1, key.argsort(-1))
+    found = torch.zeros_like(s).scatter(-1, order, profile.to(s.dtype)) * mask
+    if assign == "reverse":
+        if not bool((mask == (place < sizes)).all()):
+            raise ValueError('assign="reverse" needs the padding at the end of every sentence')
+        found = found.gather(-1, (sizes - 1 - place).clamp(min=0)) * mask
+    return found
+
+
+def _greedy(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Closed form on sorted values; what lies beyond the sizes is infinite and of no matter."""
+    n = values.shape[-1]
+    k = torch.arange(1, n + 1, device=values.device, dtype=torch.float64)
+    t = (values.double().clamp(max=n + 1) + 0.5).floor().clamp(min=2)
+    t[..., 1:2] = 2
+    least = (t - k)[..., 1:].cummin(-1).values
+    first = torch.ones_like(values[..., :1], dtype=torch.float64)
+    return torch.cat([first, k[1:] + least], dim=-1)
+
+
+def _exact(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Least squares over profiles: cost[k, d] = (s_k - d)^2 + min(cost[k-1, d], cost[k-1, d-1])."""
+    n, shape = values.shape[-1], values.shape
+    flat = values.reshape(-1, n).double()
+    inside = torch.isfinite(flat)
+    flat = flat.masked_fill(~inside, 0.0)
+    depth = torch.arange(1, n + 1, device=values.device, dtype=torch.float64)
+    cost = torch.full((len(flat), n), torch.inf, device=values.device, dtype=torch.float64)
+    cost[:, 0] = (flat[:, 0] - 1) ** 2
+    deeper = []  # [k] did the best path to depth d come from d - 1
+    for k in range(1, n):
+        above = torch.cat([torch.full_like(cost[:, :1], torch.inf), cost[:, :-1]], dim=1)
+        stay = cost if k > 1 else torch.full_like(cost, torch.inf)  # the second is never at depth 1
+        stepped = above < stay
+        deeper.append(stepped)
+        new = torch.where(stepped, above, stay) + (flat[:, k, None] - depth) ** 2
+        cost = torch.where(inside[:, k, None], new, cost)
+    at = cost.argmin(1)
+    found = torch.zeros(len(flat), n, device=values.device, dtype=torch.float64)
+    for k in range(n - 1, -1, -1):
+        found[:, k] = at + 1
+        if k:
+            down = deeper[k - 1].gather(1, at[:, None])[:, 0] & inside[:, k]
+            at = at - down.long()
+    return found.reshape(shape)
