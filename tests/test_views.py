@@ -1,8 +1,8 @@
 """Figures, widgets, provenance and presets: what a reader sees carries what made it."""
 
-import html.parser
 import json
 import re
+from html.parser import HTMLParser
 
 import ipywidgets
 import numpy as np
@@ -17,7 +17,7 @@ from nbkit.stats import Estimate
 from nbkit.workshop import presets
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Text, and every address that a page would load."""
 
     def __init__(self, page):
