@@ -63,7 +63,7 @@ def flagged(lines: pd.DataFrame) -> dict[str, dict]:
     for kind, part in lines.groupby("kind"):
         judged = part.dropna(subset="verdict")
         other = (judged["verdict"] != "global").groupby(judged["unit"]).any()
-        found[kind] = {"held": part["unit"].nunique(), "judged": len(other), "flagged": other.mean()}
+        found[kind] = {"significant": part["unit"].nunique(), "judged": len(other), "flagged": other.mean()}
         found[kind]["verdicts"] = judged["verdict"].value_counts().to_dict()
     return found
 

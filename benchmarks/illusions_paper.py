@@ -156,7 +156,7 @@ def by_length(acts, material: Material, min_score: float) -> pd.Series:
         n: pd.DataFrame({"length": material.lengths[n]}, index=labels.index)
         for n, labels in material.labels.items()
     }
-    options = OPTIONS | dict(min_score=min_score, control=control)
+    options = OPTIONS | dict(min_score=min_score, covariates=control)
     return illusions.compare(acts, material.labels, **options).agreement.iloc[0]
 
 

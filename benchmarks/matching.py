@@ -96,7 +96,7 @@ def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
                     labels,
                     method=method,
                     top=1,
-                    control=given,
+                    covariates=given,
                     permutations=1000,
                     min_score=minimum if method == "pearson" else 0.5 + minimum,
                     progress=False,

@@ -183,7 +183,7 @@ def across() -> dict:
     films = texts.load(data / "corpora" / "film_reviews.jsonl").sample(3000, seed=0)
     test, train = films.split(0.2, seed=0)
     tuned = trees.finetune_classifier(
-        subject, train, "polarity", epochs=2, rate=5e-5, half=True, progress=False
+        subject, train, "polarity", epochs=2, learning_rate=5e-5, half=True, progress=False
     )
     said, truth = tuned.predict(test), test.frame["polarity"].astype(str)
     ewt = texts.load(data / "ud_en_ewt", split="dev").sample(1000, seed=0)

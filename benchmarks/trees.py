@@ -80,9 +80,9 @@ def probes() -> None:
     train = texts.load(DATA / "ud_en_ewt", split="train")
     test = texts.load(DATA / "ud_en_ewt", split="test")
     path = HERE / "results" / "trees.json"
-    record = provenance.manifest(benchmark="trees", load=os.getloadavg()[0], minutes={}, losses={}, raw=[])
+    record = provenance.manifest(benchmark="trees", load=os.getloadavg()[0], minutes={}, dropped={}, raw=[])
     record |= {"submodules": [], "time": {}, "published": []}
-    kept = ("minutes", "losses", "raw", "submodules", "time", "published")
+    kept = ("minutes", "dropped", "raw", "submodules", "time", "published")
     if path.exists():  # jobs that were done are not done again
         record |= {k: v for k, v in json.loads(path.read_text()).items() if k in kept}
     for name, (metrics, seeds, nulls, task) in JOBS.items():
@@ -93,7 +93,7 @@ def probes() -> None:
             subject, train, metrics, test=test, seeds=seeds, nulls=nulls, task=task, progress=False
         )
         record["minutes"][name] = (time.perf_counter() - start) / 60
-        record["losses"] |= found.attrs["losses"]
+        record["dropped"] |= found.attrs["dropped"]
         record["raw"] += json.loads(found.to_json(orient="records"))
         path.write_text(json.dumps(record, indent=1) + "\n")
         print(name, f"{record['minutes'][name]:.1f} min", flush=True)
@@ -128,7 +128,7 @@ def draw(results: pd.DataFrame, chain: dict) -> None:
         axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":", label="neighbours joined")
         axes[0].legend(fontsize="small")
         some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
-        plots.layer_lines(some, "X on held-out sentences", by="metric", log=True, ax=axes[1])
+        plots.layer_lines(some, "X on held-out sentences", hue="metric", log=True, ax=axes[1])
         plots.save(fig, "trees-figure", {"results": "trees.json"}, folder=HERE / "results")
 
 
@@ -183,7 +183,7 @@ def cola(n: int | None, seeds: int) -> None:
     bank = trees.dataset(subject, texts.load(DATA / "ud_en_ewt", split="train").sample(3000), progress=False)
     fitted = trees.fit(*trees.parts(bank, None, 0)[:2], "ssp", progress=False)
     path = HERE / "results" / "trees-cola.json"
-    options = {"half": True, "epochs": 2, "rate": 1e-4}
+    options = {"half": True, "epochs": 2, "learning_rate": 1e-4}
     record = provenance.manifest(
         benchmark="trees on CoLA", train=len(train), dev=len(dev), arms={}, **options
     )

@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def bootstrap(values: np.ndarray, *, n: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
+def bootstrap(values: np.ndarray, *, n: int = 1000, confidence: float = 0.95, seed: int = 0) -> Estimate:
     """Mean of ``values`` with the percentile interval over ``n`` resamples.
 
     The values are resampled one by one: give one value for each independent thing (unit, text). No
@@ -34,7 +34,7 @@ def bootstrap(values: np.ndarray, *, n: int = 1000, level: float = 0.95, seed: i
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     generator = np.random.default_rng(seed)
     means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(n)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 

@@ -96,7 +96,7 @@ name, store = next(iter(stored.items()))
 store.units.iloc[[0, 1536, -1]]
 
 # %%
-{key: store.manifest[key] for key in ("sites", "pool", "dtype", "n_rows", "n_units", "losses")}
+{key: store.manifest[key] for key in ("sites", "pool", "dtype", "n_rows", "n_units", "dropped")}
 
 # %% [markdown]
 # ## What drives a unit?

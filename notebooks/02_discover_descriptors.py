@@ -60,7 +60,7 @@ proposed.groupby("generator")["descriptor"].agg(["size", "nunique"])
 # Every request is accounted for: what failed, or could not be read, is counted and absent.
 
 # %%
-proposed.attrs["losses"]
+proposed.attrs["dropped"]
 
 # %% [markdown]
 # ## Merging

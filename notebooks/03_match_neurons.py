@@ -100,7 +100,7 @@ table.fillna(0).sort_values("frequency rule", ascending=False).head(6).round(2)
 
 # %%
 tags = {
-    name: matching.tag(stored[name], labels[name], by=corpora[name].documents, seed=SEED) for name in corpora
+    name: matching.tag(stored[name], labels[name], groups=corpora[name].documents, seed=SEED) for name in corpora
 }
 first = {name: t[(t["rank"] == 1) & (t["q"] <= 0.05)] for name, t in tags.items()}
 tags[name].head(4).round(3)
@@ -163,7 +163,7 @@ matching.collisions(tagged).head(5)
 # %%
 length = corpora[name].frame.set_index("text_id")["text"].str.split().str.len().to_frame("length")
 controlled = matching.tag(
-    stored[name], labels[name], by=corpora[name].documents, control=length, min_score=strong, seed=SEED
+    stored[name], labels[name], groups=corpora[name].documents, covariates=length, min_score=strong, seed=SEED
 )
 before = tagged[(tagged["rank"] == 1) & tagged["tagged"]].set_index("unit")["descriptor"]
 after = controlled[(controlled["rank"] == 1) & controlled["tagged"]].set_index("unit")["descriptor"]

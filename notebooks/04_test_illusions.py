@@ -129,7 +129,7 @@ pd.DataFrame(side_by_side)
 # Not one unit, but all of them.
 
 # %%
-columns = ["tags", "within", "across", "gap", "kept_within", "kept_across", "held_across"]
+columns = ["tags", "within", "across", "gap", "kept_within", "kept_across", "significant_across"]
 table = pd.concat({kind: r.agreement[columns].map(str) for kind, r in reports.items()})
 table.droplevel(1)
 
@@ -271,7 +271,7 @@ judge
 #
 # State the corpus with every tag. Test it on corpora of another kind, not only on held-out texts. Report
 # the gap, and the floors beside it. Say of each tag whether it is global, and if not, in which corpora it
-# holds. If it is the texts' length that two corpora differ in, `compare(control=...)` takes it away.
+# holds. If it is the texts' length that two corpora differ in, `compare(covariates=...)` takes it away.
 #
 # ## Exercises
 #

@@ -123,7 +123,7 @@ covariates = pd.DataFrame(
 silent, kinds_of = whole.select(units=mute["unit"].tolist()), mute.set_index("unit")["kind"]
 false_tags = {}
 for what, control in {"as it is": None, "controlled": covariates}.items():
-    kept = matching.tag(silent, known, top=1, control=control, seed=SEED)
+    kept = matching.tag(silent, known, top=1, covariates=control, seed=SEED)
     for minimum in (0, 0.1, 0.2, 0.3):
         survives = kept["tagged"] & (kept["score"] >= minimum)
         shares = survives.groupby(kept["unit"].map(kinds_of)).mean()
@@ -174,7 +174,7 @@ for method in ("pearson", "frequency"):
             labels[name][shared],
             method=method,
             top=TOP,
-            by=corpora[name].documents,
+            groups=corpora[name].documents,
             permutations=0,
             seed=SEED,
         )

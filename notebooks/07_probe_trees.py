@@ -71,7 +71,7 @@ bank = trees.dataset(subject, treebank, progress=False)
 train, dev, test = trees.parts(bank, None, SEED)
 print(
     f"{len(train)} sentences to train on, {len(dev)} to stop by, {len(test)} to judge on;"
-    f" left out: {bank.losses}"
+    f" left out: {bank.dropped}"
 )
 
 # %% [markdown]
@@ -140,7 +140,7 @@ with plots.style():
         ax.get_legend().remove()
     axes[1].legend(fontsize="small")
     three = loss[loss["null"] == "none"]
-    plots.layer_lines(three, "X, the subject", by="metric", log=True, ax=axes[3])
+    plots.layer_lines(three, "X, the subject", hue="metric", log=True, ax=axes[3])
     fig.tight_layout()
     plt.show()
 

@@ -93,7 +93,7 @@ by_hand
 sites = ["layer.1.hidden", "layer.4.hidden"]
 bank = trees.dataset(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False)
 fitted = trees.fit(*trees.parts(bank, None, SEED)[:2], "ssp", seed=SEED, progress=False)
-options = {"epochs": 2, "rate": 3e-4, "half": False, "progress": False}
+options = {"epochs": 2, "learning_rate": 3e-4, "half": False, "progress": False}
 for name, probes in {"fitted": fitted, "fresh": None}.items():
     one = {"sites": sites[:1], "weights": (1.0,), "seeds": (SEED,), "probes": probes}
     run = trees.finetune(subject, train.sample(64), dev, "acceptable", **one, **{**options, "epochs": 1})

@@ -125,7 +125,7 @@ pd.DataFrame(workshop.figures.check(picture))
 
 # %%
 home = next(iter(corpora))
-tags = matching.tag(ffn[home], labels[home], by=corpora[home].documents, permutations=50, seed=SEED)
+tags = matching.tag(ffn[home], labels[home], groups=corpora[home].documents, permutations=50, seed=SEED)
 
 
 def held_out(column):

@@ -108,15 +108,15 @@ def test_words_that_share_a_token_and_words_beyond_the_cut_are_counted(minilm):
     )
     long = Texts("long", frame, words)
     found = activations.capture(minilm, long, sites="layer.0.hidden", rows="word", cache=False)
-    assert found.manifest["losses"]["truncated_texts"] == 1
-    assert found.manifest["losses"]["words_beyond_cut"] == 602 - len(found) > 0
+    assert found.manifest["dropped"]["truncated_texts"] == 1
+    assert found.manifest["dropped"]["words_beyond_cut"] == 602 - len(found) > 0
     assert found.rows["form"].tolist()[:2] == ["ca", "n't"]  # both own the token "can"/"t" they overlap
 
 
 def test_a_text_of_ten_thousand_words_is_cut_and_counted(minilm, caplog):
     corpus = Texts.from_list(["word " * 10_000, "Short."], name="long")
     found = activations.capture(minilm, corpus, sites="layer.0.hidden", cache=False)
-    assert len(found) == 2 and found.manifest["losses"]["truncated_texts"] == 1
+    assert len(found) == 2 and found.manifest["dropped"]["truncated_texts"] == 1
     assert "1 truncated_texts" in caplog.text
 
 
@@ -173,7 +173,7 @@ def test_any_change_makes_another_key(minilm, corpus, changed):
     assert keys[0] != keys[1]
 
 
-@pytest.mark.parametrize("field", ["pool", "subject", "n_rows", "corpus", "losses", "seconds", "checksums"])
+@pytest.mark.parametrize("field", ["pool", "subject", "n_rows", "corpus", "dropped", "seconds", "checksums"])
 def test_a_tampered_manifest_is_refused_with_the_field(minilm, corpus, tmp_path, field):
     activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
     path = next(tmp_path.glob("activations/*/manifest.json"))
@@ -380,7 +380,7 @@ def test_windows_hold_every_token_once_with_most_context(minilm):
     mine = plan.rows[plan.rows["text_id"] == 1]
     assert mine["token"].tolist() == minilm.tokenizer.convert_ids_to_tokens(whole["input_ids"])
     assert mine[["start", "end"]].values.tolist() == [list(o) for o in whole["offset_mapping"]]
-    assert plan.losses["truncated_texts"] == 0 and len(plan.pieces(1)) > 2
+    assert plan.dropped["truncated_texts"] == 0 and len(plan.pieces(1)) > 2
     assert mine["position"].tolist() == list(range(1, len(mine) + 1))
     where = plan.members(1).where
     at = [plan.ids[plan.pieces(1)[piece]][position] for piece, position in where]
@@ -411,8 +411,8 @@ def test_words_of_long_texts_are_not_lost_in_windows(minilm):
     windows = activations.capture(
         subject, corpus, sites="layer.1.ffn", rows="word", long="windows", cache=False
     )
-    assert cut.manifest["losses"]["words_beyond_cut"] > 0
-    assert windows.manifest["losses"]["words_beyond_cut"] == 0
+    assert cut.manifest["dropped"]["words_beyond_cut"] > 0
+    assert windows.manifest["dropped"]["words_beyond_cut"] == 0
     assert windows.rows["form"].tolist() == corpus.words["form"].tolist()
 
 

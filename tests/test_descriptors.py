@@ -64,7 +64,7 @@ def test_the_union_of_generators_with_every_loss_counted():
     assert found.values.tolist() == [
         [0, "first", "a"], [0, "first", "b"], [0, "second", "b"], [1, "second", "c"], [2, "second", "d"],
     ]  # fmt: skip
-    assert found.attrs["losses"] == {
+    assert found.attrs["dropped"] == {
         "first": {"requests": 3, "timed out": 1, "unparsable": 1},
         "second": {"requests": 3},
     }
@@ -271,7 +271,7 @@ def test_asked_labels_leave_out_texts_without_all_answers_and_count_them():
     script = Scripted([generators.Reply(r, "" if r else "timed out") for r in replies])
     found = descriptors.label(corpus, MERGED, "asked", generator=script, question=labels.Question(at_once=2))
     assert found.index.tolist() == [0, 2] and found.loc[2].tolist() == [0.0, 0.0, 0.7]
-    assert found.attrs["losses"] == {"requests": 6, "timed out": 1, "texts without all answers": 1}
+    assert found.attrs["dropped"] == {"requests": 6, "timed out": 1, "texts without all answers": 1}
     assert script.asked[0].schema["required"] == ["price", "cost"] and "two" in script.asked[2][-1]["content"]
     for method in ("asked", "proposals"):
         with pytest.raises(ValueError, match=f"method=.{method}. needs"):

@@ -148,7 +148,7 @@ def test_under_control_labels_are_permuted_among_texts_alike():
     pairs, control = (np.zeros(60, int), np.arange(60)), pd.DataFrame({"length": length})
     assert (matching.permutation_test(x, y, *pairs) < 0.01).all()
     left = matching.residuals(x, control)
-    assert (matching.permutation_test(left, y, *pairs, control=control) < 0.05).mean() < 0.2
+    assert (matching.permutation_test(left, y, *pairs, covariates=control) < 0.05).mean() < 0.2
 
 
 def corpora(seed, common=150, n=500):
@@ -183,10 +183,10 @@ def stores(values, labels):
 def test_the_report_counts_what_holds_beside_its_floors():
     report = illusions.compare(*stores(*corpora(0)), min_score=0.2, directions=50, progress=False)
     controls = report.controls.set_index("kind")
-    assert controls.loc["units", "held_within"].value > 0.98
-    assert controls.loc["units", "held_across"].value == pytest.approx(0.5, abs=0.05)
-    assert controls.loc["permuted rows", "held_across"].value <= 0.02
-    assert controls.loc["permuted rows", "held_within"].value <= 0.02
+    assert controls.loc["units", "significant_within"].value > 0.98
+    assert controls.loc["units", "significant_across"].value == pytest.approx(0.5, abs=0.05)
+    assert controls.loc["permuted rows", "significant_across"].value <= 0.02
+    assert controls.loc["permuted rows", "significant_within"].value <= 0.02
     assert {"within_p", "within_q", "p:a", "q:b"} <= set(report.units)
     assert report.units.loc[report.units["corpus"] == "a", ["p:a", "q:a"]].isna().all(axis=None)
     assert report.settings["over"] == "texts" and report.settings["permutations"] == 200
@@ -199,4 +199,4 @@ def test_what_cannot_be_done_is_named():
     with pytest.raises(ValueError, match="'soft_wpmi' scores a unit beside others"):
         illusions.compare(*made, method="soft_wpmi", progress=False)
     free = illusions.compare(*made, permutations=0, over="units", directions=20, progress=False)
-    assert "held_across" not in free.agreement and free.units["p:b"].isna().all()
+    assert "significant_across" not in free.agreement and free.units["p:b"].isna().all()

@@ -161,12 +161,12 @@ def test_what_a_covariate_explains_is_no_tag():
         labels[name] = pd.DataFrame({"long": long, "other": other})
         control[name] = pd.DataFrame({"length": length})
     plain = illusions.compare(acts, labels, progress=False).units
-    left = illusions.compare(acts, labels, control=control, progress=False)
+    left = illusions.compare(acts, labels, covariates=control, progress=False)
     assert set(plain.loc[plain["above"], "descriptor"]) == {"long", "other"}
     assert set(left.units.loc[left.units["above"], "descriptor"]) == {"other"}
-    assert left.settings["control"] == ["length"]
-    with pytest.raises(ValueError, match="control lacks 1 texts of 'y', the first is text 0"):
-        illusions.compare(acts, labels, control={**control, "y": control["y"].iloc[1:]}, progress=False)
+    assert left.settings["covariates"] == ["length"]
+    with pytest.raises(ValueError, match="covariates lack 1 texts of 'y', the first is text 0"):
+        illusions.compare(acts, labels, covariates={**control, "y": control["y"].iloc[1:]}, progress=False)
 
 
 def test_probe_directions_are_compared_like_units(three):

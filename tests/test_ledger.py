@@ -53,7 +53,7 @@ def test_the_whole_path_side_by_side_and_the_second_time_free(proxy, connected, 
     found = descriptors.propose(corpus, ledger)
     paid = proxy.answered
     assert paid == 7  # and the worked example
-    assert found.attrs["losses"][ledger.name] == {"requests": 6}
+    assert found.attrs["dropped"][ledger.name] == {"requests": 6}
     assert found["descriptor"].tolist() == ["food", "praise"] * 6
     assert 2 <= proxy.most_busy <= 3
     again = descriptors.propose(corpus, Ledger(connected(), tmp_path / "replies.sqlite"))
@@ -163,7 +163,7 @@ def test_an_unparsable_reply_is_absent_counted_and_kept_raw(tmp_path):
     counting.complete_all = lambda requests: [Reply("[]") for _ in requests]
     ledger = Ledger(counting, tmp_path / "r.sqlite")
     found = descriptors.propose(Texts.from_list(["one"]), ledger)
-    assert found.empty and found.attrs["losses"]["counting"] == {"requests": 1, "unparsable": 1}
+    assert found.empty and found.attrs["dropped"]["counting"] == {"requests": 1, "unparsable": 1}
     assert ledger.failures()[["kind", "about", "raw"]].values.tolist() == [["unparsable", "one", "[]"]]
 
 
@@ -224,7 +224,7 @@ def test_a_model_is_asked_whether_a_text_has_a_descriptor(proxy, connected, tmp_
     )
     ledger = Ledger(connected(), tmp_path / "b.sqlite")
     found = descriptors.label(corpus, merged, "asked", generator=ledger)
-    assert found.empty and found.attrs["losses"]["unparsable"] == 2
+    assert found.empty and found.attrs["dropped"]["unparsable"] == 2
     assert ledger.failures()["kind"].tolist() == ["unparsable"] * 2
 
 

@@ -161,11 +161,11 @@ def test_groups_stay_on_one_side_of_the_split():
 def test_documents_are_given_by_text_id():
     activations, labels = planted()
     documents = pd.Series(np.arange(400) // 8).sample(frac=1, random_state=0)
-    tags = matching.tag(activations, labels, by=documents, permutations=0, resamples=20, progress=False)
+    tags = matching.tag(activations, labels, groups=documents, permutations=0, resamples=20, progress=False)
     assert sum(tags.attrs["texts"].values()) == 400
     assert (tags["low"] <= tags["high"]).all()
     with pytest.raises(ValueError, match="`by` must have a value for every text_id; there is none for 7"):
-        matching.tag(activations, labels, by=documents.drop(7), progress=False)
+        matching.tag(activations, labels, groups=documents.drop(7), progress=False)
 
 
 def test_a_unit_may_mean_something_when_it_is_low():
@@ -213,7 +213,7 @@ def test_distractors_lose_their_tags_under_control_and_real_units_keep_theirs(me
     activations, labels, control = with_distractors()
     options = dict(method=method, permutations=499, progress=False)
     plain = matching.tag(activations, labels, **options)
-    held = matching.tag(activations, labels, control=control, **options)
+    held = matching.tag(activations, labels, covariates=control, **options)
     plain, held = (t[t["rank"] == 1]["tagged"].to_numpy() for t in (plain, held))
     assert plain[:20].mean() >= 0.9 and held[:20].mean() <= 0.1 and held[20:].all()
 

@@ -33,7 +33,7 @@ def words(n=1500, units=60, seed=0, noise=0.7):
 @pytest.mark.parametrize("method", [name for name in rankers.RANKERS if name != "random"])
 def test_planted_units_come_first(method):
     X, y = words()
-    options = {"epochs": 60, "rate": 1e-2} if method == "lca" else {}  # few words need more passes
+    options = {"epochs": 60, "learning_rate": 1e-2} if method == "lca" else {}  # few words need more passes
     found = salience.rank(X, y, method, **options)
     assert set(found.top(3)) == PLANTED
     assert found.classes == ["a", "b", "c"] and len(found.order) == len(set(found.order)) == 60

@@ -27,7 +27,7 @@ def words(text):
 def test_no_two_sentences_are_alike_in_any_corpus(sample):
     every = [" ".join(words(t)) for corpus in sample.values() for t in corpus.frame["text"]]
     assert len(every) == len(set(every)) >= 4 * 400
-    assert all(not corpus.losses for corpus in sample.values())
+    assert all(not corpus.dropped for corpus in sample.values())
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -86,7 +86,7 @@ RELATIONS = set(
 
 def test_the_treebank_holds_valid_trees():
     treebank = texts.load("sample:treebank")
-    assert len(treebank) >= 200 and not treebank.losses
+    assert len(treebank) >= 200 and not treebank.dropped
     assert treebank.frame["genre"].value_counts().min() >= 50
     for text_id, sentence in treebank.words.groupby("text_id"):
         head = dict(zip(sentence["word_id"], sentence["head"], strict=True))

@@ -141,7 +141,7 @@ def test_a_unit_that_follows_length_has_no_trend_when_length_is_controlled():
     pair = ("layer.0.ffn.150", "d7")
     free = illusions.taxonomy(acts, labels, min_score=0.2, progress=False).set_index(["unit", "descriptor"])
     assert free.loc[pair, "verdict"] == "global"
-    held = illusions.taxonomy(acts, labels, min_score=0.2, control=control, progress=False)
+    held = illusions.taxonomy(acts, labels, min_score=0.2, covariates=control, progress=False)
     held = held.set_index(["unit", "descriptor"])
     assert pair not in held.index or held.loc[pair, "verdict"] in ("local", "none")
     assert (held.loc["layer.0.ffn.1", "verdict"] == "global").all()

@@ -132,7 +132,7 @@ def test_empty_nodes_are_skipped_and_counted(tmp_path):
     content = sentence(word(1, "a"), word("1.1", "ghost"), word(2, "b"), text="a b")
     corpus = texts.load(write(tmp_path / "x.conllu", content))
     assert corpus.words["form"].tolist() == ["a", "b"]
-    assert corpus.losses == {"empty_node": 1}
+    assert corpus.dropped == {"empty_node": 1}
 
 
 def test_conllu_columns_heads_and_missing_values(tmp_path):
@@ -189,7 +189,7 @@ def test_damaged_sentences_are_dropped_and_counted_one_by_one(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "nbkit.texts"):
         corpus = texts.load(write(tmp_path / "x.conllu", content))
     assert corpus.frame["text"].tolist() == ["fine"]
-    assert corpus.losses == {"misaligned": 2, "malformed": 4, "undecodable": 1}
+    assert corpus.dropped == {"misaligned": 2, "malformed": 4, "undecodable": 1}
     [record] = caplog.records
     assert "first misaligned: x.conllu line 4" in record.getMessage()
 
@@ -223,7 +223,7 @@ def test_tables_keep_their_other_columns_as_labels(tmp_path, suffix):
     assert list(corpus.frame) == ["text_id", "text", "stars", "shop"]
     assert corpus.frame["text"].tolist() == [row[0] for row in ROWS]
     assert corpus.frame["stars"].tolist() == [3, 5]
-    assert corpus.words is None and corpus.losses == {} and corpus.name == "table"
+    assert corpus.words is None and corpus.dropped == {} and corpus.name == "table"
 
 
 def test_an_opening_quote_in_a_tsv_does_not_swallow_the_lines_after_it(tmp_path):
@@ -252,7 +252,7 @@ def test_unknown_or_ambiguous_text_column(tmp_path):
         texts.load(numbers)
 
 
-# ------------------------------------------------------------------------------------------ losses
+# ------------------------------------------------------------------------------------------ dropped
 
 
 def test_empty_duplicate_and_non_utf8_lines_are_counted_and_logged_once(tmp_path, caplog):
@@ -261,7 +261,7 @@ def test_empty_duplicate_and_non_utf8_lines_are_counted_and_logged_once(tmp_path
         corpus = texts.load(path)
     assert corpus.frame["text"].tolist() == ["one", "two", "three"]
     assert corpus.frame["text_id"].tolist() == [0, 1, 2]
-    assert corpus.losses == {"undecodable": 1, "empty": 2, "duplicate": 2}
+    assert corpus.dropped == {"undecodable": 1, "empty": 2, "duplicate": 2}
     assert "1 undecodable, 2 empty, 2 duplicate" in repr(corpus)
     [record] = caplog.records
     assert "kept 3 texts" in record.getMessage()
@@ -272,14 +272,14 @@ def test_only_the_bad_rows_of_a_table_are_dropped(tmp_path):
     csv = write(tmp_path / "x.csv", b'text,n\n"two\nlines",1\ncaf\xe9,2\nshort\n\nlast,3\n')
     corpus = texts.load(csv)
     assert corpus.frame["text"].tolist() == ["two\nlines", "last"]
-    assert corpus.losses == {"undecodable": 1, "malformed": 1, "empty": 1}
+    assert corpus.dropped == {"undecodable": 1, "malformed": 1, "empty": 1}
     jsonl = write(
         tmp_path / "x.jsonl",
         b'{"text": "ok"}\n\n{"text": "\xff"}\nnot json\n[1]\n{"text": "\\ud800"}\n{"text": null}\n',
     )
     corpus = texts.load(jsonl)
     assert corpus.frame["text"].tolist() == ["ok"]
-    assert corpus.losses == {"empty": 2, "undecodable": 1, "malformed": 3}
+    assert corpus.dropped == {"empty": 2, "undecodable": 1, "malformed": 3}
 
 
 @pytest.mark.parametrize("suffix", list(loading.READERS))
@@ -397,7 +397,7 @@ def test_sample_is_a_part_of_the_corpus_fixed_by_its_seed(treebank, n, seed):
 @QUIET
 @given(fraction=st.floats(0.001, 0.999), seed=st.integers(0, 99), grouped=st.booleans())
 def test_split_is_a_partition_and_keeps_groups_together(treebank, fraction, seed, grouped):
-    parts = treebank.split(fraction, seed, by="doc_id" if grouped else None)
+    parts = treebank.split(fraction, seed, groups="doc_id" if grouped else None)
     ids = [part.frame["text_id"].tolist() for part in parts]
     assert sorted(ids[0] + ids[1]) == list(range(60))
     assert min(map(len, parts)) > 0
@@ -412,7 +412,7 @@ def test_split_is_a_partition_and_keeps_groups_together(treebank, fraction, seed
 
 def test_split_takes_texts_without_a_group_one_by_one(tmp_path):
     path = write(tmp_path / "x.csv", "text,doc\na,1\nb,1\nc,\nd,\n")
-    first, second = texts.load(path).split(0.5, seed=1, by="doc")
+    first, second = texts.load(path).split(0.5, seed=1, groups="doc")
     assert sorted([*first.frame["text_id"], *second.frame["text_id"]]) == [0, 1, 2, 3]
     assert {0, 1} <= set(first.frame["text_id"]) or {0, 1} <= set(second.frame["text_id"])
 
@@ -499,10 +499,10 @@ def test_a_folder_of_treebank_files_by_split(tmp_path, caplog):
         write(tmp_path / f"xx_yy-ud-{split}.conllu", content if i else content + content)
     dev = texts.load(tmp_path, split="dev")
     assert dev.name == f"{tmp_path.name}:dev"
-    assert dev.frame["text"].tolist() == ["dev", "same"] and dev.losses == {"duplicate": 2}
+    assert dev.frame["text"].tolist() == ["dev", "same"] and dev.dropped == {"duplicate": 2}
     whole = texts.load(tmp_path)
     assert whole.frame["split"].tolist() == ["train", "train", "dev", "test"]
-    assert whole.losses == {"duplicate": 4}
+    assert whole.dropped == {"duplicate": 4}
     assert whole.words["text_id"].tolist() == [0, 1, 2, 3]
     assert_spans_exact(whole)
     with pytest.raises(ValueError, match=r"no split 'valid'; it has \['dev', 'test', 'train'\]"):
@@ -536,14 +536,14 @@ def test_auto_reads_the_annotation_where_there_is_one(tmp_path, hundred):
 @pytest.mark.parametrize("name", ["reviews", "questions", "encyclopedia", "fiction"])
 def test_samples_load_without_loss(name):
     corpus = texts.load(f"sample:{name}")
-    assert corpus.name == name and corpus.losses == {} and len(corpus) >= 400
+    assert corpus.name == name and corpus.dropped == {} and len(corpus) >= 400
     assert list(corpus.frame) == ["text_id", "text", "descriptors"]
     assert corpus.descriptors("written").sum(axis=1).between(2, 5).all()
 
 
 def test_sample_treebank_loads_without_loss():
     corpus = texts.load("sample:treebank")
-    assert corpus.losses == {} and len(corpus) >= 200
+    assert corpus.dropped == {} and len(corpus) >= 200
     assert {"sent_id", "genre"} <= set(corpus.frame)
     assert_spans_exact(corpus)
     assert "question" in corpus.descriptors()
@@ -601,7 +601,7 @@ def test_name_and_config_of_the_hub(monkeypatch, source, expected):
     assert corpus.source["revision"] == expected[3] and corpus.name == source
     assert corpus.frame["text"].tolist() == ["a", "b", "c", "d"]
     assert corpus.frame["label"].tolist() == [0, 2, 4, 5]
-    assert corpus.losses == {"empty": 1, "duplicate": 1}
+    assert corpus.dropped == {"empty": 1, "duplicate": 1}
 
 
 def test_hub_limit_counts_the_texts_that_are_kept(monkeypatch):
@@ -667,7 +667,7 @@ def test_a_local_folder_is_read_by_the_real_loader(tmp_path):
 @pytest.mark.needs_data
 def test_every_word_of_ewt_is_where_its_span_says(shared_data):
     corpus = texts.load(shared_data / "ud_en_ewt", split="dev")
-    assert len(corpus) + corpus.losses["duplicate"] == 2001
+    assert len(corpus) + corpus.dropped["duplicate"] == 2001
     assert set(corpus.frame["genre"]) == set(texts.EWT_GENRES)
     by_id = corpus.frame.set_index("text_id")["text"]
     w = corpus.words[~corpus.words["mwt"]]
@@ -681,5 +681,5 @@ def test_every_word_of_ewt_is_where_its_span_says(shared_data):
 @pytest.mark.parametrize("language", ["en", "de", "fr", "es"])
 def test_four_languages_are_aligned_without_loss(shared_data, language):
     corpus = texts.load(shared_data / "ud_pud" / f"{language}.conllu")
-    assert len(corpus) == 1000 and set(corpus.losses) <= {"empty_node"}
+    assert len(corpus) == 1000 and set(corpus.dropped) <= {"empty_node"}
     assert "genre" not in corpus.frame and "parallel_id" in corpus.frame

@@ -196,7 +196,7 @@ def planted(n=260, width=24, seed=0, noise=0.05, edges=False):
     return treebank._dataset_of(values, ["planted", "noise"], words, {})
 
 
-OPTIONS = {"epochs": 20, "patience": 3, "rate": 1e-2, "progress": False}
+OPTIONS = {"epochs": 20, "patience": 3, "learning_rate": 1e-2, "progress": False}
 
 
 @pytest.mark.parametrize("metric", ["sp", "depth", "distance"])
@@ -346,8 +346,8 @@ def test_odd_sentences_are_counted(tmp_path, sample):
     path = tmp_path / "odd.conllu"
     path.write_text(CONLLU)
     found = trees.dataset(sample[0], texts.load(path), cache=tmp_path, progress=False)
-    assert found.losses["sentences not of 4 to 40 words"] == 1
-    assert found.losses["sentences whose heads are no tree"] == 1
+    assert found.dropped["sentences not of 4 to 40 words"] == 1
+    assert found.dropped["sentences whose heads are no tree"] == 1
     assert len(found) == 1 and found.depth.tolist()[:3] == [2, 2, 1]
     one = trees.dataset(sample[0], texts.load(path), lengths=(1, 1), cache=tmp_path, progress=False)
     assert one.sizes.tolist() == [1] and trees.pseudo_depths(torch.tensor([[3.0]])).tolist() == [[1.0]]
@@ -362,7 +362,7 @@ def test_sentences_that_lose_words_are_left_out(tmp_path, sample):
     words = corpus.words.copy()
     words.loc[0, "end"] = words.loc[0, "start"]  # a word without characters has no token
     found = trees.dataset(subject, replace(corpus, words=words), cache=tmp_path, progress=False)
-    assert found.losses["sentences with words the tokenizer lost"] == 1
+    assert found.dropped["sentences with words the tokenizer lost"] == 1
 
 
 def test_shuffled_words_keep_their_trees(sample, tmp_path):
@@ -405,11 +405,15 @@ def opinions(n=96, seed=0):
 def test_tuning_learns_and_leaves_the_subject_alone(sample):
     subject, before = sample[0], sample[0].fingerprint
     train, dev = opinions(), opinions(60, seed=9)
-    tuned = trees.finetune_classifier(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
+    tuned = trees.finetune_classifier(
+        subject, train, "good", epochs=4, batch=8, learning_rate=2e-4, progress=False
+    )
     assert classifier.matthews(dev.frame["good"], tuned.predict(dev)) > 0.8
     assert models.Subject("again", subject.model, subject.tokenizer).fingerprint == before
     assert tuned.subject.fingerprint != before and not tuned.subject.model.training
-    again = trees.finetune_classifier(subject, train, "good", epochs=4, batch=8, rate=2e-4, progress=False)
+    again = trees.finetune_classifier(
+        subject, train, "good", epochs=4, batch=8, learning_rate=2e-4, progress=False
+    )
     assert again.subject.fingerprint == tuned.subject.fingerprint
     assert tuned.history["loss"].tail(3).mean() < tuned.history["loss"].head(3).mean()
 
@@ -419,7 +423,7 @@ def test_trees_in_the_loss(sample):
     train, dev = opinions(), opinions(60, seed=9)
     found = trees.finetune(
         subject, train, dev, "good", sites=["layer.2.hidden", "layer.3.ffn"], weights=(0.1,),
-        seeds=(0, 1), epochs=1, rate=3e-4, keep=lambda frame: kept.append(len(frame)), progress=False,
+        seeds=(0, 1), epochs=1, learning_rate=3e-4, keep=lambda frame: kept.append(len(frame)), progress=False,
     )  # fmt: skip
     assert len(found) == 2 + 2 * 2 and kept == list(range(1, 7))
     assert (
@@ -428,7 +432,7 @@ def test_trees_in_the_loss(sample):
     )
     again = trees.finetune(
         subject, train, dev, "good", sites=["layer.2.hidden", "layer.3.ffn"], weights=(0.1,),
-        seeds=(0, 1), epochs=1, rate=3e-4, done=found[:4], keep=lambda frame: kept.append(len(frame)),
+        seeds=(0, 1), epochs=1, learning_rate=3e-4, done=found[:4], keep=lambda frame: kept.append(len(frame)),
         progress=False,
     )  # fmt: skip
     assert kept[6:] == [5, 6], "four of six runs were there"

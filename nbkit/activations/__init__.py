@@ -16,7 +16,7 @@ tokens that belong to it:
     first, last   its first or last token
     cls           the classification token (text rows only)
 
-What gets lost is counted in ``manifest["losses"]``: texts cut to the model's length, words beyond the cut,
+What gets lost is counted in ``manifest["dropped"]``: texts cut to the model's length, words beyond the cut,
 words without a token. ``long="windows"`` reads long texts in overlapping windows instead of cutting them.
 
 The store

@@ -16,7 +16,7 @@ tokens that belong to it:
     first, last   its first or last token
     cls           the classification token (text rows only)
 
-What gets lost is counted in ``manifest["losses"]``: texts cut to the model's length, words beyond the cut,
+What gets lost is counted in ``manifest["dropped"]``: texts cut to the model's length, words beyond the cut,
 words without a token. ``long="windows"`` reads long texts in overlapping windows instead of cutting them.
 
 The store
@@ -226,5 +226,5 @@ def _in_memory(subject: Subject, texts: Texts, identity: dict, progress: bool) -
     work = work_of(subject, texts, identity, progress)
     with progress_bar(subject, texts, progress) as bar:
         parts = [as_numpy(block_values(subject, work, block, bar)) for block in work.blocks]
-    manifest = {**identity, "corpus": texts.name, "model": subject.name, "losses": work.plan.losses}
+    manifest = {**identity, "corpus": texts.name, "model": subject.name, "dropped": work.plan.dropped}
     return Activations(np.concatenate(parts), work.plan.rows, work.units, manifest)

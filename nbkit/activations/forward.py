@@ -21,7 +21,7 @@ from nbkit.texts import Texts
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 DTYPES = {
     "float16": np.dtype(np.float16),
     "float32": np.dtype(np.float32),

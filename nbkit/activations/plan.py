@@ -3,7 +3,7 @@
     plan = plan_of(subject, texts, rows="word", pool="max", long="windows")
     plan.rows       one line a row: text_id (and word_id, form, or position, token; start, end)
     plan.pieces(t)  where the token ids of a text are, as the model takes them: one piece, or windows
-    plan.losses     texts cut, words beyond the cut, words and texts without a token
+    plan.dropped     texts cut, words beyond the cut, words and texts without a token
     pool_tokens(values, members, pool)     [piece, token, unit] -> [row, unit]
 
 A word's tokens are those whose character span overlaps the word's span, so that words and wordpieces are
@@ -61,7 +61,7 @@ class Plan:
     first_token: np.ndarray  # [text + 1] where each begins in ``where``
     first_row: np.ndarray  # [text + 1]
     rows: pd.DataFrame
-    losses: dict[str, int]
+    dropped: dict[str, int]
 
     def pieces(self, text: int) -> list[slice]:
         """The pieces of a text in ``ids`` and ``types``."""
@@ -106,7 +106,7 @@ def plan_of(
     makers = {"text": _text_rows, "word": _word_rows, "token": _token_rows}
     words = _sorted_words(texts) if rows == "word" else None
     starts = range(0, len(texts), TEXTS_AT_ONCE)
-    parts, frames, losses = [], [], {"truncated_texts": 0}
+    parts, frames, dropped = [], [], {"truncated_texts": 0}
     for start in tqdm(starts, desc="tokens", leave=False, disable=not progress or len(starts) < 5):
         part = texts.frame.iloc[start : start + TEXTS_AT_ONCE]
         tokens, cut = _tokenize(subject, part["text"].tolist(), long)
@@ -115,14 +115,14 @@ def plan_of(
         parts.append(_flat(tokens, found))
         frames.append(frame)
         for name, n in {"truncated_texts": cut, **lost}.items():
-            losses[name] = losses.get(name, 0) + n
-    if any(losses.values()):
-        log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in losses.items() if n))
+            dropped[name] = dropped.get(name, 0) + n
+    if any(dropped.values()):
+        log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in dropped.items() if n))
     joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     bounds = {name: _bounds(joined.pop(sizes)) for name, sizes in SIZES.items()}
     types = joined.pop("types")
     table = pd.concat(frames, ignore_index=True)
-    return Plan(**joined, **bounds, types=types if types.any() else None, rows=table, losses=losses)
+    return Plan(**joined, **bounds, types=types if types.any() else None, rows=table, dropped=dropped)
 
 
 #: Bounds of a plan, and the sizes they are made of.

@@ -205,7 +205,7 @@ def _describe(part: Path, work: Work, facts: dict[str, Any], done: dict) -> None
         **facts,
         n_rows=len(work.plan.rows),
         n_units=len(work.units),
-        losses=work.plan.losses,
+        dropped=work.plan.dropped,
         checksums=[[*block, done[block]] for block in work.blocks],
     )
     manifest["seals"] = {field: _seal(value) for field, value in manifest.items()}

@@ -11,7 +11,7 @@ generators' answers is taken; near-duplicates are merged by community detection 
 one representative each. Labelling every text instead of the top exemplars alone is ours: without it a
 scorer cannot see where a descriptor is absent.
 
-A reply that cannot be read is absent and counted: ``proposals.attrs["losses"]``.
+A reply that cannot be read is absent and counted: ``proposals.attrs["dropped"]``.
 """
 
 from nbkit.descriptors.labels import agreement, label

@@ -11,7 +11,7 @@ generators' answers is taken; near-duplicates are merged by community detection 
 one representative each. Labelling every text instead of the top exemplars alone is ours: without it a
 scorer cannot see where a descriptor is absent.
 
-A reply that cannot be read is absent and counted: ``proposals.attrs["losses"]``.
+A reply that cannot be read is absent and counted: ``proposals.attrs["dropped"]``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def label(
     similarity   from the cosine between text and descriptor, turned into a probability by a logistic
                  regression on the texts that ``proposals`` covers (which may be a sample of the corpus)
     asked        a ``generator`` is asked about every text and descriptor (``question``). Texts for which an
-                 answer is missing are absent; ``.attrs["losses"]`` counts them and the failures
+                 answer is missing are absent; ``.attrs["dropped"]`` counts them and the failures
 
     Any other method is a ``ValueError``, and so is one without what it needs.
     """
@@ -147,12 +147,12 @@ def _asked(texts: Texts, names: list[str], generator: str | Generator, question:
     pairs = list(itertools.product(texts.frame["text"], parts))
     replies = generator.complete_all([question.messages(text, part) for text, part in pairs])
     matrix = np.full((len(texts), len(names)), np.nan)
-    losses: dict[str, int] = {"requests": len(pairs)}
+    dropped: dict[str, int] = {"requests": len(pairs)}
     for number, ((text, part), reply) in enumerate(zip(pairs, replies, strict=True)):
         found = read_answer(reply.text, part) if reply.text is not None else None
         if found is None:
             kind = reply.failure or "unparsable"
-            losses[kind] = losses.get(kind, 0) + 1
+            dropped[kind] = dropped.get(kind, 0) + 1
             if reply.text is not None and isinstance(generator, Ledger):
                 generator.note(question.messages(text, part), "unparsable", reply.text)
             continue
@@ -160,9 +160,9 @@ def _asked(texts: Texts, names: list[str], generator: str | Generator, question:
         first = column * question.at_once
         matrix[row, first : first + len(part)] = found
     whole = ~np.isnan(matrix).any(1)
-    losses["texts without all answers"] = int((~whole).sum())
+    dropped["texts without all answers"] = int((~whole).sum())
     frame = pd.DataFrame(matrix, index=_index(texts), columns=names)[whole]
-    frame.attrs["losses"] = losses
+    frame.attrs["dropped"] = dropped
     return frame
 
 

@@ -88,7 +88,7 @@ def merge(
     representatives until none are nearer than ``threshold``.
     """
     if proposals.empty:
-        raise ValueError("there are no proposals to merge: every reply was lost, see .attrs['losses']")
+        raise ValueError("there are no proposals to merge: every reply was lost, see .attrs['dropped']")
     from sentence_transformers.util import community_detection
 
     texts_of = proposals.groupby("descriptor")["text_id"].agg(set)

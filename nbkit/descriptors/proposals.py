@@ -83,29 +83,29 @@ def propose(
     ``generators`` are specs or connected generators; several give the union, each line naming its
     own. With ``n``, only so many texts are asked about, a ``stratified`` sample (``by`` a column). ``seed``
     draws it and the worked example. ``.attrs["texts"]`` are the ids of the texts asked about;
-    ``.attrs["losses"]`` counts, for each generator, requests, failures by kind and replies that could not be
+    ``.attrs["dropped"]`` counts, for each generator, requests, failures by kind and replies that could not be
     read; ``.attrs["provenance"]`` says what each is.
     """
     wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else generators
     connected = [connect(g) if isinstance(g, str) else g for g in wanted]
     texts = texts if n is None else stratified(texts, n, by=by, seed=seed)
     prompt = prompt or Prompt()
-    lines, losses = [], {}
+    lines, dropped = [], {}
     for generator in connected:
         example = _worked_example(texts, generator, prompt, seed)
         asked = [prompt.messages(text, example) for text in texts.frame["text"]]
         replies = generator.complete_all(asked)
-        losses[generator.name] = {"requests": len(asked)}
+        dropped[generator.name] = {"requests": len(asked)}
         for text_id, messages, reply in zip(texts.frame["text_id"], asked, replies, strict=True):
             found = read_reply(reply.text) if reply.text is not None else None
             if found is None and reply.text is not None and isinstance(generator, Ledger):
                 generator.note(messages, "unparsable", reply.text)
             if found is None:
                 kind = reply.failure or "unparsable"
-                losses[generator.name][kind] = losses[generator.name].get(kind, 0) + 1
+                dropped[generator.name][kind] = dropped[generator.name].get(kind, 0) + 1
             lines += [(text_id, generator.name, descriptor) for descriptor in found or []]
     frame = pd.DataFrame(lines, columns=["text_id", "generator", "descriptor"])
-    frame.attrs["losses"] = losses
+    frame.attrs["dropped"] = dropped
     frame.attrs["texts"] = texts.frame["text_id"].tolist()
     frame.attrs["provenance"] = {g.name: g.provenance for g in connected}
     return frame

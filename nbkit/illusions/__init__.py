@@ -33,7 +33,7 @@ Beside the first tag and its score, ``agreement`` and ``controls`` hold, within 
                 many are drawn (without replacement) in each corpus as bring its share down to that of
                 the corpus where it is rarest; all texts without it stay. ``pearson`` and others fall
                 with the share, and would show an illusion where only the share differs
-    held        share of the tags with q <= ``level``: is the tag related to the unit there at all? A weaker
+    held        share of the tags with q <= ``alpha``: is the tag related to the unit there at all? A weaker
                 question than being its first tag, and with the false discoveries counted
     distinct    different tags of a unit over the corpora, for the units that have one in each (the
                 paper: 2.5 of 4; ``distinct_tags`` has its floor)

@@ -33,7 +33,7 @@ Beside the first tag and its score, ``agreement`` and ``controls`` hold, within 
                 many are drawn (without replacement) in each corpus as bring its share down to that of
                 the corpus where it is rarest; all texts without it stay. ``pearson`` and others fall
                 with the share, and would show an illusion where only the share differs
-    held        share of the tags with q <= ``level``: is the tag related to the unit there at all? A weaker
+    held        share of the tags with q <= ``alpha``: is the tag related to the unit there at all? A weaker
                 question than being its first tag, and with the false discoveries counted
     distinct    different tags of a unit over the corpora, for the units that have one in each (the
                 paper: 2.5 of 4; ``distinct_tags`` has its floor)
@@ -104,7 +104,7 @@ class Report:
             "gap": line["gap"],
             "kept_within": line["kept_within"],
             "kept_across": line["kept_across"],
-            "held_across": line.get("held_across"),
+            "significant_across": line.get("significant_across"),
             "floors": floors.to_dict(),
         }
 
@@ -120,10 +120,10 @@ def compare(
     over: str = "texts",
     resamples: int = 100,
     permutations: int = 200,
-    level: float = 0.05,
+    alpha: float = 0.05,
     directions: int = 1000,
     random_weights: Mapping[str, Activations] | None = None,
-    control: Mapping[str, pd.DataFrame] | None = None,
+    covariates: Mapping[str, pd.DataFrame] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -136,10 +136,10 @@ def compare(
     splits                 random cuts into halves; every figure is over all of them
     over, resamples        intervals from "texts" drawn again so often (scorers other than pearson: slow),
                            or from "units" (see below)
-    permutations, level    of the label rows for the p of each tag (0: none), and of false discoveries
+    permutations, alpha    of the label rows for the p of each tag (0: none), and of false discoveries
     directions             random directions in the floor
     random_weights         stores of ``subject.randomized(seed)``, for that floor
-    control                {corpus: frame by text_id} of covariates, such as length in words: judged is what
+    covariates                {corpus: frame by text_id} of covariates, such as length in words: judged is what
                            they leave of the activations (``matching.residuals``), geometry apart
 
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
@@ -147,55 +147,55 @@ def compare(
     """
     if over not in ("texts", "units"):
         raise ValueError(f'over={over!r}: intervals are over "texts" or over "units"')
-    rule = Rule(method, min_score, splits, permutations, level, over, resamples, seed)
+    rule = Rule(method, min_score, splits, permutations, alpha, over, resamples, seed)
     labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
         aligned(random_weights, labels_by_corpus)
     shared = shared_descriptors(labels, 2 * min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
-    covariates = _covariates(activations_by_corpus, control)
-    values, untrained = (_left(stored, covariates) for stored in (activations_by_corpus, random_weights))
+    covered = _covariates(activations_by_corpus, covariates)
+    values, untrained = (_left(stored, covered) for stored in (activations_by_corpus, random_weights))
     kinds = _kinds(values, matrices, untrained, directions, seed)
-    table, controls = _followed(kinds, rule, covariates, progress)
+    table, controls = _followed(kinds, rule, covered, progress)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     table["unit"], table["descriptor"] = units[table["unit"]], np.asarray(shared)[table["descriptor"]]
     left_out = [name for name in next(iter(labels.values())) if name not in shared]
     settings = rule._asdict() | {"min_positives": min_positives, "directions": directions}
-    known = [] if control is None else list(next(iter(control.values())))
+    known = [] if covariates is None else list(next(iter(covariates.values())))
     return Report(
         units=table,
         agreement=controls.iloc[:1],
         controls=controls,
         geometry=range_overlap(activations_by_corpus),
         taxonomy=_taxonomy(table, min_score, len(activations_by_corpus) - 1),
-        settings=settings | {"control": known, "descriptors": shared, "left_out": left_out},
+        settings=settings | {"covariates": known, "descriptors": shared, "left_out": left_out},
     )
 
 
 def _covariates(
-    stored: Mapping[str, Activations], control: Mapping[str, pd.DataFrame] | None
+    stored: Mapping[str, Activations], covariates: Mapping[str, pd.DataFrame] | None
 ) -> dict[str, pd.DataFrame] | None:
     """Those of each corpus in the order of its rows."""
-    if control is None:
+    if covariates is None:
         return None
     found = {}
     for name, a in stored.items():
-        known = control[name].index if name in control else []
+        known = covariates[name].index if name in covariates else []
         missing = ~a.rows["text_id"].isin(known)
         if missing.any():
             first = a.rows["text_id"][missing].iloc[0]
-            raise ValueError(f"control lacks {missing.sum()} texts of {name!r}, the first is text {first}")
-        found[name] = control[name].loc[a.rows["text_id"]]
+            raise ValueError(f"covariates lack {missing.sum()} texts of {name!r}, the first is text {first}")
+        found[name] = covariates[name].loc[a.rows["text_id"]]
     return found
 
 
 def _left(
-    stored: Mapping[str, Activations] | None, covariates: Mapping[str, pd.DataFrame] | None
+    stored: Mapping[str, Activations] | None, covered: Mapping[str, pd.DataFrame] | None
 ) -> dict[str, np.ndarray] | None:
     """Activations [text, unit] of each corpus, without what the covariates explain."""
-    if stored is None or covariates is None:
+    if stored is None or covered is None:
         return stored and {name: a.values for name, a in stored.items()}
-    return {name: matching.residuals(a.values, covariates[name]) for name, a in stored.items()}
+    return {name: matching.residuals(a.values, covered[name]) for name, a in stored.items()}
 
 
 def _kinds(
@@ -221,14 +221,14 @@ def _kinds(
 
 
 def _followed(
-    kinds: dict[str, tuple], rule: Rule, covariates: dict[str, pd.DataFrame] | None, progress: bool
+    kinds: dict[str, tuple], rule: Rule, covered: dict[str, pd.DataFrame] | None, progress: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tags of the first kind with their fates, and a line for every kind."""
     frames, lines = [], []
     for kind, (values, labels, elsewhere) in tqdm(
         kinds.items(), desc="compare", leave=False, disable=not progress
     ):
-        frames.append(followed(values, labels, rule, elsewhere=elsewhere, control=covariates))
+        frames.append(followed(values, labels, rule, elsewhere=elsewhere, covariates=covered))
         again = None
         if rule.over == "texts":
             again = resampled(values, labels, rule, frames[-1], elsewhere=elsewhere, progress=progress)

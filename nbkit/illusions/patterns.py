@@ -17,7 +17,7 @@ coherent. Give your own, or one of two:
     enrichment(labels)     how far the most over-represented descriptor is above its share of the corpus
 
 Whether a set has a pattern is a test: is it more coherent than random sets of as many texts of the same
-corpus? Random sets that are tested like units must then have a pattern in ``level`` of the cases.
+corpus? Random sets that are tested like units must then have a pattern in ``alpha`` of the cases.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pattern_rate(
     sets: int = 1000,
     further: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     draws: int = 10_000,
-    level: float = 0.05,
+    alpha: float = 0.05,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -56,9 +56,9 @@ def pattern_rate(
     further           more kinds beside the units: {kind: {corpus: [text, direction]}} such as probe
                       directions or principal components
     draws             random sets that make the null of a corpus, the same for all its kinds
-    level             of the test
+    alpha             of the test
 
-    A frame with corpus, kind, sets, rate (share with p <= level), rate_fdr (share with q <= level,
+    A frame with corpus, kind, sets, rate (share with p <= alpha), rate_fdr (share with q <= alpha,
     Benjamini-Hochberg over the sets of the kind) and coherence (the median), beside chance (that of the
     random draws). A corpus without a measure is a ``ValueError``.
     """
@@ -78,7 +78,7 @@ def pattern_rate(
         tops["random sets"] = random_sets(n, sets, k, generator)
         for kind, top in tops.items():
             found = _tested(measure(top), null, generator)
-            shares = {"rate": (found["p"] <= level).mean(), "rate_fdr": (found["q"] <= level).mean()}
+            shares = {"rate": (found["p"] <= alpha).mean(), "rate_fdr": (found["q"] <= alpha).mean()}
             middle = {"coherence": found["coherence"].median(), "chance": np.median(null)}
             lines.append({"corpus": corpus, "kind": kind, "sets": len(found), **shares, **middle})
     return pd.DataFrame(lines)

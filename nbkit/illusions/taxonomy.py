@@ -48,13 +48,13 @@ def taxonomy(
     labels_by_corpus: Mapping[str, pd.DataFrame],
     *,
     min_score: float,
-    level: float = 0.05,
+    alpha: float = 0.05,
     quantiles: int = 5,
     strict: bool = False,
     keep: float = 0.5,
     k: int = 10,
     min_positives: float = 20,
-    control: Mapping[str, pd.DataFrame] | None = None,
+    covariates: Mapping[str, pd.DataFrame] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """A verdict for each unit and tag, and the evidence in each corpus.
@@ -62,14 +62,14 @@ def taxonomy(
     A unit's tags are its best descriptor in each corpus, where the correlation is ``min_score`` or more,
     and the descriptor its top set in a corpus holds most beyond chance, where that is significant.
 
-    level          of false discoveries, over all units and descriptors of a corpus
+    alpha          of false discoveries, over all units and descriptors of a corpus
     quantiles      into which the activations of a corpus are cut
     strict         rates must rise strictly over them (the paper's test); default: not fall back
     keep           of the tag's highest AUROC - .5 in any corpus, the part that a trend must have
     k              texts in a top set
     min_positives  a descriptor takes part if so many texts of each corpus have it, and lack it; with less
                    than 2 ``k``, a perfect detector has most of them in its top set and no trend outside
-    control        {corpus: frame by text_id} of covariates, such as length in words: what is judged is what
+    covariates        {corpus: frame by text_id} of covariates, such as length in words: what is judged is what
                    they leave of the activations (``matching.residuals``)
 
     Returns a frame, with one line for each unit and tag:
@@ -92,13 +92,13 @@ def taxonomy(
     """
     labels = aligned(activations_by_corpus, labels_by_corpus)
     shared = shared_descriptors(labels, min_positives)
-    rule = _Rule(k, quantiles, strict, level / (quantiles - 1) / len(labels))
+    rule = _Rule(k, quantiles, strict, alpha / (quantiles - 1) / len(labels))
     found = {}
     for name, stored in activations_by_corpus.items():
-        covariates = None if control is None else control[name].loc[stored.rows["text_id"]]
+        covered = None if covariates is None else covariates[name].loc[stored.rows["text_id"]]
         matrix = labels[name][shared].to_numpy(np.float32)
-        found[name] = _evidence(name, stored.values, matrix, covariates, rule, progress)
-    frame = _verdicts(found, min_score, level, keep)
+        found[name] = _evidence(name, stored.values, matrix, covered, rule, progress)
+    frame = _verdicts(found, min_score, alpha, keep)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     frame["unit"], frame["descriptor"] = units[frame["unit"]], np.asarray(shared)[frame["descriptor"]]
     first = next(iter(labels.values()))
@@ -258,7 +258,7 @@ class _Rule(NamedTuple):
     k: int  # texts in a top set
     quantiles: int
     strict: bool
-    level: float  # of one step between two quantiles
+    alpha: float  # of one step between two quantiles
 
 
 class _Evidence(NamedTuple):
@@ -273,7 +273,7 @@ class _Evidence(NamedTuple):
     enriched: np.ndarray  # q of the top set
 
 
-def _evidence(name: str, values, labels: np.ndarray, control, rule: _Rule, progress: bool) -> _Evidence:
+def _evidence(name: str, values, labels: np.ndarray, covariates, rule: _Rule, progress: bool) -> _Evidence:
     """``labels`` [text, descriptor]; the q values are over all descriptors and units."""
     n = len(labels)
     if n < max(rule.quantiles, rule.k + 4):
@@ -283,7 +283,7 @@ def _evidence(name: str, values, labels: np.ndarray, control, rule: _Rule, progr
     blocks = range(0, values.shape[1], UNITS_AT_ONCE)
     for start in tqdm(blocks, desc=f"taxonomy of {name}", leave=False, disable=not progress):
         x = np.asarray(values[:, start : start + UNITS_AT_ONCE], dtype=np.float32)
-        x = x if control is None else matching.residuals(x, control)
+        x = x if covariates is None else matching.residuals(x, covariates)
         top, ranks = top_texts(x, rule.k), _ranks(x)
         trend = _outside(ranks, labels, top)
         hits = sum((labels[rows] > 0.5).astype(int) for rows in top).T  # [descriptor, unit]
@@ -301,7 +301,7 @@ def _evidence(name: str, values, labels: np.ndarray, control, rule: _Rule, progr
     return _Evidence(n, r, auroc, trend, fdr(p), monotone, fdr(chance))
 
 
-def _verdicts(found: dict[str, _Evidence], min_score: float, level: float, keep: float) -> pd.DataFrame:
+def _verdicts(found: dict[str, _Evidence], min_score: float, alpha: float, keep: float) -> pd.DataFrame:
     """A line for each tag; unit and descriptor as positions."""
     r = np.stack([e.r for e in found.values()])  # [corpus, descriptor, unit]
     by_score, by_top = (np.zeros(r.shape[1:], dtype=bool) for _ in range(2))
@@ -310,7 +310,7 @@ def _verdicts(found: dict[str, _Evidence], min_score: float, level: float, keep:
         best = e.r.argmax(0)
         by_score[best, every] |= e.r[best, every] >= min_score
         fullest = e.enriched.argmin(0)
-        by_top[fullest, every] |= e.enriched[fullest, every] <= level
+        by_top[fullest, every] |= e.enriched[fullest, every] <= alpha
     unit, descriptor = np.nonzero((by_score | by_top).T)
     some = (descriptor, unit)
     score = r[:, descriptor, unit].max(0)
@@ -320,11 +320,11 @@ def _verdicts(found: dict[str, _Evidence], min_score: float, level: float, keep:
     frame["chosen"], frame["trends"], frame["undecided"] = chosen, 0, 0
     enriched, best = np.zeros(len(frame), dtype=bool), np.max([e.auroc[some] for e in found.values()], axis=0)
     for name, e in found.items():
-        trend = (e.trend[some] > 0) & (e.q[some] <= level) & (e.monotone[some] == 1)
+        trend = (e.trend[some] > 0) & (e.q[some] <= alpha) & (e.monotone[some] == 1)
         trend &= e.auroc[some] - 0.5 >= keep * (best - 0.5)
         frame["trends"] += trend
-        frame["undecided"] += (e.q[some] > level) & _reaches(e.r[some], score / 2, e.texts)
-        enriched |= e.enriched[some] <= level
+        frame["undecided"] += (e.q[some] > alpha) & _reaches(e.r[some], score / 2, e.texts)
+        enriched |= e.enriched[some] <= alpha
         for what in ("r", "auroc", "trend", "q", "monotone", "enriched"):
             frame[f"{what}:{name}"] = getattr(e, what)[some]
     frame.loc[enriched, "verdict"] = "local"
@@ -369,7 +369,7 @@ def _monotone(sums: np.ndarray, sizes: np.ndarray, rule: _Rule) -> np.ndarray:
     rates = _rate(sums, sizes)
     steps, share = np.diff(rates, axis=0), _rate(sums[1:] + sums[:-1], sizes[1:] + sizes[:-1])
     error = np.sqrt((share * (1 - share)).clip(min=0) * (1 / sizes[1:] + 1 / sizes[:-1]))
-    bound = np.maximum(scipy.stats.norm.isf(rule.level) * error, BACK * np.ptp(rates, axis=0))
+    bound = np.maximum(scipy.stats.norm.isf(rule.alpha) * error, BACK * np.ptp(rates, axis=0))
     change, bound = rates[-1] - rates[0], bound + 1e-6  # a step of rounding is none
     rises, falls = (steps >= -bound).all(0) & (change > 0), (steps <= bound).all(0) & (change < 0)
     return rises.astype(np.int8) - falls.astype(np.int8)

@@ -51,7 +51,7 @@ class Rule(NamedTuple):
     min_score: float = 0.3  # from which a unit has a tag
     splits: int = 3  # random cuts into halves
     permutations: int = 200  # of the labels, for p; 0: none
-    level: float = 0.05  # of false discoveries
+    alpha: float = 0.05  # of false discoveries
     over: str = "texts"  # or "units": what the intervals draw again
     resamples: int = 100  # of the texts
     seed: int = 0
@@ -68,19 +68,19 @@ def followed(
     rule: Rule,
     *,
     elsewhere: np.ndarray | None = None,
-    control: Mapping[str, pd.DataFrame] | None = None,
+    covariates: Mapping[str, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Every tag chosen on the first half of a corpus, with its fate.
 
     values, labels  {corpus: [text, unit]}, {corpus: [text, descriptor]}
     elsewhere       a permutation of the units: tags are then looked up on the unit it names
-    control         {corpus: covariates [text, .]}: labels are permuted only among texts alike in them
+    covariates         {corpus: covariates [text, .]}: labels are permuted only among texts alike in them
 
     Columns: split, corpus, unit and descriptor (positions), score, above (does it reach the minimum), then
     same, score, jaccard, spearman, matched, p, q as within_same, ... and for each other corpus same:NAME, ...
     (NaN in its own).
     """
-    parts = [_one_cut(values, labels, rule, cut, elsewhere, control) for cut in rule.cuts]
+    parts = [_one_cut(values, labels, rule, cut, elsewhere, covariates) for cut in rule.cuts]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -145,10 +145,10 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------- one cut
 
 
-def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, control) -> pd.DataFrame:
+def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, covariates) -> pd.DataFrame:
     """The frame of ``fates`` for one random cut."""
     scorer = matching.scorer_of(rule.method)
-    chosen, looked_up, second_half, covariates = {}, {}, {}, {}
+    chosen, looked_up, second_half, covered = {}, {}, {}, {}
     for name, x in values.items():
         first, second = stats.halves(len(x), 0.5, cut)
         chosen[name] = scorer(x[first], labels[name][first])
@@ -156,7 +156,7 @@ def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, control) -> pd.Dat
         looked_up[name] = scorer(*second_half[name])
         if elsewhere is not None:
             looked_up[name] = looked_up[name][:, elsewhere]
-        covariates[name] = None if control is None else control[name].iloc[second]
+        covered[name] = None if covariates is None else covariates[name].iloc[second]
     tags = {name: _chosen(name, scores, rule.min_score, cut) for name, scores in chosen.items()}
     here, there = ({n: _Ordered.of(scores) for n, scores in part.items()} for part in (chosen, looked_up))
     matched = _matched(second_half, tags, scorer, elsewhere, cut)
@@ -166,7 +166,7 @@ def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, control) -> pd.Dat
     options = dict(method=rule.method, permutations=rule.permutations, seed=cut)
     columns: dict[str, np.ndarray] = {}
     for other in values:
-        p = matching.permutation_test(*second_half[other], best, place, control=covariates[other], **options)
+        p = matching.permutation_test(*second_half[other], best, place, covariates=covered[other], **options)
         for name, ordered in here.items():
             mine = np.flatnonzero(home == name)
             found = {w: number[unit[mine]] for w, number in _compared(ordered, there[other]).items()}
@@ -357,8 +357,8 @@ def _told(some: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         found |= {f"{what}_within": some[f"within_{what}"], f"{what}_across": across(what).mean(axis=1)}
     if rule.permutations:
         q = across("q")
-        found["held_within"] = (some["within_q"] <= rule.level).astype(float)
-        found["held_across"] = (q <= rule.level).where(q.notna()).astype(float).mean(axis=1)
+        found["significant_within"] = (some["within_q"] <= rule.alpha).astype(float)
+        found["significant_across"] = (q <= rule.alpha).where(q.notna()).astype(float).mean(axis=1)
     return pd.DataFrame(found)
 
 

@@ -7,7 +7,7 @@
     floors(activations, labels)   the same for random directions, permuted rows, random weights
     collisions(tags), coverage(tags), jaccard(tags)      what a set of tags is like
     compose(activations, labels, units)   "a and not b": composites, where they beat the best atom
-    residuals(values, control)    activations without what length, corpus or the like explain
+    residuals(values, covariates)    activations without what length, corpus or the like explain
     pooled(activations, labels)   several corpora as one
 
 A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in

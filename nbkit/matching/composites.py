@@ -24,8 +24,8 @@ def compose(
     beam: int = 5,
     method: str = "pearson",
     split: float = 0.5,
-    by: pd.Series | None = None,
-    level: float = 0.05,
+    groups: pd.Series | None = None,
+    alpha: float = 0.05,
     resamples: int = 200,
     seed: int = 0,
     progress: bool = True,
@@ -35,15 +35,15 @@ def compose(
     Beam search on the calibration texts: the best formulas of each length are joined with every
     descriptor by "and", "or", "and not" (minimum, maximum, minimum with 1 - p). On the held-out texts a
     longer formula must then beat the one before it, beginning with the best atom: the gain over its
-    bootstrap error (``resamples`` of the texts, paired) is tested one-sided at ``level``.
+    bootstrap error (``resamples`` of the texts, paired) is tested one-sided at ``alpha``.
 
-    Returns a line for each unit whose formula beats its best atom with q <= ``level`` (Benjamini-Hochberg
+    Returns a line for each unit whose formula beats its best atom with q <= ``alpha`` (Benjamini-Hochberg
     over all ``units``, None being all): unit, formula, length, score (calibration), validation_score,
     atom, atom_score (validation), gain, low, high (95 %), p, q. ``.attrs["tried"]`` counts the units.
     """
     labels = align(activations, labels)
     columns = [activations.column(u) for u in (range(len(activations.units)) if units is None else units)]
-    groups = None if by is None else of_texts(by, activations.rows["text_id"], "by").to_numpy()
+    groups = None if groups is None else of_texts(groups, activations.rows["text_id"], "groups").to_numpy()
     first, second = halves(len(labels), split, seed, groups=groups)
     matrix, names, scorer = checked(labels), labels.columns.to_numpy(), scorer_of(method)
     if method in TOGETHER:
@@ -54,13 +54,13 @@ def compose(
         values = np.asarray(activations.values[:, [column]], dtype=np.float32)
         try:
             found = _formulas(values[first], matrix[first], scorer, length, beam)
-            lines.append(_step_up(values, matrix, found, second, draws, scorer, level, names))
+            lines.append(_step_up(values, matrix, found, second, draws, scorer, alpha, names))
         except NotFinite as error:
             raise named(error, activations.units["unit"].to_numpy(), column) from None
     frame = pd.DataFrame(lines)
     frame.insert(0, "unit", activations.units["unit"].to_numpy()[columns])
     frame["q"] = false_discovery_control(frame["p"]) if len(frame) else []
-    frame = frame[(frame["q"] <= level) & (frame["length"] > 1)].reset_index(drop=True)
+    frame = frame[(frame["q"] <= alpha) & (frame["length"] > 1)].reset_index(drop=True)
     frame.attrs["tried"] = len(columns)
     return frame
 
@@ -114,7 +114,7 @@ def _written(formula: tuple, names: np.ndarray) -> str:
     return text
 
 
-def _step_up(values, labels, found, rows, draws, scorer, level: float, names) -> dict:
+def _step_up(values, labels, found, rows, draws, scorer, alpha: float, names) -> dict:
     """From the atom to longer formulas, as long as each beats the one before on the held-out rows."""
     table = np.stack([_evaluate(formula, labels) for _, formula in found], axis=1)
     held_out = scorer(values[rows], table[rows])[:, 0]
@@ -124,7 +124,7 @@ def _step_up(values, labels, found, rows, draws, scorer, level: float, names) ->
             continue
         if drawn is None:
             drawn = np.stack([scorer(values[d], table[d])[:, 0] for d in draws])  # [draw, length]
-        if _one_sided(held_out[i] - held_out[kept], drawn[:, i] - drawn[:, kept]) <= level:
+        if _one_sided(held_out[i] - held_out[kept], drawn[:, i] - drawn[:, kept]) <= alpha:
             kept = i
     gain = held_out[kept] - held_out[0]
     spread = drawn[:, kept] - drawn[:, 0] if kept else np.zeros(1)

@@ -7,7 +7,7 @@
     floors(activations, labels)   the same for random directions, permuted rows, random weights
     collisions(tags), coverage(tags), jaccard(tags)      what a set of tags is like
     compose(activations, labels, units)   "a and not b": composites, where they beat the best atom
-    residuals(values, control)    activations without what length, corpus or the like explain
+    residuals(values, covariates)    activations without what length, corpus or the like explain
     pooled(activations, labels)   several corpora as one
 
 A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in
@@ -69,12 +69,12 @@ def tag(
     method: str = "pearson",
     top: int = 2,
     split: float = 0.5,
-    by: pd.Series | None = None,
-    control: pd.DataFrame | None = None,
+    groups: pd.Series | None = None,
+    covariates: pd.DataFrame | None = None,
     ends: str = "high",
     permutations: int = 200,
     min_score: float = 0.0,
-    level: float = 0.05,
+    alpha: float = 0.05,
     resamples: int = 0,
     seed: int = 0,
     progress: bool = True,
@@ -82,17 +82,17 @@ def tag(
     """The ``top`` descriptors of every unit, chosen on one part of the texts, checked on the other.
 
     split         share of the texts used for calibration
-    by            a group (document) for each text_id: a group is never on both sides of the split
-    control       covariates by text_id, numbers or categories: scores are of what they leave
+    groups        a group (document) for each text_id: a group is never on both sides of the split
+    covariates       covariates by text_id, numbers or categories: scores are of what they leave
                   (``residuals``), and rows are permuted only within their cells
     ends          "high", or "both": what a unit means when it is low competes too, as the score of
                   the negated unit; the column ``sign`` says which
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
                   (0: no test, p and q are NaN). Rows count as exchangeable (within cells), groups or not.
                   The smallest p is 1 / (1 + permutations): where only a share s of the units responds,
-                  q <= level takes more than 1 / (s * level) of them
-    min_score     and ``level``: a line is ``tagged`` if score >= min_score and q <= level
-    resamples     bootstrap resamples of the held-out texts (with ``by``, of its groups) for the
+                  q <= alpha takes more than 1 / (s * alpha) of them
+    min_score     and ``alpha``: a line is ``tagged`` if score >= min_score and q <= alpha
+    resamples     bootstrap resamples of the held-out texts (with ``groups``, of its groups) for the
                   interval of ``validation_score``. 0: Fisher's z for pearson, NaN for other scorers
     seed          of the split, the permutations and the resamples
 
@@ -116,7 +116,7 @@ def tag(
         raise ValueError(f"top={top} tags were asked for; there are {labels.shape[1]} descriptors")
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
-    plan = _planned(activations.rows["text_id"], split, by, control, permutations, resamples, seed)
+    plan = _planned(activations.rows["text_id"], split, groups, covariates, permutations, resamples, seed)
     scorer, matrix = both(scorer_of(method)) if ends == "both" else scorer_of(method), checked(labels)
     names, chosen = activations.units["unit"].to_numpy(), []
     step = len(names) if method in TOGETHER else UNITS_AT_ONCE
@@ -131,7 +131,7 @@ def tag(
     frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control) if permutations else np.nan
     if method == "pearson" and not resamples:
         frame["low"], frame["high"] = fisher(frame["validation_score"].to_numpy(), len(plan.second))
-    significant = (frame["q"] <= level) if permutations else True
+    significant = (frame["q"] <= alpha) if permutations else True
     frame["tagged"] = (frame["score"] >= min_score) & significant
     frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
     return frame
@@ -145,14 +145,14 @@ def permutation_test(
     *,
     method: str = "pearson",
     permutations: int = 200,
-    control: pd.DataFrame | None = None,
+    covariates: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """p [pair] of pairs that were chosen on other texts: could chance have scored as high?
 
     values, labels      [row, unit] and [row, descriptor]
     descriptors, units  [pair] columns of the two
-    permutations        of the rows, within cells of ``control`` if given: p is (1 + those under which the
+    permutations        of the rows, within cells of ``covariates`` if given: p is (1 + those under which the
                         pair scores as high) / (1 + permutations); 0: NaN
 
     ``tag`` tests the best of all descriptors, which it chooses; here nothing is chosen. Scorers that
@@ -161,7 +161,7 @@ def permutation_test(
     if method in TOGETHER:
         raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
     scorer, generator = scorer_of(method), np.random.default_rng(seed)
-    cells = None if control is None else _cells(control)
+    cells = None if covariates is None else _cells(covariates)
     orders = [shuffle(np.arange(len(labels)), cells, generator) for _ in range(permutations)]
     p = np.full(len(units), np.nan)
     for descriptor in np.unique(descriptors):
@@ -171,17 +171,17 @@ def permutation_test(
     return p
 
 
-def residuals(values: np.ndarray, control: pd.DataFrame, *, bins: int = 10) -> np.ndarray:
+def residuals(values: np.ndarray, covariates: pd.DataFrame, *, bins: int = 10) -> np.ndarray:
     """Activations ``[row, unit]`` without what the covariates explain (float32).
 
-    ``control`` has one line for each row. Rows fall into cells: the categories crossed with ``bins``
+    ``covariates`` has one line for each row. Rows fall into cells: the categories crossed with ``bins``
     quantile bins of each number. Within each cell the mean and the slope on the numbers go, so that curved
     relations, and slopes that differ between corpora, go too.
     """
-    if len(control) != len(values):
-        raise ValueError(f"{len(values)} rows of activations and {len(control)} rows of control")
+    if len(covariates) != len(values):
+        raise ValueError(f"{len(values)} rows of activations and {len(covariates)} rows of covariates")
     every = np.arange(len(values))
-    return _without(np.asarray(values, np.float32), _cells(control, bins), _numbers(control), (every,))
+    return _without(np.asarray(values, np.float32), _cells(covariates, bins), _numbers(covariates), (every,))
 
 
 # ---------------------------------------------------------------------------------- inside
@@ -195,7 +195,7 @@ class _Plan:
     second: np.ndarray  # validation rows
     orders: list[np.ndarray]  # permutations of the calibration rows
     draws: list[np.ndarray]  # bootstrap draws from the validation rows
-    cells: np.ndarray | None = None  # of each row, under control
+    cells: np.ndarray | None = None  # of each row, under covariates
     numbers: np.ndarray | None = None
 
     def controlled(self, values: np.ndarray) -> np.ndarray:
@@ -204,12 +204,12 @@ class _Plan:
         return _without(values, self.cells, self.numbers, (self.first, self.second))
 
 
-def _planned(text_ids: pd.Series, split, by, control, permutations, resamples, seed: int) -> _Plan:
-    groups = None if by is None else of_texts(by, text_ids, "by").to_numpy()
+def _planned(text_ids: pd.Series, split, groups, covariates, permutations, resamples, seed: int) -> _Plan:
+    groups = None if groups is None else of_texts(groups, text_ids, "groups").to_numpy()
     first, second = halves(len(text_ids), split, seed, groups=groups)
     cells = numbers = None
-    if control is not None:
-        covariates = of_texts(control, text_ids, "control")
+    if covariates is not None:
+        covariates = of_texts(covariates, text_ids, "covariates")
         cells, numbers = _cells(covariates), _numbers(covariates)
     generator = np.random.default_rng(seed)
     orders = [shuffle(first, cells, generator) for _ in range(permutations)]
@@ -289,24 +289,24 @@ def of_texts(frame, text_ids: pd.Series, what: str):
     return frame.loc[text_ids]
 
 
-def _cells(control: pd.DataFrame, bins: int = 10) -> np.ndarray:
+def _cells(covariates: pd.DataFrame, bins: int = 10) -> np.ndarray:
     """Cell of each row: categories crossed with quantile bins of the numbers."""
     parts = [
-        pd.qcut(control[name], bins, labels=False, duplicates="drop")
-        if pd.api.types.is_numeric_dtype(control[name]) and control[name].nunique() > 2
-        else control[name].astype(str)
-        for name in control
+        pd.qcut(covariates[name], bins, labels=False, duplicates="drop")
+        if pd.api.types.is_numeric_dtype(covariates[name]) and covariates[name].nunique() > 2
+        else covariates[name].astype(str)
+        for name in covariates
     ]
     return (
-        pd.DataFrame(dict(enumerate(parts)), index=control.index)
+        pd.DataFrame(dict(enumerate(parts)), index=covariates.index)
         .groupby(list(range(len(parts))))
         .ngroup()
         .to_numpy()
     )
 
 
-def _numbers(control: pd.DataFrame) -> np.ndarray:
-    return control.select_dtypes("number").to_numpy(dtype=np.float64)
+def _numbers(covariates: pd.DataFrame) -> np.ndarray:
+    return covariates.select_dtypes("number").to_numpy(dtype=np.float64)
 
 
 def _without(values: np.ndarray, cells: np.ndarray, numbers: np.ndarray, parts) -> np.ndarray:

@@ -306,7 +306,7 @@ def layer_lines(
     table: pd.DataFrame,
     ylabel: str,
     *,
-    by: str = "null",
+    hue: str = "null",
     log: bool = False,
     published: pd.DataFrame | None = None,
     ax: Axes | None = None,
@@ -317,8 +317,8 @@ def layer_lines(
     """
     ax = _axes(ax, (5, 3.4))
     looks = zip((BLUE, RED, GREEN, GREY), ("o-", "s--", "^--", "x:"), strict=True)
-    for (color, look), (name, part) in zip(looks, table.groupby(by, sort=False), strict=False):
-        if by == "null":
+    for (color, look), (name, part) in zip(looks, table.groupby(hue, sort=False), strict=False):
+        if hue == "null":
             name = "the subject" if name == "none" else f"{name} (floor)"
         ax.plot(part["layer"], part["value"], look, ms=4, color=color, label=name)
         ax.fill_between(part["layer"], part["low"], part["high"], color=color, alpha=0.2, lw=0)

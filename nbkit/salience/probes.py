@@ -47,7 +47,7 @@ def fit_probe(
     penalty: float = 1e-5,
     epochs: int = 10,
     batch: int = 256,
-    rate: float = 3e-3,
+    learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> Probe:
     """Train a softmax probe on standardised ``units`` (None: all): Adam, shuffled rows, rate falling to 0.
@@ -63,7 +63,7 @@ def fit_probe(
     generator = torch.Generator().manual_seed(seed)
     weight = torch.zeros(len(classes), len(units), requires_grad=True)
     bias = torch.zeros(len(classes), requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=rate)
+    optimizer = torch.optim.Adam([weight, bias], lr=learning_rate)
     each = -(-len(Z) // batch)
     epochs = max(epochs, -(-STEPS // each))
     steps = epochs * each

@@ -191,7 +191,7 @@ def lca(
     l2: float = 1e-5,
     epochs: int = 10,
     batch: int = 128,
-    rate: float = 1e-3,
+    learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict]:
     """The published ranking: a linear probe, and the units by the share of weight at which they enter.
@@ -200,7 +200,7 @@ def lca(
     The closed form of their stepping: unit n enters class c at e(n, c) = weight of the heavier units / weight
     of all, and the union at the least over classes. Scores are 1 - e.
     """
-    probe = _train(X, codes, l1=l1, l2=l2, epochs=epochs, batch=batch, rate=rate, seed=seed)
+    probe = _train(X, codes, l1=l1, l2=l2, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
     weights = probe.weight.detach().numpy()
     return 1 - entry(weights), {"weights": weights}
 
@@ -224,12 +224,12 @@ def lca_loss(
     return loss + l1 * weight.abs().sum() + l2 * weight.norm()
 
 
-def _train(X, codes, *, l1, l2, epochs, batch, rate, seed) -> torch.nn.Linear:
+def _train(X, codes, *, l1, l2, epochs, batch, learning_rate, seed) -> torch.nn.Linear:
     X, y = torch.from_numpy(np.ascontiguousarray(X)), torch.from_numpy(codes.astype(np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         probe = torch.nn.Linear(X.shape[1], int(codes.max()) + 1)
-    optimizer = torch.optim.Adam(probe.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=learning_rate)
     for _ in range(epochs):
         for start in range(0, len(X), batch):
             rows = slice(start, start + batch)

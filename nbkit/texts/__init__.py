@@ -3,7 +3,7 @@
 Everything downstream joins on the two ids made here, so they are made once and kept.
 
     load        read a corpus from any source into `Texts`
-    Texts       the texts (`.frame`), their words (`.words`), what reading lost (`.losses`)
+    Texts       the texts (`.frame`), their words (`.words`), what reading lost (`.dropped`)
     words_of    the words of one plain text, with spans, by a simple regular expression
     READERS     the file suffixes that can be read, suffix -> reader
 

@@ -47,7 +47,7 @@ class Texts:
     name: str
     frame: pd.DataFrame  # one row a text: text_id, text, label columns
     words: pd.DataFrame | None = None  # one row a word, None for plain text
-    losses: dict[str, int] = field(default_factory=dict)  # what reading dropped, by reason
+    dropped: dict[str, int] = field(default_factory=dict)  # what reading dropped, by reason
     source: dict = field(default_factory=dict)  # what `load` was asked for, revision resolved
 
     @classmethod
@@ -66,8 +66,8 @@ class Texts:
         parts = [self.name, f"{len(self):,} texts"]
         if self.words is not None:
             parts.append(f"{len(self.words):,} words")
-        if self.losses:
-            parts.append("lost in reading: " + counts_of(self.losses))
+        if self.dropped:
+            parts.append("lost in reading: " + counts_of(self.dropped))
         return f"Texts({', '.join(parts)})"
 
     @property
@@ -108,22 +108,22 @@ class Texts:
         rng = np.random.default_rng(seed)
         return self._take(rng.choice(len(self), size=n, replace=False))
 
-    def split(self, fraction: float, seed: int = 0, *, by: str | None = None) -> tuple[Texts, Texts]:
+    def split(self, fraction: float, seed: int = 0, *, groups: str | None = None) -> tuple[Texts, Texts]:
         """Two parts at random, the first with `fraction` of the texts; order and ids are kept.
 
-        `by` names a column whose equal values stay on one side (`by="doc_id"`); the first part is
+        `groups` names a column whose equal values stay on one side (`groups="doc_id"`); the first part is
         then as near to `fraction` as whole groups allow. A text without a value is its own group.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction={fraction!r} leaves a part empty: give a number in (0, 1)")
-        groups = self._groups(by)
-        sizes = np.bincount(groups)
+        codes = self._groups(groups)
+        sizes = np.bincount(codes)
         if len(sizes) < 2:
-            unit = "text" if by is None else f"value of {by!r}"
+            unit = "text" if groups is None else f"value of {groups!r}"
             raise ValueError(f"{self.name!r} has only one {unit}: it cannot be split in two")
         order = np.random.default_rng(seed).permutation(len(sizes))
         cut = _nearest_cut(sizes[order], fraction * len(self))
-        first = np.isin(groups, order[:cut])
+        first = np.isin(codes, order[:cut])
         return self._take(np.flatnonzero(first)), self._take(np.flatnonzero(~first))
 
     def where(self, **columns) -> Texts:
@@ -184,11 +184,11 @@ class Texts:
             words = words[inside].reset_index(drop=True)
         return replace(self, frame=frame, words=words)
 
-    def _groups(self, by: str | None) -> np.ndarray:
+    def _groups(self, groups: str | None) -> np.ndarray:
         """A group number 0.. for every text."""
-        if by is None:
+        if groups is None:
             return np.arange(len(self))
-        self._require(by)
+        self._require(groups)
         codes, _ = pd.factorize(self.frame[by])
         missing = codes < 0
         codes[missing] = codes.max(initial=-1) + 1 + np.arange(missing.sum())
@@ -240,5 +240,5 @@ def _nearest_cut(sizes: np.ndarray, target: float) -> int:
     return int(np.argmin(np.abs(np.cumsum(sizes)[:-1] - target))) + 1
 
 
-def counts_of(losses: dict[str, int]) -> str:
-    return ", ".join(f"{n:,} {reason}" for reason, n in losses.items())
+def counts_of(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in dropped.items())

@@ -45,7 +45,7 @@ def load(
     text: str | None = None,
     shuffle: int = 0,
 ) -> Texts:
-    """Read a corpus; what had to be dropped is counted in `.losses` and logged once.
+    """Read a corpus; what had to be dropped is counted in `.dropped` and logged once.
 
     source    see the module's docstring.
     split     of a folder of .conllu files: "train", "dev", "test" (None: all of them, with a column
@@ -75,8 +75,8 @@ def load(
         _refuse_hub_options(spec, revision, shuffle)
         raw = _read_sample(spec, split) if spec.startswith("sample:") else _read_path(spec, split)
     asked["revision"] = raw.revision
-    frame, words, losses = _clean(raw, text, spec)
-    corpus = Texts(raw.name, frame, words, losses, asked)
+    frame, words, dropped = _clean(raw, text, spec)
+    corpus = Texts(raw.name, frame, words, dropped, asked)
     _report(corpus, raw)
     return corpus if spec.startswith("hf:") else _limited(corpus, limit, seed)
 
@@ -108,24 +108,24 @@ def _renumbered(corpus: Texts) -> Texts:
 
 def _clean(raw: Raw, text: str | None, spec: str) -> tuple[pd.DataFrame, pd.DataFrame | None, dict]:
     """Drop empty and duplicate texts, number the rest, put text_id and text first."""
-    losses = Counter(raw.losses)
+    dropped = Counter(raw.dropped)
     rows = raw.rows
     if len(rows):
         rows = name_columns(rows, text, spec)
         column = text_of(rows["text"], strip=raw.words is None)
-        losses["empty"] += int((column == "").sum())
+        dropped["empty"] += int((column == "").sum())
         repeated = column.duplicated() & (column != "")
-        losses["duplicate"] += int(repeated.sum())
+        dropped["duplicate"] += int(repeated.sum())
         keep = ((column != "") & ~repeated).to_numpy()
         rows = rows.assign(text=column)[keep]
-    losses = {reason: n for reason, n in losses.items() if n}
+    dropped = {reason: n for reason, n in dropped.items() if n}
     if not len(rows):
-        found = counts_of(losses) if losses else "it holds no line"
-        mend = "; save it as UTF-8" if "undecodable" in losses else ""
+        found = counts_of(dropped) if dropped else "it holds no line"
+        mend = "; save it as UTF-8" if "undecodable" in dropped else ""
         raise ValueError(f"{spec!r} has no text left after cleaning: {found}{mend}")
     rows = rows.reset_index(drop=True)
     rows.insert(0, "text_id", np.arange(len(rows)))
-    return rows, _renumber_words(raw.words, keep), losses
+    return rows, _renumber_words(raw.words, keep), dropped
 
 
 def _renumber_words(words: pd.DataFrame | None, keep: np.ndarray) -> pd.DataFrame | None:
@@ -139,13 +139,13 @@ def _renumber_words(words: pd.DataFrame | None, keep: np.ndarray) -> pd.DataFram
 
 def _report(corpus: Texts, raw: Raw) -> None:
     """One warning with everything that was lost."""
-    if corpus.losses:
+    if corpus.dropped:
         where = [f"first {reason}: {at}" for reason, at in raw.first_line.items()]
         log.warning(
             "%s: kept %d texts; %s",
             corpus.name,
             len(corpus),
-            "; ".join([counts_of(corpus.losses), *where]),
+            "; ".join([counts_of(corpus.dropped), *where]),
         )
 
 
@@ -225,12 +225,12 @@ def _joined(name: str, parts: dict[str, Raw]) -> Raw:
         ],
         ignore_index=True,
     )
-    losses: Counter = Counter()
+    dropped: Counter = Counter()
     first: dict[str, str] = {}
     for part in parts.values():
-        losses.update(part.losses)
+        dropped.update(part.dropped)
         first = {**part.first_line, **first}
-    return Raw(name, rows, words, dict(losses), first)
+    return Raw(name, rows, words, dict(dropped), first)
 
 
 READERS: dict[str, Callable[[Path], Raw]] = {

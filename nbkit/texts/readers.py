@@ -19,7 +19,7 @@ class Raw(NamedTuple):
     name: str
     rows: pd.DataFrame  # a row a text, with the columns of the source
     words: pd.DataFrame | None = None  # text_id refers to the row position
-    losses: dict[str, int] = {}
+    dropped: dict[str, int] = {}
     first_line: dict[str, str] = {}  # where the first loss of each kind is
     revision: str | None = None
 

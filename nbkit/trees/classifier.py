@@ -60,7 +60,7 @@ def finetune_classifier(
     column: str,
     *,
     epochs: int = 3,
-    rate: float = 2e-5,
+    learning_rate: float = 2e-5,
     batch: int = 32,
     warmup: float = 0.1,
     pool: str = "mean",
@@ -92,7 +92,7 @@ def finetune_classifier(
         head = torch.nn.Linear(int(subject.sites["width"].iloc[-1]), len(classes)).to(subject.device)
         trained = [*copied.model.parameters(), *head.parameters(), *parameters]
         order = [rows for _ in range(epochs) for rows in _epoch(texts, batch)]
-        optimizer, schedule = _optimizer(trained, rate, len(order), warmup)
+        optimizer, schedule = _optimizer(trained, learning_rate, len(order), warmup)
         strings, last = texts.frame["text"].tolist(), copied.select("hidden")[-1]
         lines = []
         for step, rows in enumerate(tqdm(order, desc="fine-tune", leave=False, disable=not progress)):
@@ -108,7 +108,9 @@ def finetune_classifier(
             more = term({site: seen[site].float() for site in sites}, own, labels) if term else None
             total = loss if more is None else loss + more
             if not torch.isfinite(total):
-                raise ValueError(f"the loss is {total.item():g} at step {step}: lower the rate or the weight")
+                raise ValueError(
+                    f"the loss is {total.item():g} at step {step}: lower the learning_rate or the weight"
+                )
             _step(total, trained, optimizer, schedule)
             lines.append((step, float(loss.detach()), float(more.detach()) if more is not None else 0.0))
     history = pd.DataFrame(lines, columns=["step", "loss", "term"])
@@ -116,7 +118,7 @@ def finetune_classifier(
     return Tuned(done, head.requires_grad_(False), classes, history, pool)
 
 
-def _optimizer(trained: list, rate: float, steps: int, warmup: float) -> tuple:
+def _optimizer(trained: list, learning_rate: float, steps: int, warmup: float) -> tuple:
     """AdamW, and its rate: up over the first ``warmup`` of the steps, then down to 0."""
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01, fused=True)
     rise = max(1.0, warmup * steps)

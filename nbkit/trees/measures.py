@@ -229,16 +229,16 @@ def measure(
     options   of ``fit``
 
     Columns: metric, null, seed, task, site, layer, sentences (tested), and those of ``score``; ``.attrs``
-    ["losses"] counts what was left out. ``intervals`` sums the seeds up.
+    ["dropped"] counts what was left out. ``intervals`` sums the seeds up.
     """
     metrics = [metric] if isinstance(metric, str) else list(metric)
     layers = subject.sites.set_index("site")["layer"]
-    lines, losses = [], {}
+    lines, dropped = [], {}
     for null in nulls:
         arguments = {"sites": sites, "lengths": lengths, "null": null, "cache": cache, "progress": progress}
         whole = dataset(subject, treebank, **arguments)
         held_out = None if test is None else dataset(subject, test, **arguments)
-        losses[null] = whole.losses
+        dropped[null] = whole.dropped
         for seed in seeds:
             train, dev, judged = parts(whole, held_out, seed)
             for one in metrics:
@@ -249,7 +249,7 @@ def measure(
     found = pd.concat(lines, ignore_index=True)
     first = ["metric", "null", "seed", "task", "site", "layer", "sentences"]
     found = found[[*first, *(c for c in found if c not in first)]]
-    found.attrs["losses"] = losses
+    found.attrs["dropped"] = dropped
     return found
 
 

@@ -50,7 +50,7 @@ def fit(
     task: str = "gold",
     epochs: int = 20,
     patience: int = 2,
-    rate: float = 1e-3,
+    learning_rate: float = 1e-3,
     published: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -77,7 +77,9 @@ def fit(
         for _ in range(2 if metric == "edge" else 1)
     ]
     loss_of = Loss(metric, assign, projection, seed)
-    optimizer = torch.optim.AdamW(weights, lr=2e-5) if published else torch.optim.Adam(weights, lr=rate)
+    optimizer = (
+        torch.optim.AdamW(weights, lr=2e-5) if published else torch.optim.Adam(weights, lr=learning_rate)
+    )
     order = np.random.default_rng(seed)
     steps = epochs * sum(1 for _ in train.batches())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / steps if published else 1.0)

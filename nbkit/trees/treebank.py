@@ -49,7 +49,7 @@ class TreeDataset:
     forms: np.ndarray
     text_ids: np.ndarray
     distance: list[np.ndarray]
-    losses: dict[str, int]
+    dropped: dict[str, int]
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -97,14 +97,14 @@ def dataset(
     null      "none"; "shuffled": the words of each sentence in random order, trees kept with their words;
               "random weights": the untrained subject; "gaussian": noise with the norm of each vector
 
-    Left out and counted in ``losses``: sentences of other lengths, whose heads are no tree, or which lost
+    Left out and counted in ``dropped``: sentences of other lengths, whose heads are no tree, or which lost
     words in the tokenizer. All sites need one width. No sentence left: ``ValueError``.
     """
     if null not in NULLS:
         raise ValueError(f"null={null!r}: {', '.join(NULLS)}")
     if treebank.words is None or "head" not in treebank.words:
         raise ValueError(f"{treebank.name} has no trees: load a CoNLL-U file")
-    words, losses = _clean(treebank.words, lengths)
+    words, dropped = _clean(treebank.words, lengths)
     corpus = treebank.where(text_id=words["text_id"].unique().tolist())
     if null == "random weights":
         subject = subject.randomized(seed)
@@ -121,22 +121,22 @@ def dataset(
         wanted = wanted.assign(word_id=order.loc[pd.MultiIndex.from_frame(wanted)].to_numpy())
     place = found.get_indexer(pd.MultiIndex.from_frame(wanted))
     broken = words["text_id"][place < 0].unique()
-    losses["sentences with words the tokenizer lost"] = len(broken)
+    dropped["sentences with words the tokenizer lost"] = len(broken)
     keep = ~words["text_id"].isin(broken).to_numpy()
     words, place = words[keep].reset_index(drop=True), place[keep]
     if words.empty:
-        raise ValueError(f"no sentence of {treebank.name} is left: {losses}")
+        raise ValueError(f"no sentence of {treebank.name} is left: {dropped}")
     values = _sites_first(stored.values, place, len(widths))
     if null == "gaussian":
         values = _gaussian(values, seed)
-    return _dataset_of(values, list(widths.index), words, losses)
+    return _dataset_of(values, list(widths.index), words, dropped)
 
 
 def _clean(words: pd.DataFrame, lengths: tuple[int, int]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Words of the sentences that can be used, and how many cannot."""
     sizes = words.groupby("text_id")["word_id"].transform("size")
     short_or_long = ~sizes.between(*lengths)
-    losses = {
+    dropped = {
         f"sentences not of {lengths[0]} to {lengths[1]} words": words["text_id"][short_or_long].nunique()
     }
     words = words[~short_or_long]
@@ -146,11 +146,11 @@ def _clean(words: pd.DataFrame, lengths: tuple[int, int]) -> tuple[pd.DataFrame,
         depths(words)
     except ValueError:  # some sentence is no tree: find them all
         bad = [text_id for text_id, some in words.groupby("text_id") if not _is_tree(some)]
-        losses["sentences whose heads are no tree"] = len(bad)
+        dropped["sentences whose heads are no tree"] = len(bad)
         words = words[~words["text_id"].isin(bad)]
         if words.empty:
             raise ValueError("no sentence has a tree") from None
-    return words.reset_index(drop=True), losses
+    return words.reset_index(drop=True), dropped
 
 
 def _is_tree(words: pd.DataFrame) -> bool:
@@ -199,7 +199,7 @@ def _gaussian(values: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _dataset_of(
-    values: torch.Tensor, sites: list[str], words: pd.DataFrame, losses: dict[str, int]
+    values: torch.Tensor, sites: list[str], words: pd.DataFrame, dropped: dict[str, int]
 ) -> TreeDataset:
     starts = words.groupby("text_id", sort=False).indices
     first = np.array([rows.min() for rows in starts.values()])
@@ -219,7 +219,7 @@ def _dataset_of(
         words["form"].str.lower().to_numpy(dtype=object),
         np.array(list(starts)),
         list(distances(words).values()),
-        losses,
+        dropped,
     )
 
 
