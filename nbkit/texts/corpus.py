@@ -189,7 +189,7 @@ class Texts:
         if groups is None:
             return np.arange(len(self))
         self._require(groups)
-        codes, _ = pd.factorize(self.frame[by])
+        codes, _ = pd.factorize(self.frame[groups])
         missing = codes < 0
         codes[missing] = codes.max(initial=-1) + 1 + np.arange(missing.sum())
         return codes

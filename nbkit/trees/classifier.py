@@ -120,7 +120,7 @@ def finetune_classifier(
 
 def _optimizer(trained: list, learning_rate: float, steps: int, warmup: float) -> tuple:
     """AdamW, and its rate: up over the first ``warmup`` of the steps, then down to 0."""
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01, fused=True)
     rise = max(1.0, warmup * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / rise, (steps - step) / max(1.0, steps - rise))
