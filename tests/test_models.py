@@ -825,3 +825,33 @@ def test_an_edit_reaches_its_site_and_what_follows(subject, kind):
 def test_a_group_cannot_be_edited(bert):
     with pytest.raises(ValueError, match="is a group"), bert.edit({"hidden": lambda t: t}):
         pass
+
+
+def test_encode_masks_special_tokens_and_padding_whatever_side_the_tokenizer_pads(minilm):
+    subject = models.Subject("left", minilm.model, copy.deepcopy(minilm.tokenizer))
+    subject.tokenizer.padding_side = "left"
+    batch, own = subject.encode(["Yes.", "A much longer text than that one."])
+    tokens = [
+        subject.tokenizer.convert_ids_to_tokens(ids[mask]) for ids, mask in zip(batch["input_ids"], own)
+    ]
+    assert tokens[0] == ["yes", "."] and tokens[1][0] == "a" and tokens[1][-1] == "."
+    assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist(), reverse=True)
+    alone, _ = subject.encode(["Yes."])
+    close(
+        subject.run(batch, "hidden")["layer.5.hidden"][0, :4],
+        subject.run(alone, "hidden")["layer.5.hidden"][0],
+    )
+    padded, mask = subject.encode(["Yes."], length=7)
+    assert padded["input_ids"].shape == (1, 7) and mask.sum() == 2
+
+
+def test_record_inputs_sees_what_enters_a_module(minilm):
+    first = minilm.model.encoder.layer[2].intermediate.dense
+    batch, _ = minilm.encode(["Yes."])
+    with minilm.record_inputs([first]) as seen:
+        ffn = minilm.run(batch, "layer.2.ffn")["layer.2.ffn"]
+    with torch.no_grad():
+        close(torch.nn.functional.gelu(first(seen[first])), ffn)
+    seen.clear()
+    minilm.run(batch, "layer.2.ffn")
+    assert not seen, "the hook is gone"

@@ -228,43 +228,19 @@ def _token_inputs(
     order = np.argsort([len(text) for text in texts], kind="stable")  # like lengths: little padding
     firsts = [_matrices(subject.model, layer)[0] for layer in layers]
     starts = range(0, len(texts), TEXTS_AT_ONCE)
-    with _inputs_of(firsts) as seen:
+    with subject.record_inputs(firsts) as seen:
         for start in tqdm(starts, desc="tokens", unit=" batches", leave=False, disable=not progress):
             some = order[start : start + TEXTS_AT_ONCE]
-            batch = subject.tokenizer(
-                [texts[i] for i in some],
-                padding=True,
-                truncation=subject.max_length is not None,
-                max_length=subject.max_length,
-                return_special_tokens_mask=True,
-                return_tensors="pt",
-            )
-            own = (batch["special_tokens_mask"] == 0) & (batch["attention_mask"] == 1)
+            batch, own = subject.encode([texts[i] for i in some])
             subject.run(batch, f"layer.{max(layers)}.ffn")
             for layer, first in zip(layers, firsts, strict=True):
-                found = seen[first].half().cpu()
-                for i, tokens, mine in zip(some, found, own, strict=True):
+                found, mask = seen[first].half().cpu(), own.cpu()
+                for i, tokens, mine in zip(some, found, mask, strict=True):
                     parts[layer][i] = tokens[mine] if mine.any() else torch.zeros_like(tokens[:1])
     lengths = torch.tensor([len(parts[layers[0]][i]) for i in range(len(texts))])
     return {
         layer: (torch.cat([found[i] for i in range(len(texts))]), lengths) for layer, found in parts.items()
     }
-
-
-class _inputs_of:
-    """``with _inputs_of(modules) as seen``: seen[module] is what entered it last."""
-
-    def __init__(self, modules: list[torch.nn.Module]):
-        self.modules, self.seen, self.hooks = modules, {}, []
-
-    def __enter__(self) -> dict[torch.nn.Module, torch.Tensor]:
-        keep = lambda module, args: self.seen.__setitem__(module, args[0])  # noqa: E731
-        self.hooks = [module.register_forward_pre_hook(keep) for module in self.modules]
-        return self.seen
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
 
 
 # ---------------------------------------------------------------------------------- the wider model

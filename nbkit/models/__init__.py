@@ -6,7 +6,7 @@ The names, in the order you meet them:
     subject = models.load("bert-base-uncased", revision="86b5e09")   # or a hub name, or a folder
     subject.sites                                 # frame: site, layer, kind, width
     subject.select(["ffn", "layer.3.hidden"])     # groups and single sites -> site names
-    batch = subject.tokenizer(texts, padding=True, return_tensors="pt")
+    batch, own = subject.encode(texts)            # tokenized; `own` leaves out special tokens and padding
     subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
     with subject.record("hidden") as seen:        # the same around your own forward passes
         subject.model(**batch)                    # `seen` is refilled by every one of them

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -236,6 +236,46 @@ class Subject:
         with torch.no_grad(), self.record(wanted, stop=True, keep=keep) as seen, contextlib.suppress(_Stop):
             self.model(**inputs)
         return {site: seen[site] for site in wanted}
+
+    @contextlib.contextmanager
+    def record_inputs(
+        self, modules: Iterable[torch.nn.Module]
+    ) -> Iterator[dict[torch.nn.Module, torch.Tensor]]:
+        """Inside `with`, every forward pass refills the dict with the first input of each of `modules`.
+
+        For places that have no site, such as what enters the first matrix of a feed-forward network.
+        """
+        seen: dict[torch.nn.Module, torch.Tensor] = {}
+        with contextlib.ExitStack() as stack:
+            for module in modules:
+                hook(stack, module, before=lambda module, args: seen.update({module: args[0]}))
+            yield seen
+
+    def encode(
+        self, texts: Sequence[str], *, length: int | None = None, **options
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Tokenize texts: what `run` and the model take, and which tokens are the texts' own.
+
+        length   pad every text to so many tokens and cut it there; None: pad to the longest of them, and
+                 cut at `max_length`
+        options  more for the tokenizer, such as return_offsets_mapping=True
+
+        Gives a dict of tensors [text, token] on the subject's device, and a mask [text, token] that is
+        False for special tokens and padding. Padding is on the right, as positions assume.
+        """
+        bound = self.max_length if length is None else length
+        batch = self.tokenizer(
+            list(texts),
+            padding=True if length is None else "max_length",
+            padding_side="right",
+            truncation=bound is not None,
+            max_length=bound,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+            **options,
+        ).to(self.device)
+        own = batch["attention_mask"].bool() & ~batch.pop("special_tokens_mask").bool()
+        return dict(batch), own
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -48,7 +48,7 @@ class Tuned(NamedTuple):
         order = np.argsort([-len(s) for s in strings], kind="stable")
         last = self.subject.select("hidden")[-1]
         for rows in np.array_split(order, max(1, -(-len(order) // batch))):
-            encoded, own = encode(self.subject, [strings[i] for i in rows])
+            encoded, own = self.subject.encode([strings[i] for i in rows])
             hidden = self.subject.run(encoded, last)[last]
             said[rows] = self.head(pooled(hidden, own, self.pool)).argmax(1).cpu().numpy()
         return np.array(self.classes, dtype=object)[said]
@@ -96,7 +96,7 @@ def finetune_classifier(
         strings, last = texts.frame["text"].tolist(), copied.select("hidden")[-1]
         lines = []
         for step, rows in enumerate(tqdm(order, desc="fine-tune", leave=False, disable=not progress)):
-            encoded, own = encode(copied, [strings[i] for i in rows])
+            encoded, own = copied.encode([strings[i] for i in rows])
             labels = torch.from_numpy(codes[rows]).to(subject.device)
             with (
                 torch.autocast(subject.device.type, torch.bfloat16, enabled=half),
@@ -134,20 +134,6 @@ def _step(total: torch.Tensor, trained: list, optimizer, schedule) -> None:
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     schedule.step()
-
-
-def encode(subject: Subject, strings: list[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What the model takes, and a mask [text, token] of the texts' own tokens: not special, not padding."""
-    encoded = subject.tokenizer(
-        strings,
-        padding=True,
-        truncation=True,
-        max_length=subject.max_length,
-        return_special_tokens_mask=True,
-        return_tensors="pt",
-    ).to(subject.device)
-    own = encoded["attention_mask"].bool() & ~encoded.pop("special_tokens_mask").bool()
-    return dict(encoded), own
 
 
 def pooled(hidden: torch.Tensor, own: torch.Tensor, pool: str) -> torch.Tensor:

@@ -198,15 +198,8 @@ def published_dataset(
     names, values, depth = subject.select(sites), [], []
     for start in range(0, len(treebank), 32):
         part = treebank.frame.iloc[start : start + 32]
-        encoded = subject.tokenizer(
-            part["text"].tolist(),
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        )
-        spans = encoded.pop("offset_mapping").numpy()
+        encoded, _ = subject.encode(part["text"].tolist(), length=length, return_offsets_mapping=True)
+        spans = encoded.pop("offset_mapping").cpu().numpy()
         seen = subject.run(encoded, names)
         values.append(torch.stack([seen[name].half().cpu() for name in names]))
         depth += [_of_pieces(by_text[i], spans[j]) for j, i in enumerate(part["text_id"])]
