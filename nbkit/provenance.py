@@ -8,6 +8,7 @@ which texts and which versions are behind it.
     stopwatch                                       ``with stopwatch() as clock: ...; clock.seconds``
     fingerprint(*parts)                             SHA-256 over strings, numbers and arrays
     cache_root()                                    where stores live: $NBKIT_CACHE, else ./cache
+    atomic(path)                                    ``with atomic(path) as part: part.write_text(...)``
     place()                                         the notebook and the cell that are running
     read("figures/NAME.svg")                        the manifest inside a figure's file (.svg or .png)
     check("figures/NAME.svg")                       can it still be made here? one line a question
@@ -19,6 +20,7 @@ Nothing here names the user, the host or a path: manifests are made to be publis
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -28,7 +30,7 @@ import platform
 import sys
 import time
 import xml.etree.ElementTree
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +108,23 @@ def show() -> str:
     parts = [f"Python {platform.python_version()}"]
     parts += [f"{name} {version}" for name, version in versions().items()]
     return " · ".join(parts)
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Inside `with`, a file to write that takes the place of ``path`` once it is complete.
+
+    After an error or a kill ``path`` is what it was before. Missing folders are made. Two processes may
+    write at once: the last one to finish wins.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class stopwatch:

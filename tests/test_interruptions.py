@@ -261,8 +261,8 @@ def test_facts_torn_by_a_kill_do_not_take_the_others_with_them(checkout, monkeyp
     preset.record(units=9216)
     write = Path.write_text
 
-    def torn(path, text):
-        write(path, text[: len(text) // 2])
+    def torn(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_text", torn)

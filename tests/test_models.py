@@ -832,7 +832,7 @@ def test_encode_masks_special_tokens_and_padding_whatever_side_the_tokenizer_pad
     subject.tokenizer.padding_side = "left"
     batch, own = subject.encode(["Yes.", "A much longer text than that one."])
     tokens = [
-        subject.tokenizer.convert_ids_to_tokens(ids[mask]) for ids, mask in zip(batch["input_ids"], own)
+        subject.tokenizer.convert_ids_to_tokens(ids[mask]) for ids, mask in zip(batch["input_ids"], own, strict=True)
     ]
     assert tokens[0] == ["yes", "."] and tokens[1][0] == "a" and tokens[1][-1] == "."
     assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist(), reverse=True)

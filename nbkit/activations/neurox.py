@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nbkit import provenance
 from nbkit.activations.store import Activations
 
 SENTENCES = "sentence_to_index"  # the dataset with NeuroX's list of sentences
@@ -39,14 +40,10 @@ def write(path: str | Path, stored: Activations, forms: Sequence[str] | None = N
         raise ValueError(f"the sites have different widths, NeuroX needs one: {widths.to_dict()}")
     forms = stored.rows["form"] if forms is None else forms
     words = pd.Series(list(forms)).groupby(stored.rows["text_id"].to_numpy(), sort=False)
-    partial = path.with_name(path.name + ".part")
     writer = _write_hdf5 if path.suffix == ".hdf5" else _write_json
     sentences = ((words.obj.iloc[rows].tolist(), rows) for rows in words.indices.values())
-    try:
-        writer(partial, ((forms, _layers(stored, rows, len(widths))) for forms, rows in sentences))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with provenance.atomic(path) as part:
+        writer(part, ((forms, _layers(stored, rows, len(widths))) for forms, rows in sentences))
     return path
 
 

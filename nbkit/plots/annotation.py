@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +53,7 @@ class Annotation:
             raise ValueError(f"annotator {annotator!r}: letters, digits, - and _ only, it names a file")
         path, answers = self.folder / f"{annotator}.csv", pd.DataFrame(columns=list(self.COLUMNS))
         if path.exists():
-            answers = pd.read_csv(path, dtype=str, keep_default_na=False)
+            answers = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
             if list(answers) != list(self.COLUMNS) or set(answers["sets"]) - {self._mark}:
                 raise ValueError(f"{path} holds answers on other sets: choose another folder or name")
         self.annotator, self.path = annotator, path
@@ -108,10 +107,9 @@ class Annotation:
         return next((i for i in ids[start:] + ids[:start] if i not in self._answers), None)
 
     def _save(self, answers: Mapping[str, dict]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_suffix(".part")
-        pd.DataFrame(list(answers.values()), columns=list(self.COLUMNS)).to_csv(whole, index=False)
-        os.replace(whole, self.path)  # the file is the old one or the new one, never half of either
+        frame = pd.DataFrame(list(answers.values()), columns=list(self.COLUMNS))
+        with provenance.atomic(self.path) as part:
+            frame.to_csv(part, index=False, encoding="utf-8")
 
     def widget(self) -> ipywidgets.Widget:
         """Controls and the current set."""

@@ -24,6 +24,7 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
+from nbkit import provenance
 from nbkit.descriptors import Descriptors
 from nbkit.plots.html import Views, bar_html, controls, live_and_static, page
 
@@ -90,7 +91,8 @@ class DescriptorEditor:
     def __init__(self, merged: Descriptors, path: str | Path) -> None:
         self.merged, self.path = merged, Path(path)
         nothing = {"join": {}, "drop": [], "rename": {}}
-        self.edits = {**nothing, **(json.loads(self.path.read_text()) if self.path.exists() else {})}
+        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        self.edits = {**nothing, **known}
         self.result = merged.edited(self.edits)
 
     def rename(self, old: str, new: str) -> None:
@@ -119,9 +121,8 @@ class DescriptorEditor:
         self._save(result)
 
     def _save(self, result: Descriptors) -> None:
-        partial = self.path.with_name(self.path.name + ".part")
-        partial.write_text(json.dumps(self.edits, indent=1, ensure_ascii=False))
-        partial.replace(self.path)
+        with provenance.atomic(self.path) as part:
+            part.write_text(json.dumps(self.edits, indent=1, ensure_ascii=False), encoding="utf-8")
         self.result = result
 
     def widget(self) -> ipywidgets.Widget:

@@ -15,12 +15,10 @@ at all, so that notebooks may be interrupted, and several may run at once.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tomllib
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ import filelock
 import pandas as pd
 import torch
 
-from nbkit import models, texts
+from nbkit import models, provenance, texts
 
 #: Which notebook keeps what others take, by the first part of its name.
 KEPT_BY = {"labels": "02_discover_descriptors", "tags": "03_match_neurons"}
@@ -155,7 +153,7 @@ class Preset:
 
     def keep(self, name: str, frame: pd.DataFrame) -> None:
         """``frame`` for the next notebooks, under a ``name`` whose first part is in ``KEPT_BY``."""
-        with _whole(self.results / f"{name}.parquet") as part:
+        with provenance.atomic(self.results / f"{name}.parquet") as part:
             frame.to_parquet(part)
 
     def kept(self, name: str) -> pd.DataFrame:
@@ -172,22 +170,10 @@ class Preset:
     def record(self, **facts: Any) -> None:
         """Add ``facts`` (numbers, strings, ``Estimate``) to ``summary.json`` of the results."""
         path = self.results / "summary.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"), _whole(path) as part:
-            known = json.loads(path.read_text()) if path.exists() else {}
-            part.write_text(json.dumps({**known, **facts}, indent=1, default=float))
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write, which becomes ``path`` at once when it is whole, and else is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # for the lock
+        with filelock.FileLock(f"{path}.lock"), provenance.atomic(path) as part:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            part.write_text(json.dumps({**known, **facts}, indent=1, default=float), encoding="utf-8")
 
 
 def load(name: str | None = None, path: str | Path | None = None) -> Preset:
