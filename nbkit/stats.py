@@ -1,4 +1,21 @@
-"""Stats."""
+"""Statistics that several rooms need, each written once.
+
+    bootstrap(values)               a mean with its 95 % interval: an ``Estimate``
+    halves(n, groups=documents)     a random partition of rows; whole groups stay on one side
+    shuffled, resampled, thinned    rows permuted, drawn with replacement, and with fewer positives
+    p_values(found, null)           permutation p: (1 + draws that reach what was found) / (1 + draws)
+    q_values(p)                     Benjamini-Hochberg
+    correlation(x, y)               Pearson along the last axis; ``rank_correlation`` Spearman;
+                                    ``correlation_of_sums`` from running sums
+    correlation_interval(r, n)      Fisher's 95 % interval; ``correlation_p`` two-sided, by Student's t
+    auroc_of_ranks(on, ranks)       AUROC of every descriptor and unit
+    top_texts(values, k)            rows of the highest activations of every unit
+    random_directions(values_by_corpus, n)     projections on random unit vectors (``unit_vectors``)
+
+Arrays are numpy's; activations are [row, unit] unless a docstring says otherwise. ``seed`` is an integer, or a
+``numpy.random.Generator`` that is drawn from. Intervals cover 95 %. Everything here is textbook material:
+resampling and false discoveries are scipy's, what scipy lacks (groups, cells, all columns at once) is here.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +24,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.special
 import scipy.stats
-from scipy import special
+
+Seed = int | np.random.Generator
 
 
 class Estimate(NamedTuple):
-    """A mean with its bootstrap interval."""
+    """A mean with its interval; prints as ``0.50 [0.41, 0.59]``."""
 
     value: float
     low: float
@@ -23,73 +42,53 @@ class Estimate(NamedTuple):
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def bootstrap(values: np.ndarray, *, n: int = 1000, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean of ``values`` with the percentile interval over ``n`` resamples.
+def bootstrap(
+    values: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    n: int = 1000,
+    confidence: float = 0.95,
+    seed: Seed = 0,
+) -> Estimate:
+    """Mean of ``values`` (weighted, if ``weights`` are given) with its percentile bootstrap interval.
 
-    The values are resampled one by one: give one value for each independent thing (unit, text). No
-    values give NaN.
+    The ``n`` resamples draw the values one by one: give one value for each independent thing (unit, text).
+    No values give NaN, a single one an interval of length 0.
     """
-    values = np.asarray(values, dtype=float)
-    if not len(values):
+    x = np.asarray(values, dtype=float)
+    if not len(x):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(n)]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
+    w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=float)
+    mean = float((x * w).sum() / w.sum())
+    if len(x) == 1:
+        return Estimate(mean, mean, mean, 1)
+    found = scipy.stats.bootstrap(
+        (x * w, w),
+        lambda xs, ws, axis: xs.sum(axis) / ws.sum(axis),
+        paired=True,
+        n_resamples=n,
+        confidence_level=confidence,
+        method="percentile",
+        batch=max(1, 2**21 // len(x)),  # bounds the memory
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(mean, float(found.low), float(found.high), len(x))
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's correlation [...] of centred ranks [..., descriptor]; 0 where a side is constant."""
-    xy, xx, yy = (np.einsum("...d,...d->...", *pair) for pair in ((x, y), (x, x), (y, y)))
-    spread = np.sqrt(xx * yy)
-    return np.divide(xy, spread, out=np.zeros_like(spread), where=spread > 0)
-
-
-def top_texts(values: np.ndarray, k: int = 10) -> np.ndarray:
-    """Rows [k, unit] of the ``k`` highest activations, strongest first; ties in the order of the rows.
-
-    Fewer than ``k`` texts are a ``ValueError``.
-    """
-    if not 1 <= k <= len(values):
-        raise ValueError(f"k={k} texts were asked for; there are {len(values)}")
-    columns = -np.asarray(values, dtype=np.float32).T  # [unit, text]
-    edge = np.partition(columns, k - 1, axis=1)[:, k - 1 : k]
-    unit, row = np.nonzero(~(columns > edge))  # the k highest, and what ties with the last: sorted is no more
-    order = np.lexsort((row, columns[unit, row], unit))
-    first = np.searchsorted(
-        unit, np.arange(len(columns))
-    )  # sorting leaves every unit's places where they are
-    return row[order][first[:, None] + np.arange(k)].T
-
-
-def random_directions(
-    values_by_corpus: Mapping[str, np.ndarray], n: int, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Projections [text, n] of every corpus on the same random unit vectors of the units' space."""
-    drawn = unit_vectors(next(iter(values_by_corpus.values())).shape[1], n, seed)
-    return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values_by_corpus.items()}
-
-
-# ---------------------------------------------------------------------------------- inside
-
-
-def unit_vectors(width: int, n: int, seed: int) -> np.ndarray:
-    """``n`` random directions [unit, direction] of length 1."""
-    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=0)
+# ---------------------------------------------------------------------------------- rows drawn at random
 
 
 def halves(
-    n: int, split: float = 0.5, seed: int = 0, *, groups: np.ndarray | None = None
+    n: int, split: float = 0.5, seed: Seed = 0, *, groups: np.ndarray | None = None, least: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random partition of ``range(n)`` into two sorted parts, the first with a share ``split``.
 
-    With ``groups`` (one for each row) whole groups are drawn until the first part would be nearer to
-    its share without the next.
+    With ``groups`` (one for each row) whole groups are drawn, so many that the share is met as nearly as
+    they allow. Fewer than ``least`` rows in a part, a missing group or a single one: ``ValueError``.
     """
     cut, generator = round(n * split), np.random.default_rng(seed)
-    if not 2 <= cut <= n - 2:
-        raise ValueError(f"split={split} of {n} rows leaves a part with fewer than two")
+    if not least <= cut <= n - least:
+        raise ValueError(f"split={split} of {n} rows leaves a part with fewer than {least}")
     if groups is None:
         order = generator.permutation(n)
         return np.sort(order[:cut]), np.sort(order[cut:])
@@ -98,20 +97,15 @@ def halves(
         raise ValueError(f"{len(names)} groups over {n} rows: a split needs two, and a group for every row")
     drawn = generator.permutation(len(names))
     filled = np.cumsum(np.bincount(codes)[drawn])[:-1]  # the last group stays for the second part
-    taken = np.isin(codes, drawn[: 1 + np.abs(filled - cut).argmin()])
+    taken = np.isin(codes, drawn[: 1 + np.abs(filled - n * split).argmin()])
     return np.flatnonzero(taken), np.flatnonzero(~taken)
 
 
-def fisher(r: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a correlation over n rows; NaN with fewer than four."""
-    if n < 4:
-        return np.full_like(r, np.nan), np.full_like(r, np.nan)
-    z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
-    return np.tanh(z - 1.96 / np.sqrt(n - 3)), np.tanh(z + 1.96 / np.sqrt(n - 3))
+def shuffled(rows: np.ndarray, cells: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
+    """A random order of the positions in ``rows``, within their cells where there are any.
 
-
-def shuffle(rows: np.ndarray, cells: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
-    """A permutation of the positions in ``rows``, within cells if there are any."""
+    ``cells`` has one value for each row of the whole, not only for those in ``rows``.
+    """
     order = generator.permutation(len(rows))
     if cells is None:
         return order
@@ -120,8 +114,10 @@ def shuffle(rows: np.ndarray, cells: np.ndarray | None, generator: np.random.Gen
     return found
 
 
-def resampled(rows, groups, n: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """``n`` bootstrap draws from ``rows``; of whole groups if there are any."""
+def resampled(
+    rows: np.ndarray, groups: np.ndarray | None, n: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """``n`` bootstrap draws from ``rows``; of whole groups where there are any (a group for each row of all)."""
     if groups is None:
         yield from (rows[generator.integers(0, len(rows), len(rows))] for _ in range(n))
         return
@@ -130,11 +126,132 @@ def resampled(rows, groups, n: int, generator: np.random.Generator) -> Iterator[
         yield np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
 
 
-def two_sided(r: np.ndarray, n: int) -> np.ndarray:
-    """p of a correlation over n rows, by Student's t."""
+def thinned(on: np.ndarray, odds: float, seed: Seed = 0, *, least: int = 0) -> np.ndarray:
+    """Rows, sorted, that are left when positives go until there are ``odds`` of them for each negative.
+
+    ``on`` [row] says which are positive. All negatives stay, and at least ``least`` positives.
+    """
+    positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
+    kept = min(len(positive), max(least, round(odds * len(negative))))
+    drawn = np.random.default_rng(seed).permutation(positive)[:kept]
+    return np.sort(np.concatenate([drawn, negative]))
+
+
+# ---------------------------------------------------------------------------------- tests
+
+
+def p_values(found: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """One-sided permutation p: (1 + draws that reach ``found``) / (1 + draws); NaN without draws.
+
+    null   [draw, ...] what the draws gave, of a shape that broadcasts against ``found`` [...]
+    """
+    if not len(null):
+        return np.full(np.shape(found), np.nan)
+    reached = (null >= np.asarray(found) - 1e-9).sum(0)  # equal up to rounding counts
+    return (1 + reached) / (1 + len(null))
+
+
+def q_values(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg over all of ``p``, in its shape; NaN (not tested) stays NaN and does not count."""
+    p = np.asarray(p, dtype=float)
+    q, tested = np.full(p.shape, np.nan), ~np.isnan(p)
+    if tested.any():
+        q[tested] = scipy.stats.false_discovery_control(np.clip(p[tested], 0, 1))
+    return q
+
+
+# ---------------------------------------------------------------------------------- correlation, AUROC
+
+
+def cosine(x: np.ndarray, y: np.ndarray, *, undefined: float = 0.0) -> np.ndarray:
+    """Cosine along the last axis [...]; ``undefined`` where a side is zero. Centred, it is the correlation."""
+    xy, xx, yy = (np.einsum("...d,...d->...", *pair) for pair in ((x, y), (x, x), (y, y)))
+    length = np.sqrt(xx * yy)
+    return np.divide(xy, length, out=np.full_like(length, undefined), where=length > 0)
+
+
+def correlation(x: np.ndarray, y: np.ndarray, *, undefined: float = 0.0) -> np.ndarray:
+    """Pearson's correlation along the last axis [...]; ``undefined`` where a side is constant."""
+    centred = (side - side.mean(-1, keepdims=True) for side in (x, y))
+    return cosine(*centred, undefined=undefined)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray, *, undefined: float = 0.0) -> np.ndarray:
+    """Spearman's correlation along the last axis [...], ties with their mean rank."""
+    ranks = (scipy.stats.rankdata(side, axis=-1) for side in (x, y))
+    return correlation(*ranks, undefined=undefined)
+
+
+def correlation_of_sums(n, x, xx, y, yy, xy, *, tiny: float = 1e-6) -> np.ndarray:
+    """Pearson's correlation from sums over ``n`` rows of x, x^2, y, y^2 and x * y, which broadcast.
+
+    0 where the product of the standard deviations is ``tiny`` or less, which is rounding error.
+    """
+    x, y = x / n, y / n
+    spread = np.sqrt((xx / n - x * x).clip(min=0)) * np.sqrt((yy / n - y * y).clip(min=0))
+    return np.divide(xy / n - x * y, spread, out=np.zeros_like(spread), where=spread > tiny)
+
+
+def correlation_interval(r: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fisher's 95 % interval (low, high) of correlations over ``n`` rows; NaN with fewer than four."""
+    if n < 4:
+        return np.full_like(r, np.nan), np.full_like(r, np.nan)
+    z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+    return np.tanh(z - 1.96 / np.sqrt(n - 3)), np.tanh(z + 1.96 / np.sqrt(n - 3))
+
+
+def correlation_p(r: np.ndarray, n: int) -> np.ndarray:
+    """Two-sided p of correlations over ``n`` rows, by Student's t."""
     r = np.clip(r, -1 + 1e-12, 1 - 1e-12)
-    return 2 * special.stdtr(n - 2, -np.abs(r) * np.sqrt((n - 2) / (1 - r**2)))
+    return 2 * scipy.special.stdtr(n - 2, -np.abs(r) * np.sqrt((n - 2) / (1 - r**2)))
 
 
-def fdr(p: np.ndarray) -> np.ndarray:
-    return scipy.stats.false_discovery_control(np.clip(p, 0, 1), axis=None).reshape(p.shape)
+def auroc_of_ranks(on, ranks):
+    """P(a row with the descriptor is above one without), ties half: Mann-Whitney U / (n+ n-).
+
+    on      [descriptor, row] 1 where the row has the descriptor, else 0 (floats)
+    ranks   [unit, row] of the activations, from 1, ties with their mean rank
+
+    [descriptor, unit], .5 for a descriptor that every row has, or none. Arrays of numpy or torch.
+    """
+    n, rows = on.sum(1)[:, None], on.shape[1]
+    pairs = n * (rows - n)
+    won = on @ ranks.T - n * (n + 1) / 2
+    return 0.5 + (won - pairs / 2) / (pairs + (pairs == 0))
+
+
+# ---------------------------------------------------------------------------------- units
+
+
+def top_texts(values: np.ndarray, k: int = 10) -> np.ndarray:
+    """Rows [k, unit] of the ``k`` highest activations, strongest first; ties in the order of the rows.
+
+    Fewer than ``k`` rows are a ``ValueError``.
+    """
+    if not 1 <= k <= len(values):
+        raise ValueError(f"k={k} texts were asked for; there are {len(values)}")
+    columns = -np.asarray(values, dtype=np.float32).T  # [unit, text]
+    edge = np.partition(columns, k - 1, axis=1)[:, k - 1 : k]
+    unit, row = np.nonzero(~(columns > edge))  # the k highest and their ties: little is left to sort
+    order = np.lexsort((row, columns[unit, row], unit))
+    first = np.searchsorted(unit, np.arange(len(columns)))  # where each unit's rows begin
+    return row[order][first[:, None] + np.arange(k)].T
+
+
+def unit_vectors(width: int, n: int, seed: Seed = 0) -> np.ndarray:
+    """``n`` random directions of length 1, float32 [width, direction]."""
+    drawn = np.random.default_rng(seed).standard_normal((width, n)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=0)
+
+
+def direction_units(n: int) -> pd.DataFrame:
+    """The frame of units of ``n`` directions: ``direction.0``, ``direction.1``, ..."""
+    return pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
+
+
+def random_directions(
+    values_by_corpus: Mapping[str, np.ndarray], n: int, seed: Seed = 0
+) -> dict[str, np.ndarray]:
+    """Projections [text, n] of every corpus on the same random unit vectors of the units' space."""
+    drawn = unit_vectors(next(iter(values_by_corpus.values())).shape[1], n, seed)
+    return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values_by_corpus.items()}

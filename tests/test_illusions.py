@@ -121,7 +121,7 @@ def test_the_new_columns_by_brute_force(three, report):
 def test_thinned_texts_have_the_share_asked_for_and_keep_every_negative(seed, positives, negatives):
     on = np.random.default_rng(seed).permutation(np.arange(positives + negatives) < positives)
     lowest = seed % (positives + 1) / negatives
-    rows = transfer._thinned(on, lowest, seed)
+    rows = stats.thinned(on, lowest, seed)
     assert on[rows].sum() == round(lowest * negatives) and (~on[rows]).sum() == negatives
     assert (np.diff(rows) > 0).all()
 

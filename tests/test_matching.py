@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from nbkit import matching, stats
 from nbkit.activations import Activations
-from nbkit.matching import baselines, scorers, tags
+from nbkit.matching import scorers, tags
+from nbkit.matching.baselines import jaccard
 
 
 def stored(values: np.ndarray) -> Activations:
@@ -164,7 +165,7 @@ def test_documents_are_given_by_text_id():
     tags = matching.tag(activations, labels, groups=documents, permutations=0, resamples=20, progress=False)
     assert sum(tags.attrs["texts"].values()) == 400
     assert (tags["low"] <= tags["high"]).all()
-    with pytest.raises(ValueError, match="`by` must have a value for every text_id; there is none for 7"):
+    with pytest.raises(ValueError, match="`groups` must have a value for every text_id; there is none for 7"):
         matching.tag(activations, labels, groups=documents.drop(7), progress=False)
 
 
@@ -241,7 +242,7 @@ def test_floors_collisions_coverage_and_overlap():
     assert matching.collisions(tags)["d0"] == 2
     covered = matching.coverage(tags, labels)
     assert covered["units"] == 4 / 40 and covered["descriptors"] == 0.6
-    overlap = baselines.jaccard(tags)
+    overlap = jaccard(tags)
     assert set(overlap.round(3)) <= {1.0, round(1 / 3, 3)} and overlap["layer.0.ffn.3"] == 1
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nbkit import stats
+
 
 class Moments:
     """Count, mean, standard deviation (of the population), minimum and maximum of every unit.
@@ -276,22 +278,18 @@ class LabelSums:
     def result(self) -> LabelSums:
         return self
 
-    def _frame(self, matrix: torch.Tensor) -> pd.DataFrame:
-        return pd.DataFrame(matrix.cpu().numpy(), index=self.labels.columns, columns=self.units["unit"])
+    def _frame(self, matrix: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(matrix, index=self.labels.columns, columns=self.units["unit"])
 
     def pearson(self) -> pd.DataFrame:
         """Correlation [descriptor, unit]; 0 where a side is constant."""
-        covariance = self.xy / self.count - torch.outer(self.y, self.x) / self.count**2
-        spread = [
-            (squares / self.count - (sums / self.count).square()).clamp(min=0).sqrt()
-            for squares, sums in ((self.yy, self.y), (self.xx, self.x))
-        ]
-        scale = torch.outer(*spread)
-        return self._frame(torch.where(scale > 1e-9, covariance / scale.clamp(min=1e-9), 0.0))
+        y, yy = self.y[:, None], self.yy[:, None]
+        sums = (part.cpu().numpy() for part in (y, yy, self.x, self.xx, self.xy))
+        return self._frame(stats.correlation_of_sums(self.count, *sums, tiny=1e-9))
 
     def class_means(self) -> pd.DataFrame:
         """Mean of every unit weighted by each label, [descriptor, unit]; NaN for an empty label."""
-        return self._frame(self.xy / self.y[:, None] + self.shift)
+        return self._frame((self.xy / self.y[:, None] + self.shift).cpu().numpy())
 
     def covariance(self) -> pd.DataFrame:
         """Covariance [unit, unit] of the population; needs ``gram=True``."""

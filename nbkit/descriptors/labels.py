@@ -28,6 +28,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 
+from nbkit import stats
 from nbkit.descriptors.generators import Generator, Messages, Request, connect
 from nbkit.descriptors.ledger import Ledger
 from nbkit.descriptors.merging import Descriptors, encode
@@ -130,9 +131,8 @@ def agreement(labels: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFr
 
 
 def _mean_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    varied = (x.std(0) > 0) & (y.std(0) > 0)
-    found = [np.corrcoef(x[:, i], y[:, i])[0, 1] for i in np.flatnonzero(varied)]
-    return float(np.mean(found)) if found else float("nan")
+    found = stats.correlation(x.T, y.T, undefined=np.nan)
+    return float(pd.Series(found).mean())
 
 
 def similarity(texts: Texts, names: Sequence[str], encoder: Any = None) -> pd.DataFrame:

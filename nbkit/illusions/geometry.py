@@ -219,7 +219,7 @@ def layout(
 def _random(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
     """Vectors [unit, direction], and what they are called."""
     width = next(iter(train.values())).shape[1]
-    return unit_vectors(width, n, seed), pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
+    return unit_vectors(width, n, seed), stats.direction_units(n)
 
 
 def _components(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:

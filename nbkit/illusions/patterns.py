@@ -26,10 +26,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 from tqdm.auto import tqdm
 
-from nbkit.stats import random_directions, top_texts
+from nbkit.stats import q_values, random_directions, top_texts
 
 Measure = Callable[[np.ndarray], np.ndarray]  # sets [k, set] -> coherence [set]
 
@@ -174,4 +173,4 @@ def _tested(coherence: np.ndarray, null: np.ndarray, generator: np.random.Genera
     above = len(null) - np.searchsorted(null, coherence + margin)
     tied = len(null) - above - np.searchsorted(null, coherence - margin)
     p = (1 + above + generator.integers(0, tied + 1)) / (1 + len(null))
-    return pd.DataFrame({"coherence": coherence, "p": p, "q": false_discovery_control(p)})
+    return pd.DataFrame({"coherence": coherence, "p": p, "q": q_values(p)})

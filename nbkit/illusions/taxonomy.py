@@ -35,9 +35,9 @@ import pandas as pd
 import scipy.stats
 from tqdm.auto import tqdm
 
-from nbkit import matching
+from nbkit import matching, stats
 from nbkit.activations import Activations
-from nbkit.stats import bootstrap, fdr, top_texts, two_sided
+from nbkit.stats import bootstrap, top_texts
 
 UNITS_AT_ONCE = 1024
 BACK = 1 / 3  # of the range of the rates: a step back that is larger, and more than noise, ends a trend
@@ -290,15 +290,15 @@ def _evidence(name: str, values, labels: np.ndarray, covariates, rule: _Rule, pr
         parts.append(
             (
                 matching.pearson(x, labels),
-                _auroc(ranks, labels > 0.5),
+                stats.auroc_of_ranks((labels.T > 0.5).astype(float), ranks.T),
                 trend,
-                two_sided(trend, n - rule.k),
+                stats.correlation_p(trend, n - rule.k),
                 _monotone(*_rates(ranks, labels, rule.quantiles), rule),
                 np.take_along_axis(tail, hits, axis=1),
             )
         )
     r, auroc, trend, p, monotone, chance = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    return _Evidence(n, r, auroc, trend, fdr(p), monotone, fdr(chance))
+    return _Evidence(n, r, auroc, trend, stats.q_values(p), monotone, stats.q_values(chance))
 
 
 def _verdicts(found: dict[str, _Evidence], min_score: float, alpha: float, keep: float) -> pd.DataFrame:
@@ -323,7 +323,8 @@ def _verdicts(found: dict[str, _Evidence], min_score: float, alpha: float, keep:
         trend = (e.trend[some] > 0) & (e.q[some] <= alpha) & (e.monotone[some] == 1)
         trend &= e.auroc[some] - 0.5 >= keep * (best - 0.5)
         frame["trends"] += trend
-        frame["undecided"] += (e.q[some] > alpha) & _reaches(e.r[some], score / 2, e.texts)
+        highest = stats.correlation_interval(e.r[some], e.texts)[1]
+        frame["undecided"] += (e.q[some] > alpha) & (highest >= score / 2)
         enriched |= e.enriched[some] <= alpha
         for what in ("r", "auroc", "trend", "q", "monotone", "enriched"):
             frame[f"{what}:{name}"] = getattr(e, what)[some]
@@ -331,11 +332,6 @@ def _verdicts(found: dict[str, _Evidence], min_score: float, alpha: float, keep:
     frame.loc[frame["trends"] > 0, "verdict"] = "dataset-level"
     frame.loc[frame["trends"] == len(found), "verdict"] = "global"
     return frame
-
-
-def _reaches(r: np.ndarray, bound: np.ndarray, n: int) -> np.ndarray:
-    """Is the upper end of the 95 % interval (Fisher) of ``r`` over n texts at ``bound`` or above?"""
-    return np.tanh(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)) + 1.96 / np.sqrt(n - 3)) >= bound
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -389,14 +385,6 @@ def _passed_over(sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
     return sums, sizes
 
 
-def _auroc(ranks: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """P(a text with the descriptor is above one without), ties half [descriptor, unit]."""
-    n = on.sum(0)[:, None]
-    pairs = n * (len(on) - n)
-    won = on.T.astype(np.float64) @ ranks - n * (n + 1) / 2
-    return np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
-
-
 def _outside(ranks: np.ndarray, labels: np.ndarray, top: np.ndarray) -> np.ndarray:
     """Correlation [descriptor, unit] of label and rank over the texts that are not in the unit's top set."""
     z = (ranks - (len(ranks) + 1) / 2) / len(ranks)
@@ -407,9 +395,8 @@ def _outside(ranks: np.ndarray, labels: np.ndarray, top: np.ndarray) -> np.ndarr
     for rows in top:
         here, label = z[rows, units], labels[rows].T.astype(np.float64)  # [unit], [descriptor, unit]
         x, xx, c, cc, cx = x - here, xx - here**2, c - label, cc - label**2, cx - label * here
-    spread = (xx - x**2 / n).clip(min=0) * (cc - c**2 / n).clip(min=0)
-    known = spread > 1e-6  # ranks of n texts are in steps of 1 / n, labels in [0, 1]: less is rounding
-    return np.divide(cx - c * x / n, np.sqrt(spread), out=np.zeros_like(cx), where=known)
+    # ranks of n texts are in steps of 1 / n, labels in [0, 1]: less is rounding
+    return stats.correlation_of_sums(n, x, xx, c, cc, cx, tiny=1e-3 / n)
 
 
 def _tails(on: np.ndarray, k: int) -> np.ndarray:

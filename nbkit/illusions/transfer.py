@@ -30,11 +30,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.stats
-from scipy.stats import false_discovery_control
 from tqdm.auto import tqdm
 
 from nbkit import matching, stats
-from nbkit.stats import Estimate, bootstrap, rank_correlation
+from nbkit.stats import Estimate, bootstrap
 
 FEWEST = 100  # units (or directions) judged at least, the best ones, when fewer reach the minimum
 GROUPS = 50  # of the texts of a corpus, drawn together
@@ -129,7 +128,8 @@ def agreement(
     found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
     sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
     for column in table:
-        found[column] = _over_units(sums[column].to_numpy(), sizes, rule.seed)
+        # units are drawn, not tags: a unit's tags in several corpora are not independent
+        found[column] = bootstrap(sums[column].to_numpy() / sizes, weights=sizes, seed=rule.seed)
         if draws is not None and column in draws:
             found[column] = _over_texts(column, found[column], draws[column].to_numpy())
     found["distinct"] = _distinct(some, frame["corpus"].nunique(), rule.seed)
@@ -171,7 +171,7 @@ def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, covariates) -> pd.
             mine = np.flatnonzero(home == name)
             found = {w: number[unit[mine]] for w, number in _compared(ordered, there[other]).items()}
             found |= {"matched": matched[other][best[mine], unit[mine]], "p": p[mine]}
-            found["q"] = false_discovery_control(p[mine]) if rule.permutations else p[mine]
+            found["q"] = stats.q_values(p[mine])
             for what, number in found.items():
                 column = f"within_{what}" if other == name else f"{what}:{other}"
                 columns.setdefault(column, np.full(len(whole), np.nan))[mine] = number
@@ -224,7 +224,7 @@ def _compared(here: _Ordered, there: _Ordered) -> dict[str, np.ndarray]:
         "same": (there.first[..., 0] == best[..., 0]).astype(float),
         "score": np.take_along_axis(there.scores, best, axis=-1)[..., 0],
         "jaccard": _overlap(here.first, there.first),
-        "spearman": rank_correlation(here.ranks, there.ranks),
+        "spearman": stats.cosine(here.ranks, there.ranks),
     }
 
 
@@ -256,19 +256,11 @@ def _matched(
     for name, (values, labels) in halves.items():
         found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
         for descriptor, units in pairs.groupby("descriptor")["unit"]:
-            rows = _thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
+            rows = stats.thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
             columns = units.to_numpy() if elsewhere is None else elsewhere[units.to_numpy()]
             scores = scorer(values[np.ix_(rows, columns)], labels[np.ix_(rows, [descriptor])])
             found[name][descriptor, units] = scores[0]
     return found
-
-
-def _thinned(on: np.ndarray, odds: float, seed: int) -> np.ndarray:
-    """Rows: all that are not ``on``, and of those that are, ``odds`` for each of them."""
-    positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
-    n = min(len(positive), round(odds * len(negative)))
-    drawn = np.random.default_rng(seed).permutation(positive)[:n]
-    return np.sort(np.concatenate([drawn, negative]))
 
 
 # ---------------------------------------------------------------------------------- texts drawn again
@@ -316,10 +308,8 @@ def _pearson_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np
         sizes.append(rows.sum())
     n = np.maximum(1, times @ np.array(sizes, np.float32))[:, None]
     cz, mz, zz, mc, cc = np.split(times @ np.stack(sums) / n, np.cumsum([d * u, u, u, d]), axis=1)
-    sz, sc = (np.sqrt((square - mean**2).clip(min=0)) for square, mean in ((zz, mz), (cc, mc)))
-    found = cz.reshape(-1, d, u) - mc[:, :, None] * mz[:, None]
-    spread = sc[:, :, None] * sz[:, None]
-    return np.divide(found, spread, out=np.zeros_like(found), where=spread > 1e-6)
+    c, z = (mc[:, :, None], cc[:, :, None]), (mz[:, None], zz[:, None])
+    return stats.correlation_of_sums(1, *c, *z, cz.reshape(-1, d, u))
 
 
 def _sums(name: str, here: Mapping, there: Mapping, minimum: float | None) -> pd.DataFrame:
@@ -367,17 +357,6 @@ def _distinct(some: pd.DataFrame, corpora: int, seed: int) -> Estimate:
     by_unit = some.groupby(["unit", "split"])["descriptor"].agg(["size", "nunique"])
     everywhere = by_unit.loc[by_unit["size"] == corpora, "nunique"]
     return bootstrap(everywhere.groupby("unit").mean().to_numpy(), seed=seed)
-
-
-def _over_units(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -> Estimate:
-    """Mean over tags, resampling units: a unit's tags in several corpora are not independent."""
-    if len(sums) < 2:
-        return bootstrap(sums / sizes, seed=seed)
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, len(sums), (n, len(sums)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), len(sums))
 
 
 def _over_texts(column: str, found: Estimate, draws: np.ndarray) -> Estimate:

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from nbkit.activations import Activations
 from nbkit.matching.scorers import TOGETHER, NotFinite, align, both, checked, named, scorer_of
-from nbkit.stats import fisher, halves, resampled, shuffle
+from nbkit.stats import correlation_interval, halves, resampled, shuffled
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
 LABELS_AT_ONCE = 2**26  # permuted labels [row, descriptor] at a time, in bytes
@@ -130,7 +130,9 @@ def tag(
     frame = _tag_frame(names, labels.columns.to_numpy(), chosen, top)
     frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control) if permutations else np.nan
     if method == "pearson" and not resamples:
-        frame["low"], frame["high"] = fisher(frame["validation_score"].to_numpy(), len(plan.second))
+        frame["low"], frame["high"] = correlation_interval(
+            frame["validation_score"].to_numpy(), len(plan.second)
+        )
     significant = (frame["q"] <= alpha) if permutations else True
     frame["tagged"] = (frame["score"] >= min_score) & significant
     frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
@@ -162,7 +164,7 @@ def permutation_test(
         raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
     scorer, generator = scorer_of(method), np.random.default_rng(seed)
     cells = None if covariates is None else _cells(covariates)
-    orders = [shuffle(np.arange(len(labels)), cells, generator) for _ in range(permutations)]
+    orders = [shuffled(np.arange(len(labels)), cells, generator) for _ in range(permutations)]
     p = np.full(len(units), np.nan)
     for descriptor in np.unique(descriptors):
         mine = descriptors == descriptor
@@ -212,7 +214,7 @@ def _planned(text_ids: pd.Series, split, groups, covariates, permutations, resam
         covariates = of_texts(covariates, text_ids, "covariates")
         cells, numbers = _cells(covariates), _numbers(covariates)
     generator = np.random.default_rng(seed)
-    orders = [shuffle(first, cells, generator) for _ in range(permutations)]
+    orders = [shuffled(first, cells, generator) for _ in range(permutations)]
     return _Plan(first, second, orders, list(resampled(second, groups, resamples, generator)), cells, numbers)
 
 

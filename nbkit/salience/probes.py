@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nbkit import stats
 from nbkit.salience.rankers import Ranking, codes_of, std_of
 
 STEPS = 500  # of a probe's training, at least
@@ -91,11 +92,8 @@ class Split(NamedTuple):
 def split_of(y: pd.Series, *, share: float = 0.8, seed: int = 0) -> Split:
     """Rows of ``y`` (by text_id, word_id) cut by text: words of one sentence stay together."""
     texts = y.index.get_level_values(0).to_numpy()
-    names = np.unique(texts)
-    drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
-    inside = np.isin(texts, drawn)
-    if inside.all() or not inside.any():
-        raise ValueError(f"share={share} of {len(names)} texts leaves one side empty")
+    names, codes = np.unique(texts, return_inverse=True)
+    inside = np.isin(codes, stats.halves(len(names), share, seed, least=1)[0])
     return Split(np.flatnonzero(inside), np.flatnonzero(~inside))
 
 

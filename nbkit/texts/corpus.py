@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from nbkit import stats
 from nbkit.texts.grammar import from_annotation, from_surface
 from nbkit.texts.readers import nearest
 
@@ -117,14 +118,11 @@ class Texts:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction={fraction!r} leaves a part empty: give a number in (0, 1)")
         codes = self._groups(groups)
-        sizes = np.bincount(codes)
-        if len(sizes) < 2:
+        if codes.max() == 0:
             unit = "text" if groups is None else f"value of {groups!r}"
             raise ValueError(f"{self.name!r} has only one {unit}: it cannot be split in two")
-        order = np.random.default_rng(seed).permutation(len(sizes))
-        cut = _nearest_cut(sizes[order], fraction * len(self))
-        first = np.isin(codes, order[:cut])
-        return self._take(np.flatnonzero(first)), self._take(np.flatnonzero(~first))
+        first, second = stats.halves(len(self), fraction, seed, groups=codes, least=0)
+        return self._take(first), self._take(second)
 
     def where(self, **columns) -> Texts:
         """The texts whose columns have these values; a list, tuple or set means any of them."""
@@ -233,11 +231,6 @@ def _brief(value) -> str:
 
 def _id_index(frame: pd.DataFrame) -> pd.Index:
     return pd.Index(frame["text_id"], name="text_id")
-
-
-def _nearest_cut(sizes: np.ndarray, target: float) -> int:
-    """How many of the first groups come nearest to `target` texts, at least 1 and not all."""
-    return int(np.argmin(np.abs(np.cumsum(sizes)[:-1] - target))) + 1
 
 
 def counts_of(dropped: dict[str, int]) -> str:

@@ -34,8 +34,8 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.stats import rankdata
 
+from nbkit import stats
 from nbkit.models import Subject
 from nbkit.texts import Texts
 from nbkit.trees.depths import pseudo_depths
@@ -171,10 +171,7 @@ def _gold_edges(distance: np.ndarray, words: np.ndarray) -> set[tuple[int, int]]
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Rank correlation along the last axis, averaged over sentences: [site]; undefined ones are left out."""
-    a, b = rankdata(a, axis=-1), rankdata(b, axis=-1)
-    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    r = stats.rank_correlation(a, b, undefined=np.nan)
     defined = np.isfinite(r)
     return np.where(defined, r, 0).sum(-1) / np.maximum(1, defined.sum(-1))
 
