@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from nbkit import activations, illusions, matching, stats, texts
 from nbkit.activations import Activations
-from nbkit.illusions import transfer
 
 UNITS = 300
 
