@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,7 @@ def test_edits_join_drop_and_rename_and_are_read_by_later_runs(tmp_path):
     )
     path = tmp_path / "edits.json"
     assert descriptors.merge(toy, min_texts=1, edits=path).names == ["cat", "train"]
-    path.write_text(json.dumps({"rename": {"cat": "felines"}}))
+    path.write_text(json.dumps({"rename": {"cat": "felines"}}), encoding="utf-8")
     assert descriptors.merge(toy, min_texts=1, edits=path).names == ["felines", "train"]
     with pytest.raises(ValueError, match="edits name 'dog', which is no descriptor"):
         MERGED.edited({"drop": ["dog"]})
@@ -190,10 +191,124 @@ def test_the_editor_saves_every_change_and_refuses_bad_ones(tmp_path):
     press = {button.description: button for button in box.children[3].children}
     press["undo all"].click()
     assert again.result is MERGED and len(box.children[0].options) == 3
-    box.children[1].value = "mood"
+    box.children[0].value, box.children[1].value = "price", "mood"
     press["rename"].click()
     assert "make two descriptors" in page.value  # said, and nothing saved
     assert again.result is MERGED
+
+
+def refuses(edits, match):
+    with pytest.raises(ValueError, match=match):
+        MERGED.edited(edits)
+
+
+def test_edits_that_cannot_be_are_named():
+    refuses({"jion": {"price": "cost"}}, "unknown edit 'jion'")
+    refuses({"join": ["price", "cost"]}, "'join' is .* must be a dict")
+    refuses({"drop": "mood"}, "'drop' is 'mood'.* must be a list")
+    refuses({"join": {"price": "cost", "cost": "price"}}, "circle: price -> cost -> price")
+    refuses({"join": {"price": "price"}}, "circle: price -> price")
+    refuses({"join": {"cost": "price"}, "drop": ["cost"]}, "both join and drop 'cost'")
+    refuses({"rename": {"price": "  "}}, "rename 'price' to '  '.* not be empty")
+    refuses({"rename": {"price": None}}, "not be empty")
+
+
+@given(st.permutations(list("abcdef")), st.lists(st.integers(0, 5), min_size=5, max_size=5), st.randoms())
+def test_joins_give_the_same_in_any_order_and_lose_no_member(names, parents, random):
+    """Any forest of joins: each name joins one that stands before it in ``names``."""
+    join = {names[i + 1]: names[parent % (i + 1)] for i, parent in enumerate(parents) if parent < 5}
+    frame = pd.DataFrame({"descriptor": list("abcdef"), "n_texts": range(6, 0, -1)})
+    merged = descriptors.Descriptors(frame.assign(members=[[n] for n in "abcdef"]), 0)
+    shuffled = list(join.items())
+    random.shuffle(shuffled)
+    one, other = merged.edited({"join": join}), merged.edited({"join": dict(shuffled)})
+    assert [sorted(m) for m in one.frame["members"]] == [sorted(m) for m in other.frame["members"]]
+    assert sorted(sum(one.frame["members"], [])) == list("abcdef") and one.frame["n_texts"].sum() == 21
+    assert set(one.names) == set("abcdef") - set(join)
+
+
+@pytest.mark.parametrize("button", ["rename", "join", "drop"])
+def test_a_click_without_a_choice_changes_nothing(tmp_path, button):
+    editor = plots.descriptor_editor(MERGED, tmp_path / "edits.json")
+    box, page = editor.widget().children
+    {b.description: b for b in box.children[3].children}[button].click()
+    assert editor.result is MERGED and not (tmp_path / "edits.json").exists()
+    assert "choose" in page.value or "empty" in page.value
+
+
+def test_two_editors_of_one_file_add_up_and_do_not_overwrite_one_another(tmp_path):
+    path = tmp_path / "edits.json"
+    one, other = descriptors.Editor(MERGED, path), descriptors.Editor(MERGED, path)
+    one.drop("mood")
+    other.rename("cost", "costs")
+    assert json.loads(path.read_text(encoding="utf-8"))["drop"] == ["mood"]
+    assert other.result.names == ["price", "costs"]
+    with pytest.raises(ValueError, match="'cost' was renamed to 'costs' meanwhile"):
+        one.rename("cost", "prices")
+    assert one.result.names == ["price", "costs"]  # it has read the file
+    one.join("costs", "price")
+    with pytest.raises(ValueError, match="'costs' was joined or dropped meanwhile"):
+        other.drop("costs")
+    assert other.result.names == ["price"] and len(list(tmp_path.glob("*.json"))) == 1
+
+
+def test_an_editor_refuses_what_cannot_be_done_and_saves_nothing(tmp_path):
+    editor = descriptors.Editor(MERGED, tmp_path / "edits.json")
+    for change, match in [
+        (lambda: editor.rename("price", " "), "empty"),
+        (lambda: editor.join("price", "price"), "itself"),
+        (lambda: editor.drop("nothing"), "no descriptor here"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            change()
+    assert not (tmp_path / "edits.json").exists()
+    editor.rename("price", "money")
+    editor.rename("money", "cash")
+    editor.join("cost", "cash")
+    editor.drop("cash")
+    assert editor.result.names == ["mood"] and descriptors.Editor(MERGED, editor.path).result.names == [
+        "mood"
+    ]
+    editor.undo()
+    assert editor.result.names == MERGED.names
+    editor.path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="edits.json cannot be read as edits"):
+        editor.drop("mood")
+
+
+def test_edits_are_utf8_in_any_locale(tmp_path, monkeypatch):
+    """An editor under a locale of another encoding; 'price' becomes a name that latin-1 cannot write."""
+    path = tmp_path / "edits.json"
+    for method in ("read_text", "write_text"):
+        plain = getattr(Path, method)
+        monkeypatch.setattr(
+            Path, method, lambda *a, _plain=plain, **k: _plain(*a, **{"encoding": "ascii"} | k)
+        )
+    descriptors.Editor(MERGED, path).rename("price", "цена")
+    assert "цена" in path.read_bytes().decode("utf-8")
+    assert descriptors.Editor(MERGED, path).result.names[0] == "цена"
+
+
+@pytest.mark.parametrize("threshold", [0.75, 0.999999, 1.0, 1.5])
+def test_no_proposal_is_lost_at_any_threshold(threshold):
+    """A unit vector's product with itself rounds below 1 for many vectors."""
+
+    class Rounded:
+        def encode(self, names, **_):
+            points = np.random.default_rng(0).standard_normal((len(names), 384)).astype(np.float32)
+            return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+    names = [f"d{i:03}" for i in range(600)]
+    toy = pd.DataFrame({"text_id": range(600), "generator": "g", "descriptor": names})
+    merged = descriptors.merge(toy, min_texts=1, threshold=threshold, encoder=Rounded())
+    assert sorted(sum(merged.frame["members"], [])) == names
+
+
+@pytest.mark.parametrize("odd", [0, None, float("nan"), " ", ["cat"]])
+def test_a_proposal_that_is_no_string_is_named(odd):
+    toy = pd.DataFrame({"text_id": [0, 1], "generator": "g", "descriptor": ["cat", odd]})
+    with pytest.raises(ValueError, match="among the proposals is no descriptor"):
+        descriptors.merge(toy, min_texts=1, encoder=Axes())
 
 
 def test_a_minimum_size_of_communities():

@@ -1,25 +1,32 @@
-"""Merging."""
+"""Merging near-duplicate proposals into one descriptor each, and edits of the result by hand."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pandas as pd
 
+from nbkit import provenance
 from nbkit.models import sentence_encoder
+
+#: What edits may hold: a join and a rename map a name to a name, a drop lists names.
+EDITS: dict[str, type] = {"join": dict, "drop": list, "rename": dict}
 
 
 @dataclass(frozen=True)
 class Descriptors:
     """Merged descriptors.
 
-    ``frame`` has one line each, most frequent first: descriptor, n_texts, members (the proposals that
-    it stands for). ``dropped`` counts proposals in groups seen in too few texts.
+    frame     one line each, most frequent first: descriptor, n_texts, members (the proposals that it
+              stands for)
+    dropped   number of descriptors left out: found in too few texts, or dropped by hand
     """
 
     frame: pd.DataFrame
@@ -37,29 +44,28 @@ class Descriptors:
     def edited(self, edits: Mapping[str, Any]) -> Descriptors:
         """The same after changes by hand: {"join": {one: other}, "drop": [...], "rename": {old: new}}.
 
-        They are made in this order; a name that is not among the descriptors is a ``ValueError``. A joined
-        one counts in ``n_texts`` as if no text had both.
+        All names are those before the edits. Joins come first, then drops, then renames, whatever their
+        order in ``edits``; a chain of joins ends in its last one. ``n_texts`` of a joined descriptor is a
+        sum: texts that have both count twice. ``ValueError``: an unknown kind of edit, a name that is no
+        descriptor here, joins in a circle, a descriptor both joined and dropped, an empty or doubled name.
         """
-        frame = self.frame.copy()
-        known = set(frame["descriptor"])
-        named = [*edits.get("join", {}), *edits.get("join", {}).values(), *edits.get("drop", [])]
-        for name in [*named, *edits.get("rename", {})]:
-            if name not in known:
-                raise ValueError(
-                    f"the edits name {name!r}, which is no descriptor here: was the corpus changed?"
-                )
-        for one, other in edits.get("join", {}).items():
-            away, to = (frame.index[frame["descriptor"] == name][0] for name in (one, other))
-            frame.at[to, "members"] = [*frame.at[to, "members"], *frame.at[away, "members"]]
-            frame.at[to, "n_texts"] += frame.at[away, "n_texts"]
-            frame = frame.drop(index=away)
-        gone = frame["descriptor"].isin(edits.get("drop", []))
-        frame = frame[~gone].replace({"descriptor": dict(edits.get("rename", {}))})
+        edits = checked_edits(edits, set(self.names))
+        if not any(edits.values()):
+            return self
+        target = _targets(edits["join"])
+        if twice := set(edits["join"]) & set(edits["drop"]):
+            raise ValueError(f"the edits both join and drop {min(twice)!r}: leave one of the two out")
+        frame = self.frame.set_index("descriptor")
+        frame["members"] = [list(members) for members in frame["members"]]
+        for one, other in target.items():
+            frame.at[other, "members"] = [*frame.at[other, "members"], *frame.at[one, "members"]]
+            frame.at[other, "n_texts"] += frame.at[one, "n_texts"]
+        gone = set(edits["drop"])
+        frame = frame.drop(index=[*target, *gone]).rename(index=edits["rename"]).reset_index()
         twice = frame["descriptor"][frame["descriptor"].duplicated()]
         if len(twice):
             raise ValueError(f"the edits make two descriptors {twice.iloc[0]!r}: join them instead")
-        order = frame.sort_values(["n_texts", "descriptor"], ascending=[False, True], ignore_index=True)
-        return Descriptors(order, self.dropped + int(gone.sum()))
+        return Descriptors(_most_frequent_first(frame), self.dropped + len(gone))
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -76,51 +82,203 @@ def merge(
 ) -> Descriptors:
     """Near-duplicate proposals become one descriptor, named by its most frequent member.
 
+    proposals   frame of ``propose``: text_id, descriptor
     threshold   cosine similarity from which two proposals belong together
     min_texts   descriptors found in fewer texts are dropped (and counted)
-    min_size    wordings that a community must have. The paper's is 10; ours is 1, since a minimum number of
-                texts counts what matters
-    edits       renamed, joined and dropped by hand (``Descriptors.edited``): a dict, or the JSON file that
-                ``widgets.descriptor_editor`` saves; a file that is not there yet changes nothing
+    min_size    wordings that a community must have; smaller ones are left out. The paper takes 10
+    edits       renamed, joined and dropped by hand (``Descriptors.edited``): a dict, or the JSON file that an
+                ``Editor`` saves; a file that is not there yet changes nothing
     encoder     anything with ``.encode(list_of_strings)``; default ``models.sentence_encoder()``
 
     Communities are those of ``sentence_transformers.util.community_detection``, found again among their
-    representatives until none are nearer than ``threshold``.
+    representatives until no two are as near as ``threshold``. ``ValueError``: no proposals, one that is no
+    string, or nothing left.
     """
     if proposals.empty:
-        raise ValueError("there are no proposals to merge: every reply was lost, see .attrs['dropped']")
-    from sentence_transformers.util import community_detection
-
+        lost = proposals.attrs.get("dropped", "see .attrs['dropped']")
+        raise ValueError(f"there are no proposals to merge: every reply was lost ({lost})")
+    odd = [name for name in proposals["descriptor"] if not isinstance(name, str) or not name.strip()]
+    if odd:
+        raise ValueError(f"{odd[0]!r} among the proposals is no descriptor: give strings that are not empty")
     texts_of = proposals.groupby("descriptor")["text_id"].agg(set)
     names = sorted(texts_of.index, key=lambda name: (-len(texts_of[name]), name))
-    embeddings = np.asarray(encode(names, encoder))
-    groups = [[i] for i in range(len(names))]
-    while True:  # until no two representatives are as near as the threshold (ours: one round leaves doubles)
-        first = embeddings[[group[0] for group in groups]]
-        found = community_detection(first, threshold=threshold, min_community_size=1)
-        if len(found) == len(groups):
-            break
-        groups = [sorted(i for g in community for i in groups[g]) for community in found]
-    groups = [group for group in groups if len(group) >= min_size]
+    groups = _communities(np.asarray(encode(names, encoder)), threshold)
     lines = []
-    for group in groups:
+    for group in (group for group in groups if len(group) >= min_size):
         members = [names[i] for i in sorted(group)]  # most frequent first
         n_texts = len(set().union(*(texts_of[member] for member in members)))
         lines.append((members[0], n_texts, members))
     if not lines:
         raise ValueError(f"no community has {min_size} wordings: lower min_size or the threshold")
-    frame = pd.DataFrame(lines, columns=["descriptor", "n_texts", "members"])
-    frame = frame.sort_values(["n_texts", "descriptor"], ascending=[False, True], ignore_index=True)
+    frame = _most_frequent_first(pd.DataFrame(lines, columns=["descriptor", "n_texts", "members"]))
     kept = frame["n_texts"] >= min_texts
     if not kept.any():
         most = frame["n_texts"].max()
         raise ValueError(f"no descriptor is in {min_texts} texts (the most is {most}): lower min_texts")
     merged = Descriptors(frame[kept].reset_index(drop=True), int((~kept).sum()))
-    if edits is None or (isinstance(edits, (str, Path)) and not Path(edits).exists()):
+    if edits is None:
         return merged
-    return merged.edited(edits if isinstance(edits, Mapping) else json.loads(Path(edits).read_text()))
+    return merged.edited(edits if isinstance(edits, Mapping) else read_edits(Path(edits)))
+
+
+def _communities(embeddings: np.ndarray, threshold: float) -> list[list[int]]:
+    """Groups of the rows [row, width], each row in one; no two groups' first rows are near."""
+    from sentence_transformers.util import community_detection
+
+    groups = [[i] for i in range(len(embeddings))]
+    while True:
+        first = embeddings[[group[0] for group in groups]]
+        found = community_detection(first, threshold=threshold, min_community_size=1)
+        # A vector's product with itself may round below a threshold near 1: its row is in no community.
+        alone = set(range(len(groups))).difference(*found)
+        found = [*found, *([i] for i in sorted(alone))]
+        if len(found) == len(groups):
+            return groups
+        groups = [sorted(i for g in community for i in groups[g]) for community in found]
+
+
+def _most_frequent_first(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values(["n_texts", "descriptor"], ascending=[False, True], ignore_index=True)
 
 
 def encode(strings: list[str], encoder: Any) -> np.ndarray:
+    """Unit vectors [string, width] of ``encoder``, by default of ``models.sentence_encoder()``."""
     model = encoder or sentence_encoder()
     return np.asarray(model.encode(strings, normalize_embeddings=True, show_progress_bar=False))
+
+
+# ------------------------------------------------------------------------------------------- by hand
+
+
+def checked_edits(edits: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """``edits`` with all three kinds, every name of them in ``known``; anything else is a ``ValueError``."""
+    for kind, value in edits.items():
+        if kind not in EDITS:
+            raise ValueError(f"unknown edit {kind!r}: there are {', '.join(EDITS)}")
+        if not isinstance(value, EDITS[kind]):
+            raise ValueError(f"the edits' {kind!r} is {value!r}: it must be a {EDITS[kind].__name__}")
+    found = {kind: edits.get(kind, empty()) for kind, empty in EDITS.items()}
+    for name in (*found["join"], *found["join"].values(), *found["drop"], *found["rename"]):
+        if name not in known:
+            raise ValueError(f"the edits name {name!r}, which is no descriptor here: was the corpus changed?")
+    for old, new in found["rename"].items():
+        if not isinstance(new, str) or not new.strip():
+            raise ValueError(f"the edits rename {old!r} to {new!r}: a name must not be empty")
+    return found
+
+
+def _targets(join: Mapping[str, str]) -> dict[str, str]:
+    """Where each joined descriptor ends up, through chains of joins. A circle is a ``ValueError``."""
+    found = {}
+    for one in join:
+        path = [one]
+        while path[-1] in join:
+            path.append(join[path[-1]])
+            if path[-1] in path[:-1]:
+                raise ValueError(f"the edits join in a circle: {' -> '.join(path)}")
+        found[one] = path[-1]
+    return found
+
+
+def read_edits(path: Path) -> dict[str, Any]:
+    """The edits in a file, none where it is not there. What is no JSON object is a ``ValueError``."""
+    try:
+        edits = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as edits ({error}): mend it, or move it away") from None
+    if not isinstance(edits, dict):
+        raise ValueError(f'{path} holds no edits: {{"join": {{...}}, "drop": [...], "rename": {{...}}}}')
+    return edits
+
+
+class Editor:
+    """Edits of merged descriptors by hand; every change is saved in a JSON file at once.
+
+    merged   descriptors as ``merge`` returned them, before any edits
+    path     the file, which ``merge(..., edits=path)`` reads in later runs
+
+    ``result`` are the descriptors after the edits, ``edits`` what the file holds. Names in calls are those of
+    ``result``. The file is read again before it is saved, so that the changes of two editors add up; a
+    change that is not possible is a ``ValueError``, and nothing is saved.
+    """
+
+    def __init__(self, merged: Descriptors, path: str | Path) -> None:
+        self.merged, self.path = merged, Path(path)
+        self._take(read_edits(self.path))
+
+    def rename(self, old: str, new: str) -> None:
+        """Give the descriptor ``old`` another name."""
+        new = " ".join((new or "").split())
+        if not new:
+            raise ValueError(f"the new name of {old!r} is empty: type one")
+        with self._changing(old) as (edits, name):
+            if edits["rename"].get(name) != self.edits["rename"].get(name):
+                raise ValueError(f"{old!r} was renamed to {edits['rename'].get(name, name)!r} meanwhile")
+            edits["rename"][name] = new
+
+    def join(self, one: str, other: str) -> None:
+        """``one`` becomes part of ``other``."""
+        with self._changing(one, other) as (edits, name, target):
+            edits["join"][name] = target
+            edits["rename"].pop(name, None)
+
+    def drop(self, name: str) -> None:
+        """Leave a descriptor out, with all that was joined to it."""
+        with self._changing(name) as (edits, original):
+            edits["drop"].append(original)
+            edits["rename"].pop(original, None)
+
+    def undo(self) -> None:
+        """Take all edits back: the file then holds none."""
+        with self._lock():
+            self._save({kind: empty() for kind, empty in EDITS.items()})
+
+    @contextmanager
+    def _changing(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """The file's edits as they are now, and the unedited ``names``; saved at the end if possible."""
+        for name in names:
+            if name not in self._originals:
+                raise ValueError(f"{name!r} is no descriptor here: choose one of the list")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{names[0]!r} cannot be joined to itself: choose two descriptors")
+        before = [self._originals[name] for name in names]
+        with self._lock():
+            edits = checked_edits(read_edits(self.path), set(self.merged.names))
+            edits = {kind: empty(edits[kind]) for kind, empty in EDITS.items()}
+            now = self.merged.edited(edits)
+            try:
+                for name, original in zip(names, before, strict=True):
+                    if original not in {*_originals(self.merged, edits).values()}:
+                        raise ValueError(f"{name!r} was joined or dropped meanwhile, in {self.path.name}")
+                yield edits, *before
+                self.merged.edited(edits)  # raises before anything is saved
+            except ValueError:
+                self._show(read_edits(self.path), now)
+                raise
+            self._save(edits)
+
+    def _take(self, edits: Mapping[str, Any]) -> None:
+        self._show(edits, self.merged.edited(edits))
+
+    def _show(self, edits: Mapping[str, Any], result: Descriptors) -> None:
+        self.edits = {kind: empty(edits.get(kind, empty())) for kind, empty in EDITS.items()}
+        self.result, self._originals = result, _originals(self.merged, self.edits)
+
+    def _save(self, edits: dict[str, Any]) -> None:
+        with provenance.atomic(self.path) as part:
+            part.write_text(json.dumps(edits, indent=1, ensure_ascii=False), encoding="utf-8")
+        self._take(edits)
+
+    def _lock(self) -> filelock.BaseFileLock:
+        return filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=30)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.result)} descriptors, {self.path.name})"
+
+
+def _originals(merged: Descriptors, edits: Mapping[str, Any]) -> dict[str, str]:
+    """Name after the edits -> name before, for every descriptor that is left."""
+    gone = {*edits["join"], *edits["drop"]}
+    return {edits["rename"].get(name, name): name for name in merged.names if name not in gone}

@@ -15,7 +15,6 @@ kernel, no server and no network. All of them can be used with the keyboard alon
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from nbkit import provenance
-from nbkit.descriptors import Descriptors
+from nbkit.descriptors import Descriptors, Editor
 from nbkit.plots.html import Views, bar_html, controls, live_and_static, page
 
 
@@ -85,45 +83,8 @@ def _unit_lines(X, y: pd.Series, units: pd.DataFrame, ranking, words: pd.Series,
     return lines
 
 
-class DescriptorEditor:
-    """See ``descriptor_editor``. ``edits`` is what the file holds, ``result`` the descriptors after it."""
-
-    def __init__(self, merged: Descriptors, path: str | Path) -> None:
-        self.merged, self.path = merged, Path(path)
-        nothing = {"join": {}, "drop": [], "rename": {}}
-        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        self.edits = {**nothing, **known}
-        self.result = merged.edited(self.edits)
-
-    def rename(self, old: str, new: str) -> None:
-        self._change("rename", {**self.edits["rename"], self._original(old): new.strip()})
-
-    def join(self, one: str, other: str) -> None:
-        self._change("join", {**self.edits["join"], self._original(one): self._original(other)})
-
-    def drop(self, name: str) -> None:
-        self._change("drop", [*self.edits["drop"], self._original(name)])
-
-    def undo(self) -> None:
-        """Back to what was merged; the file is kept, empty."""
-        self.edits = {"join": {}, "drop": [], "rename": {}}
-        self._save(self.merged)
-
-    def _original(self, name: str) -> str:
-        """The name before it was changed by hand."""
-        back = {new: old for old, new in self.edits["rename"].items()}
-        return back.get(name, name)
-
-    def _change(self, kind: str, value: Any) -> None:
-        edits = {**self.edits, kind: value}
-        result = self.merged.edited(edits)  # raises before anything is saved
-        self.edits = edits
-        self._save(result)
-
-    def _save(self, result: Descriptors) -> None:
-        with provenance.atomic(self.path) as part:
-            part.write_text(json.dumps(self.edits, indent=1, ensure_ascii=False), encoding="utf-8")
-        self.result = result
+class DescriptorEditor(Editor):
+    """``descriptors.Editor`` with controls; see ``descriptor_editor``."""
 
     def widget(self) -> ipywidgets.Widget:
         """A list of descriptors, a field for a new name, and buttons."""
@@ -139,7 +100,7 @@ class DescriptorEditor:
                 (f"{name} ({n})", name) for name, n in zip(frame["descriptor"], frame["n_texts"], strict=True)
             ]
             chosen.options, other.options = options, options
-            chosen.index = other.index = 0 if options else None
+            chosen.index = other.index = None  # a click without a choice changes nothing
             shown.value = f"{self.view()}<p><b>{html.escape(message)}</b></p>"
 
         def act(change: Callable[[], None]) -> None:
@@ -181,9 +142,6 @@ class DescriptorEditor:
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         return live_and_static(self.widget(), self.view(), kwargs)
-
-    def __repr__(self) -> str:
-        return f"DescriptorEditor({len(self.result)} descriptors, {self.path.name})"
 
 
 def descriptor_editor(merged: Descriptors, path: str | Path) -> DescriptorEditor:
