@@ -26,7 +26,11 @@ NOT_YET = Path(__file__).with_name("house_known.json")
 KNOWN: dict[str, list[str]] = json.loads(NOT_YET.read_text(encoding="utf-8")) if NOT_YET.exists() else {}
 
 #: Public names that nothing outside their room uses, and why they stay.
-UNUSED: dict[str, str] = {}
+UNUSED: dict[str, str] = {
+    "descriptors.Generator": "the type of whatever answers requests, for those who write one",
+    "descriptors.Reply": "what a generator of one's own returns",
+    "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
+}
 
 #: DESIGN's "out" words as whole names: of functions, parameters, variables, attributes and columns.
 OUT_NAMES = "by control level rate losses Bank term chain chance spread said truth".split()
