@@ -75,9 +75,8 @@ def every_scorer(made: Planted, *, by_corpus: bool = True) -> list[dict]:
 
 def covariates(made: Planted, whole: Activations) -> pd.DataFrame:
     """Length in words and corpus, by text_id."""
-    words = {n: t.frame.set_index("text_id")["text"].str.split().str.len() for n, t in made.held_out.items()}
-    length = [words[corpus][i] for corpus, i in whole.rows[["corpus", "of_corpus"]].values]
-    return pd.DataFrame({"length": length, "corpus": whole.rows["corpus"].to_numpy()}, whole.rows["text_id"])
+    lengths = pd.concat({name: corpus.lengths for name, corpus in made.held_out.items()})
+    return whole.rows.join(lengths, on=["corpus", "of_corpus"]).set_index("text_id")[["length", "corpus"]]
 
 
 def kept_tags(made: Planted, methods: list[str]) -> list[dict]:

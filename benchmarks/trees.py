@@ -160,8 +160,8 @@ def cola_texts(name: str):
     from nbkit.texts import Texts
 
     table = pd.read_csv(DATA / "cola" / name, sep="\t", header=None, quoting=3)
-    corpus = Texts.from_list(table[3].tolist(), f"cola-{name.split('.')[0]}")
-    return replace(corpus, frame=corpus.frame.assign(acceptable=table[1].astype(str).to_numpy()))
+    frame = pd.DataFrame({"text": table[3], "acceptable": table[1].astype(str)})
+    return Texts.from_frame(frame, f"cola-{name.split('.')[0]}")
 
 
 def earlier(arms: dict, arm: str) -> pd.DataFrame | None:

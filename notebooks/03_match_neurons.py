@@ -100,7 +100,8 @@ table.fillna(0).sort_values("frequency rule", ascending=False).head(6).round(2)
 
 # %%
 tags = {
-    name: matching.tag(stored[name], labels[name], groups=corpora[name].documents, seed=SEED) for name in corpora
+    name: matching.tag(stored[name], labels[name], groups=corpora[name].documents, seed=SEED)
+    for name in corpora
 }
 first = {name: t[(t["rank"] == 1) & (t["q"] <= 0.05)] for name, t in tags.items()}
 tags[name].head(4).round(3)
@@ -157,11 +158,11 @@ matching.collisions(tagged).head(5)
 # ## Is it only the length?
 #
 # Long sentences have more of everything. A unit that counts tokens correlates with half of the descriptors,
-# and no null above notices. `control` takes out, within texts of like length, what length explains, and
+# and no null above notices. `covariates` takes out, within texts of like length, what length explains, and
 # permutes labels only among such texts.
 
 # %%
-length = corpora[name].frame.set_index("text_id")["text"].str.split().str.len().to_frame("length")
+length = corpora[name].lengths.to_frame()  # words of each text
 controlled = matching.tag(
     stored[name], labels[name], groups=corpora[name].documents, covariates=length, min_score=strong, seed=SEED
 )

@@ -112,14 +112,8 @@ pd.DataFrame(sane, index=["missing", "extra", "units", "passed"]).T
 
 # %%
 mute = made.truth[made.truth["kind"].isin(["distractor", "dead"]) & made.truth["planted"]]
-words = {n: t.frame.set_index("text_id")["text"].str.split().str.len() for n, t in made.held_out.items()}
-covariates = pd.DataFrame(
-    {
-        "length": [words[n][i] for n, i in whole.rows[["corpus", "of_corpus"]].values],
-        "corpus": whole.rows["corpus"].to_numpy(),
-    },
-    index=whole.rows["text_id"],
-)
+lengths = pd.concat({n: corpus.lengths for n, corpus in made.held_out.items()})
+covariates = whole.rows.join(lengths, on=["corpus", "of_corpus"]).set_index("text_id")[["length", "corpus"]]
 silent, kinds_of = whole.select(units=mute["unit"].tolist()), mute.set_index("unit")["kind"]
 false_tags = {}
 for what, control in {"as it is": None, "controlled": covariates}.items():
@@ -147,16 +141,11 @@ stored = {
 }
 
 
-def halves_of(name):
-    documents = corpora[name].documents
-    return stats.halves(
-        len(corpora[name]), seed=SEED, groups=None if documents is None else documents.to_numpy()
-    )
-
-
-def gold_of(name, rows):
-    scores = matching.score(stored[name].values[rows], labels[name][shared].iloc[rows], method="auroc")
-    return evaluation.validated(scores.set_axis(stored[name].units["unit"], axis=1), MINIMUM)
+def gold_of(name):
+    second = stats.halves(len(corpora[name]), seed=SEED, groups=corpora[name].documents)[1]
+    ids = corpora[name].frame["text_id"].iloc[second].tolist()
+    half = stored[name].select(text_ids=ids)
+    return evaluation.validated(matching.score(half, labels[name][shared].loc[ids], "auroc"), MINIMUM)
 
 
 # %% [markdown]
@@ -165,7 +154,7 @@ def gold_of(name, rows):
 # responds to something at home and to nothing of the kind away has no right tag there.
 
 # %%
-gold = {name: gold_of(name, halves_of(name)[1]) for name in corpora}
+gold = {name: gold_of(name) for name in corpora}
 lines = []
 for method in ("pearson", "frequency"):
     for name in corpora:

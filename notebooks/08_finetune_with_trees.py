@@ -14,8 +14,6 @@
 # **Need** about two minutes, no disk, no network.
 
 # %%
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -41,28 +39,24 @@ print(treebank)
 
 
 # %%
+def reverse_four(text: str, rng: np.random.Generator) -> tuple[str, str]:
+    words = text.split(" ")
+    broken = len(words) > 4 and rng.random() < 0.5
+    if broken:
+        i = rng.integers(len(words) - 4)
+        words[i : i + 4] = words[i : i + 4][::-1]
+    return " ".join(words), str(int(not broken))
+
+
 def with_reversals(corpus: texts.Texts, seed: int) -> texts.Texts:
     rng = np.random.default_rng(seed)
-    strings, labels = [], []
-    for text in corpus.frame["text"]:
-        words = text.split(" ")
-        broken = len(words) > 4 and rng.random() < 0.5
-        if broken:
-            i = rng.integers(len(words) - 4)
-            words[i : i + 4] = words[i : i + 4][::-1]
-        strings.append(" ".join(words))
-        labels.append(str(int(not broken)))
-    made = texts.Texts.from_list(strings, f"{corpus.name}-reversed")
-    return replace(made, frame=made.frame.assign(acceptable=labels))
+    made = [reverse_four(text, rng) for text in corpus.frame["text"]]
+    return texts.Texts.from_frame(pd.DataFrame(made, columns=["text", "acceptable"]), "reversed")
 
 
+# %%
 corpora = preset.corpora(seed=SEED)
-every = [with_reversals(corpus, SEED + i) for i, corpus in enumerate(corpora.values())]
-frame = pd.concat([corpus.frame for corpus in every], ignore_index=True)
-both = replace(
-    texts.Texts.from_list(frame["text"], "reversed"),
-    frame=frame.assign(text_id=np.arange(len(frame))),
-)
+both = texts.Texts.concat({n: with_reversals(c, SEED + i) for i, (n, c) in enumerate(corpora.items())})
 dev, train = both.sample(400, seed=SEED).split(0.4, seed=SEED)
 print(train, dev)
 train.frame.groupby("acceptable")[["text", "acceptable"]].head(2)
@@ -91,7 +85,9 @@ by_hand
 
 # %%
 sites = ["layer.1.hidden", "layer.4.hidden"]
-bank = trees.dataset(subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False)
+bank = trees.dataset(
+    subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False
+)
 fitted = trees.fit(*trees.parts(bank, None, SEED)[:2], "ssp", seed=SEED, progress=False)
 options = {"epochs": 2, "learning_rate": 3e-4, "half": False, "progress": False}
 for name, probes in {"fitted": fitted, "fresh": None}.items():

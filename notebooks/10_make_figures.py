@@ -176,17 +176,17 @@ shared = illusions.shared_descriptors(labels, 2 * preset["min_positives"])
 
 
 def gold_of(name):
-    by = corpora[name].documents
-    rows = stats.halves(len(ffn[name]), seed=SEED, groups=None if by is None else by.to_numpy())[1]
-    scores = matching.score(ffn[name].values[rows], labels[name][shared].iloc[rows], method="auroc")
-    return evaluation.validated(scores.set_axis(ffn[name].units["unit"], axis=1), 0.8)
+    second = stats.halves(len(corpora[name]), seed=SEED, groups=corpora[name].documents)[1]
+    ids = corpora[name].frame["text_id"].iloc[second].tolist()
+    half = ffn[name].select(text_ids=ids)
+    return evaluation.validated(matching.score(half, labels[name][shared].loc[ids], "auroc"), 0.8)
 
 
 # %%
 gold, lines = {name: gold_of(name) for name in corpora}, []
 for method in ("pearson", "frequency"):
     for name in corpora:
-        options = {"method": method, "by": corpora[name].documents, "permutations": 0, "seed": SEED}
+        options = {"method": method, "groups": corpora[name].documents, "permutations": 0, "seed": SEED}
         chosen = matching.tag(ffn[name], labels[name][shared], top=3, **options)
         judged = set(gold[name]["unit"])
         chosen = chosen[chosen["unit"].isin(judged)]

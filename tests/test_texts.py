@@ -359,6 +359,84 @@ def test_methods_refuse_what_they_cannot_do(hundred):
         hundred.descriptors("gold")
 
 
+# ------------------------------------------------------------------------- corpora made in memory
+
+
+def test_a_frame_becomes_a_corpus_with_its_other_columns_as_labels():
+    frame = pd.DataFrame({"body": ["a", "b b", "a"], "text": [1, 2, 3], "stars": [5, 1, 5]}, index=[7, 3, 5])
+    corpus = texts.Texts.from_frame(frame, "shop", text="body")
+    assert list(corpus.frame) == ["text_id", "text", "source_text", "stars"]
+    assert corpus.frame.values.tolist() == [[0, "a", 1, 5], [1, "b b", 2, 1], [2, "a", 3, 5]]
+    assert corpus.fingerprint == texts.Texts.from_list(["a", "b b", "a"]).fingerprint
+    assert list(frame) == ["body", "text", "stars"]  # the caller's frame is as it was
+
+
+def test_a_frame_keeps_its_ids_and_named_index(hundred):
+    part = hundred.sample(9, seed=2)
+    again = texts.Texts.from_frame(part.frame.assign(even=1), part.name)
+    assert again.fingerprint == part.fingerprint and "even" in again.frame
+    by_id = texts.Texts.from_frame(part.frame.set_index("text_id"))
+    assert by_id.fingerprint == part.fingerprint
+    by_url = texts.Texts.from_frame(part.frame[["text"]].set_index(pd.Index(list("abcdefghi"), name="url")))
+    assert by_url.frame["url"].tolist() == list("abcdefghi")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ("hello", r"one string, 'hello': give a list"),
+        ([], "would have no text"),
+        (["a", None], r"text 1 of 'texts' is None, not a string"),
+        (["a", float("nan")], "text 1 of 'texts' is nan"),
+        ([b"a"], r"text 0 of 'texts' is b'a'"),
+        (["a", "b\ud800"], r"text 1 of 'texts' holds half a character"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        texts.Texts.from_list(values)
+
+
+@pytest.mark.parametrize("ids", [[1, 0], [0, 0], [-1, 3], [0.5, 1], ["a", "b"], [0, None]])
+def test_ids_that_do_not_ascend_are_refused(ids):
+    with pytest.raises(ValueError, match="text_id of 'texts' must be whole numbers.*it begins"):
+        texts.Texts.from_frame(pd.DataFrame({"text": ["a", "b"], "text_id": ids}))
+    with pytest.raises(ValueError, match=r"no column 'txt' \(did you mean 'text'"):
+        texts.Texts.from_frame(pd.DataFrame({"text": ["a"]}), text="txt")
+
+
+def test_concat_puts_corpora_one_after_another(treebank, hundred):
+    odd, few = treebank.where(kind="odd"), treebank.sample(4, seed=0)
+    both = texts.Texts.concat({"odd": odd, "few": few}, "both")
+    assert both.name == "both" and both.frame["text_id"].tolist() == list(range(len(odd) + 4))
+    assert both.frame["text"].tolist() == [*odd.frame["text"], *few.frame["text"]]
+    assert both.frame["of_corpus"].tolist() == [*odd.frame["text_id"], *few.frame["text_id"]]
+    assert both.where(corpus="few").words["form"].tolist() == few.words["form"].tolist()
+    assert both.frame["kind"].tolist() == [*odd.frame["kind"], *few.frame["kind"]] and both.annotated
+    assert_spans_exact(both)
+    twice = texts.Texts.concat({"a": both, "b": hundred})
+    assert twice.words is None and twice.frame["kind"].isna().sum() == 100
+    assert twice.frame["source_corpus"].dropna().tolist() == both.frame["corpus"].tolist()
+    assert set(twice.frame["corpus"]) == {"a", "b"}
+    with pytest.raises(ValueError, match="no corpus to put together"):
+        texts.Texts.concat({})
+
+
+def test_concat_sums_what_was_dropped(tmp_path):
+    one = texts.load(write(tmp_path / "a.txt", "x\nx\n\n"))
+    two = texts.load(write(tmp_path / "b.txt", "y\ny\n"))
+    both = texts.Texts.concat({"one": one, "two": two})
+    assert both.dropped == {"duplicate": 2, "empty": 1}
+    assert both.source["corpora"]["two"]["source"].endswith("b.txt")
+
+
+def test_lengths_count_the_words_of_each_text(treebank):
+    plain = texts.Texts.from_list(["Don't go!", "", "one"]).lengths
+    assert plain.tolist() == [3, 0, 1] and plain.name == "length" and plain.index.name == "text_id"
+    own = treebank.where(kind="odd").lengths
+    assert own.to_dict() == {i: 1 + i % 4 for i in range(1, 60, 2)}  # words of CoNLL-U, by parent id
+
+
 # ------------------------------------------------------------------------ sub-corpora, fingerprint
 
 

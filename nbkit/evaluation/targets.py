@@ -62,14 +62,14 @@ def table_of(corpora: Mapping, matrices: Mapping, rows: Mapping[str, np.ndarray]
     names = [name for name in first if all(name in other for other in others)]
     if not names:
         raise ValueError(f"no descriptor is in the labels of all corpora ({', '.join(matrices)})")
-    texts, corpus, labels = [], [], []
+    texts, corpus, labels, words = [], [], [], []
     for name, part in corpora.items():
         frame = part.frame.iloc[rows[name]]
         texts += frame["text"].tolist()
         corpus += [name] * len(frame)
         labels.append(matrices[name].loc[frame["text_id"], names].to_numpy() > 0.5)
-    words = np.array([len(text.split()) for text in texts])
-    return Table(texts, np.array(corpus), np.concatenate(labels), names, words)
+        words.append(part.lengths.iloc[rows[name]].to_numpy())
+    return Table(texts, np.array(corpus), np.concatenate(labels), names, np.concatenate(words))
 
 
 def targets_of(table: Table, counts: dict[str, int], rng: np.random.Generator) -> list[Target]:

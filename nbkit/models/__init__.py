@@ -15,7 +15,8 @@ The names, in the order you meet them:
     subject.fingerprint                           # changes when the numbers may change
 
 minilm is a sentence encoder, fine-tuned from MiniLM: what its units respond to was shaped by
-sentence similarity, not by word prediction alone.
+sentence similarity, not by word prediction alone. `sentence_encoder()` is the same model as an encoder of
+sentences, `.encode(strings)`; `ARCHITECTURES` lists the families that are known.
 
 Sites are tensors [batch, token, width], layers count from 0 (the first block). Within block N:
 
@@ -32,6 +33,9 @@ Sites are tensors [batch, token, width], layers count from 0 (the first block). 
 
 Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
 ALBERT runs one block many times; each run is a layer here. One subject serves one thread.
+
+Sources: minilm is all-MiniLM-L6-v2 of sentence-transformers (Reimers and Gurevych 2019; Wang et al. 2020).
+Reading and editing by forward hooks is common practice; the site names are new here.
 """
 
 from nbkit.models.architectures import ARCHITECTURES

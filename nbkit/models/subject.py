@@ -1,4 +1,4 @@
-"""Subject."""
+"""`Subject`: a model with its tokenizer; recording, editing and naming its sites."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from nbkit.models.architectures import (
     KINDS,
@@ -44,7 +45,7 @@ class Subject:
 
     name: str
     model: torch.nn.Module
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     revision: str | None = None  # the hub's commit, for a model from there
 
     def __post_init__(self):

@@ -3,9 +3,12 @@
 Everything downstream joins on the two ids made here, so they are made once and kept.
 
     load        read a corpus from any source into `Texts`
-    Texts       the texts (`.frame`), their words (`.words`), what reading lost (`.dropped`)
+    Texts       the texts (`.frame`), their words (`.words`), what reading dropped (`.dropped`)
+                  from strings or tables:  Texts.from_list, Texts.from_frame, Texts.concat
+                  parts of a corpus:       .sample, .split, .where, .tokenize
+                  what is in it:           .descriptors, .lengths, .documents, .fingerprint
     words_of    the words of one plain text, with spans, by a simple regular expression
-    READERS     the file suffixes that can be read, suffix -> reader
+    SAMPLES     names of the embedded corpora; EWT_GENRES: the genres of UD English EWT
 
 Sources of `load`:
 
@@ -16,9 +19,9 @@ Sources of `load`:
     "hf:name/config"       the same, when no dataset has that whole name: the last part is a config
 
 Conventions:
-- `.frame` has one row a text, in corpus order: `text_id`, `text`, then the label columns of
+- `.frame` has one row per text, in corpus order: `text_id`, `text`, then the label columns of
   the source.
-- `.words` has one row a word, in order, or is None for plain text: `text_id`, `word_id`, `form`,
+- `.words` has one row per word, in order, or is None for plain text: `text_id`, `word_id`, `form`,
   `start`, `end`, and from CoNLL-U `lemma upos xpos head deprel feats mwt`.
 - `text_id` is 0..n-1 in a loaded corpus, and a sub-corpus KEEPS the ids of its parent (unique,
   ascending), so any table can be joined back. It is not a row position in a sub-corpus.
@@ -34,11 +37,14 @@ The usual loop:
     genres = {genre: corpus.where(genre=genre) for genre in corpus.frame.genre.unique()}
     calibration, validation = genres["email"].split(0.5, seed=0)
     gold = calibration.descriptors()          # [text_id, descriptor], 0 or 1
+
+Sources: the annotation is that of Universal Dependencies (Nivre et al. 2020, CoNLL-U). The sixteen
+descriptors of `nbkit.texts.grammar` and their rules are new here; the rules on plain text were written
+on the training part of UD English EWT and are tested on its other parts.
 """
 
-from nbkit.texts import grammar
 from nbkit.texts.conllu import EWT_GENRES
-from nbkit.texts.corpus import Texts
+from nbkit.texts.corpus import Texts, words_of
 from nbkit.texts.loading import SAMPLES, load
 
-__all__ = ["EWT_GENRES", "SAMPLES", "Texts", "grammar", "load"]
+__all__ = ["EWT_GENRES", "SAMPLES", "Texts", "load", "words_of"]

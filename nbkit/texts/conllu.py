@@ -1,4 +1,4 @@
-"""Conllu."""
+"""CoNLL-U: sentences, the spans of their words, comments as columns."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from nbkit.texts.readers import Dropped, Raw, open, undecodable
 # EWT has no genre comment: its genre is the first part of the sentence id.
 EWT_GENRES = ("answers", "email", "newsgroup", "reviews", "weblog")
 
-
-# ------------------------------------------------------------------------------------- CoNLL-U
 
 COMMENT = re.compile(r"#\s*([\w:]+(?: \w+)?)\s*=\s*(.*)")
 

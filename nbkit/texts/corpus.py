@@ -1,21 +1,21 @@
-"""Corpus."""
+"""A corpus in memory: `Texts`, its parts, its label matrix, its fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nbkit import stats
 from nbkit.texts.grammar import from_annotation, from_surface
-from nbkit.texts.readers import nearest
+from nbkit.texts.readers import nearest, undecodable
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
@@ -38,27 +38,74 @@ def words_of(text: str) -> list[Word]:
     return [Word(m.group(), *m.span()) for m in WORD.finditer(text)]
 
 
-# ---------------------------------------------------------------------------------- the corpus
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Texts:
-    """A corpus. Compare two by `.fingerprint`; the module's docstring says what the columns are."""
+    """A corpus. `nbkit.texts` says what the columns are; compare two corpora by `.fingerprint`."""
 
     name: str
-    frame: pd.DataFrame  # one row a text: text_id, text, label columns
-    words: pd.DataFrame | None = None  # one row a word, None for plain text
+    frame: pd.DataFrame  # one row per text: text_id, text, label columns
+    words: pd.DataFrame | None = None  # one row per word, None for plain text
     dropped: dict[str, int] = field(default_factory=dict)  # what reading dropped, by reason
     source: dict = field(default_factory=dict)  # what `load` was asked for, revision resolved
 
     @classmethod
     def from_list(cls, texts: Iterable[str], name: str = "texts") -> Texts:
-        """A corpus of the strings given, as they are; none at all is a `ValueError`."""
-        frame = pd.DataFrame({"text": list(texts)}, dtype="str")
+        """A corpus of the strings given, unchanged: text_id is the position in the list.
+
+        `ValueError` for a single string, no text at all, or a text that is no string.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise ValueError(f"from_list got one string, {texts[:40]!r}: give a list of texts, [text]")
+        return cls.from_frame(pd.DataFrame({"text": pd.Series(list(texts), dtype=object)}), name)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, name: str = "texts", *, text: str = "text") -> Texts:
+        """A corpus of one text per row, unchanged: the texts of column `text`, all other columns as labels.
+
+        A column or index called `text_id` gives the ids (whole numbers, ascending, none twice), otherwise
+        they are 0..n-1. Other named indexes become columns. `ValueError` for no row, no such column, a text
+        that is no string or not valid Unicode, and ids that do not ascend.
+        """
+        named = [n for n in frame.index.names if n is not None and n not in frame]
+        frame = (frame.reset_index(level=named) if named else frame).reset_index(drop=True)
+        if text not in frame:
+            raise ValueError(
+                f"{name!r} has no column {text!r}{nearest(text, frame.columns)}: name the column of texts "
+                f"with text=...; its columns are {list(frame.columns)}"
+            )
         if frame.empty:
-            raise ValueError(f"{name!r} would have no text")
-        frame.insert(0, "text_id", np.arange(len(frame)))
-        return cls(name, frame)
+            raise ValueError(f"{name!r} would have no text: give at least one")
+        frame = frame.rename(columns={"text": "source_text"} if text != "text" else {})
+        frame = frame.rename(columns={text: "text"})
+        _refuse_other_than_strings(frame["text"], name)
+        ids = _checked_ids(frame["text_id"], name) if "text_id" in frame else np.arange(len(frame))
+        labels = frame.drop(columns=["text_id", "text"], errors="ignore")
+        found = pd.DataFrame({"text_id": ids, "text": frame["text"].astype("str")})
+        return cls(name, pd.concat([found, labels], axis=1))
+
+    @classmethod
+    def concat(cls, corpora: Mapping[str, Texts], name: str = "all corpora") -> Texts:
+        """One corpus of several, {name: corpus}, one after another; text_id is 0..n-1.
+
+        Two columns tell where a text is from: `corpus`, the name given here, and `of_corpus`, its text_id
+        there. Label columns are kept, missing where a corpus has none. Words are kept if all corpora have
+        words (with the columns that all of them have), otherwise the result is plain text.
+        """
+        if not corpora:
+            raise ValueError("no corpus to put together: give {name: corpus}")
+        starts = np.cumsum([0, *map(len, corpora.values())])
+        parts = [part._renumbered(start) for part, start in zip(corpora.values(), starts, strict=False)]
+        frames = []
+        for (label, part), new in zip(corpora.items(), parts, strict=True):
+            labels = new.frame.rename(columns={c: f"source_{c}" for c in ("corpus", "of_corpus")})
+            labels.insert(2, "corpus", label)
+            labels.insert(3, "of_corpus", part.frame["text_id"].to_numpy())
+            frames.append(labels)
+        words = [part.words for part in parts if part.words is not None]
+        joined = pd.concat(words, join="inner", ignore_index=True) if len(words) == len(parts) else None
+        dropped = sum((Counter(part.dropped) for part in parts), Counter())
+        source = {"corpora": {label: part.source for label, part in corpora.items()}}
+        return cls(name, pd.concat(frames, ignore_index=True), joined, dict(dropped), source)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -68,7 +115,7 @@ class Texts:
         if self.words is not None:
             parts.append(f"{len(self.words):,} words")
         if self.dropped:
-            parts.append("lost in reading: " + counts_of(self.dropped))
+            parts.append("dropped in reading: " + counts_of(self.dropped))
         return f"Texts({', '.join(parts)})"
 
     @property
@@ -82,6 +129,16 @@ class Texts:
         if "doc_id" not in self.frame or self.frame["doc_id"].isna().any():
             return None
         return self.frame.set_index("text_id")["doc_id"]
+
+    @property
+    def lengths(self) -> pd.Series:
+        """Words of each text, by text_id: its own words, or those of `words_of` for plain text.
+
+        Named "length", so that `lengths.to_frame()` serves as covariates.
+        """
+        counts = self.tokenize().words["text_id"].value_counts()
+        found = counts.reindex(self.frame["text_id"], fill_value=0).astype("int64")
+        return found.rename("length").rename_axis("text_id")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,7 +181,7 @@ class Texts:
         first, second = stats.halves(len(self), fraction, seed, groups=codes, least=0)
         return self._take(first), self._take(second)
 
-    def where(self, **columns) -> Texts:
+    def where(self, **columns: Any) -> Texts:
         """The texts whose columns have these values; a list, tuple or set means any of them."""
         keep = np.ones(len(self), dtype=bool)
         for column, wanted in columns.items():
@@ -172,6 +229,14 @@ class Texts:
         return from_annotation(self.words, self.frame)
 
     # what the methods above are made of
+
+    def _renumbered(self, start: int = 0) -> Texts:
+        """The same texts with text_id start, start + 1, ..."""
+        old = self.frame["text_id"].to_numpy()
+        words = self.words
+        if words is not None:  # `old` is ascending, so the new id of an old one is its position
+            words = words.assign(text_id=start + np.searchsorted(old, words["text_id"].to_numpy()))
+        return replace(self, frame=self.frame.assign(text_id=start + np.arange(len(old))), words=words)
 
     def _take(self, positions: np.ndarray) -> Texts:
         """The texts at these row positions, in corpus order, with their words."""
@@ -222,6 +287,31 @@ class Texts:
         return pd.DataFrame(values, index=_id_index(self.frame), columns=names)
 
 
+def _refuse_other_than_strings(texts: pd.Series, name: str) -> None:
+    """A `ValueError` that names the first value that is no text."""
+    for position, value in enumerate(texts):
+        if not isinstance(value, str):
+            raise ValueError(
+                f"text {position} of {name!r} is {value!r}, not a string: leave it out or give a string"
+            )
+        if undecodable(value):
+            raise ValueError(
+                f"text {position} of {name!r} holds half a character (a lone surrogate), {value[:40]!r}: "
+                f"decode its source as UTF-8 or leave it out"
+            )
+
+
+def _checked_ids(ids: pd.Series, name: str) -> np.ndarray:
+    """The ids as int64, or a `ValueError` if one is missing, no whole number, or not above the one before."""
+    whole = pd.api.types.is_integer_dtype(ids) and not ids.isna().any()
+    if not (whole and (np.diff(ids.to_numpy("int64")) > 0).all() and ids.min() >= 0):
+        raise ValueError(
+            f"text_id of {name!r} must be whole numbers from 0 that ascend, none twice: sort by it, or "
+            f"drop(columns='text_id') to number the texts anew; it begins {ids.head(3).tolist()}"
+        )
+    return ids.to_numpy("int64")
+
+
 def _brief(value) -> str:
     """A value of `where` in the name of a corpus: long lists by their length."""
     if not isinstance(value, (list, tuple, set, frozenset)):
@@ -234,4 +324,5 @@ def _id_index(frame: pd.DataFrame) -> pd.Index:
 
 
 def counts_of(dropped: dict[str, int]) -> str:
+    """{"empty": 2, "duplicate": 1} -> "2 empty, 1 duplicate" """
     return ", ".join(f"{n:,} {reason}" for reason, n in dropped.items())

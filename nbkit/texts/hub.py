@@ -1,4 +1,4 @@
-"""Hub."""
+"""Datasets of the Hugging Face hub, streamed at one commit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import pandas as pd
 from nbkit.texts.readers import Raw, text_column
 
 log = logging.getLogger(__name__)
-
-
-# --------------------------------------------------------------------------------------- the hub
 
 
 def read_hub(spec, split, limit, revision, seed, text, shuffle) -> Raw:

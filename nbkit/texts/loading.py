@@ -1,11 +1,10 @@
-"""Loading."""
+"""`load`: find the source, read it, clean it, count what was dropped."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -32,9 +31,6 @@ log = logging.getLogger(__name__)
 SAMPLES = ("reviews", "questions", "encyclopedia", "fiction", "treebank")
 
 
-# ------------------------------------------------------------------------------------- loading
-
-
 def load(
     source: str | Path,
     *,
@@ -47,7 +43,7 @@ def load(
 ) -> Texts:
     """Read a corpus; what had to be dropped is counted in `.dropped` and logged once.
 
-    source    see the module's docstring.
+    source    a path, 'hf:...' or 'sample:...': see `nbkit.texts`.
     split     of a folder of .conllu files: "train", "dev", "test" (None: all of them, with a column
               `split`); of an `hf:` dataset (None: "train").
     limit     local sources: a random sample (by `seed`) of that many of the texts left after
@@ -93,17 +89,7 @@ def _limited(corpus: Texts, limit: int | None, seed: int) -> Texts:
     if limit >= len(corpus):
         log.info("%s: limit=%d, all %d texts taken", corpus.name, limit, len(corpus))
         return corpus
-    return _renumbered(corpus.sample(limit, seed))
-
-
-def _renumbered(corpus: Texts) -> Texts:
-    """The same texts with text_id 0..n-1."""
-    old = corpus.frame["text_id"].to_numpy()
-    frame = corpus.frame.assign(text_id=np.arange(len(old)))
-    words = corpus.words
-    if words is not None:  # `old` is ascending, so the new id of an old one is its position
-        words = words.assign(text_id=np.searchsorted(old, words["text_id"].to_numpy()))
-    return replace(corpus, frame=frame, words=words)
+    return corpus.sample(limit, seed)._renumbered()
 
 
 def _clean(raw: Raw, text: str | None, spec: str) -> tuple[pd.DataFrame, pd.DataFrame | None, dict]:

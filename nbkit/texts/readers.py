@@ -1,4 +1,4 @@
-"""Readers."""
+"""Readers of plain files: each turns a path into `Raw`, rows as found plus what could not be read."""
 
 from __future__ import annotations
 

@@ -128,8 +128,7 @@ class Preset:
     def _cut(self, corpus: texts.Texts, seed: int) -> texts.Texts:
         if "words" in self.settings:
             low, high = self["words"]
-            counted = corpus if corpus.words is not None else corpus.tokenize()
-            n = counted.words.groupby("text_id").size()
+            n = corpus.lengths
             corpus = corpus.where(text_id=n.index[n.between(low, high)].tolist())
         wanted = self.settings.get("texts", len(corpus))
         return corpus.sample(min(wanted, len(corpus)), seed=seed)
