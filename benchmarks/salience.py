@@ -1,11 +1,11 @@
-r"""Salient units for part of speech: our rankers beside NeuroX 1.0.9's LCA, on the same words and splits.
+r"""Salient units for part of speech: rankers beside NeuroX 1.0.9's LCA, on the same words and splits.
 
     python benchmarks/salience.py --peers PEERS/bin/python
     python benchmarks/salience.py --across      languages, fine-tuning before and after, causes in the model
 
 PEERS as in capture.py. Words are those of 3,700 sentences of UD English EWT (NBKIT_DATA; 4 to 50 words),
 units the embeddings and the six hidden layers of MiniLM. Five splits by sentence. Every ranking is judged by
-the same probe (ours), refitted on its first units; NeuroX is given the published settings (l1 = l2 = 1e-5,
+the same probe, refitted on its first units; NeuroX is given the published settings (l1 = l2 = 1e-5,
 batch 128, 10 epochs). Writes results/salience.json and a figure: accuracy by number of units, time to
 rank, selectivity, where the salient units are, how far rankings agree, and whether `lca` is NeuroX's.
 """
@@ -93,19 +93,19 @@ def words():
 
 
 def agreement(X, codes, theirs: dict, weight, bias) -> dict:
-    """Our `lca` against NeuroX: the loss on the same weights, the units at shares of its weights' mass."""
+    """`lca` against NeuroX: the loss on the same weights, the units at shares of its weights' mass."""
     import torch
 
     from nbkit import salience
 
     rows = slice(0, 512)
-    ours = salience.lca_loss(*map(torch.from_numpy, (weight, bias, X[rows], codes[rows])), 1e-3, 1e-3)
-    entry = salience.entry(theirs["weights"])
+    loss = salience.lca_loss(*map(torch.from_numpy, (weight, bias, X[rows], codes[rows])), 1e-3, 1e-3)
+    entry = salience.entry_mass(theirs["weights"])
     sets = {
         share: sorted(np.flatnonzero(entry < float(share)).tolist()) == top
         for share, top in theirs["tops"].items()
     }
-    return {"loss_difference": abs(float(ours) - theirs["loss"]), "same_units_at_mass": sets}
+    return {"loss_difference": abs(float(loss) - theirs["loss"]), "same_units_at_mass": sets}
 
 
 def one_split(X, y, seed: int, python: str | None) -> tuple[list[dict], dict]:
@@ -135,11 +135,13 @@ def one_split(X, y, seed: int, python: str | None) -> tuple[list[dict], dict]:
         same = agreement(X_train, codes, theirs, weight, bias)
     lines = []
     for method, ranking in rankings.items():
-        for n, accuracy in salience.curve(X, y, ranking, COUNTS, split, seed=seed).itertuples(index=False):
+        curve = salience.accuracy_curve(X, y, ranking, COUNTS, split, seed=seed)
+        for n, accuracy in curve.itertuples(index=False):
             lines.append(
                 {"method": method, "n": n, "accuracy": accuracy, "seconds": seconds[method], "seed": seed}
             )
-    everything = salience.curve(X, y, rankings["greedy"], [X.shape[1]], split, seed=seed)["accuracy"][0]
+    curve = salience.accuracy_curve(X, y, rankings["greedy"], [X.shape[1]], split, seed=seed)
+    everything = curve["accuracy"][0]
     lines.append(
         {"method": "all units", "n": X.shape[1], "accuracy": everything, "seconds": 0.0, "seed": seed}
     )
@@ -158,6 +160,7 @@ def studies(corpus, stored) -> dict:
         "control": salience.control_task(X, y, forms, ranking, split).to_dict("records"),
         "minimal": salience.minimal_set(X, y, ranking, split, within=1).to_dict("records"),
         "ablation": salience.ablation_curve(X, y, ranking, split).to_dict("records"),
+        "layer_probes": salience.layer_probes(X, y, stored.units, split).to_dict("records"),
         "layers": {},
     }
     layer = stored.units["layer"].to_numpy()
@@ -167,6 +170,8 @@ def studies(corpus, stored) -> dict:
         counts = salience.layer_counts(stored.units, first)
         found["layers"][what] = {"units": counts.to_dict(), "mean_layer": float(layer[first].mean())}
     rankings = {m: salience.rank(X[split.train], y.iloc[split.train], m) for m in METHODS}
+    weights = rankings["lca"].notes["weights"]
+    found["focus"] = salience.focus(weights, rankings["lca"].classes).to_dict()
     found["rankings"] = salience.compare_rankings(rankings).to_dict("records")
     return found
 
@@ -185,13 +190,13 @@ def across() -> dict:
     tuned = trees.finetune_classifier(
         subject, train, "polarity", epochs=2, learning_rate=5e-5, half=True, progress=False
     )
-    said, truth = tuned.predict(test), test.frame["polarity"].astype(str)
+    y_pred, y_true = tuned.predict(test), test.frame["polarity"].astype(str)
     ewt = texts.load(data / "ud_en_ewt", split="dev").sample(1000, seed=0)
     both = {"before": subject, "after": tuned.subject}
     for what in ("upos", "deprel"):
         words = {name: salience.words_of(one, ewt, what) for name, one in both.items()}
         found[f"fine-tuning, {what}"] = side_by_side(salience.across(words, n=100))
-    found["polarity_accuracy"] = float((said == truth.to_numpy()).mean())
+    found["polarity_accuracy"] = float((y_pred == y_true.to_numpy()).mean())
     found["causes"] = causes(subject, ewt)
     return found
 

@@ -7,8 +7,8 @@ r"""Trees in MiniLM: all metrics and sites on UD English EWT, and fine-tuning wi
 Probes: sentences of 4 to 40 words of EWT's training part; held-out figures on its test part; three seeds. The
 time of sp, ssp and essp for all seven hidden states is taken for all sites in one product, and for one site
 after another (one seed of sp). Fine-tuning: CoLA's in-domain training part, 2 epochs at 1e-4 in batches of
-32, judged on its in-domain dev part; the tree term's probe was fitted on EWT first, or is fresh as in Li et
-al. 2023. Jobs and runs are kept as they end, and a second call goes on from there.
+32, judged on its in-domain dev part; the probe of the auxiliary loss was fitted on EWT first, or is fresh as
+in Li et al. 2023. Jobs and runs are kept as they end, and a second call goes on from there.
 Writes results/trees.json, results/trees-cola.json and figures.
 """
 
@@ -30,11 +30,11 @@ COLA_SITES = ("layer.1.hidden", "layer.3.hidden", "layer.5.hidden")
 COLA_WEIGHTS = (0.1, 1.0, 10.0)
 
 
-def alternating(bank, whole_epochs: int = 2) -> dict[str, float]:
+def alternating(sentences, whole_epochs: int = 2) -> dict[str, float]:
     """Seconds of ``whole_epochs`` epochs of sp: all sites in one product, and one after another."""
     from nbkit import trees
 
-    train, dev, _ = trees.parts(bank, None, 0)
+    train, dev, _ = trees.split(sentences)
     options = {"epochs": whole_epochs, "patience": whole_epochs, "progress": False}
     together, apart = [], []
     for _ in range(2):
@@ -42,7 +42,7 @@ def alternating(bank, whole_epochs: int = 2) -> dict[str, float]:
         trees.fit(train, dev, "sp", **options)
         together.append(time.perf_counter() - start)
         start = time.perf_counter()
-        for i, site in enumerate(bank.sites):
+        for i, site in enumerate(sentences.sites):
             one = [replace(part, values=part.values[i : i + 1], sites=[site]) for part in (train, dev)]
             trees.fit(*one, "sp", **options)
         apart.append(time.perf_counter() - start)
@@ -104,17 +104,19 @@ def probes() -> None:
     record["results"] = json.loads(trees.intervals(found).to_json(orient="records"))
     whole = trees.dataset(subject, train, progress=False)
     record["sentences"] = {"train": len(whole), "test": int(found["sentences"].iloc[0])}
-    record["chain"] = trees.linear_baseline(trees.dataset(subject, test, progress=False))
+    record["linear_baseline"] = trees.linear_baseline(trees.dataset(subject, test, progress=False))
     record["time"] = record["time"] or alternating(whole)
     record["published"] = record["published"] or published(subject, train)
     record["submodules"] = record["submodules"] or submodules(subject, train, test)
     path.write_text(json.dumps(record, indent=1) + "\n")
-    draw(trees.intervals(found), record["chain"])
+    draw(trees.intervals(found), record["linear_baseline"])
     print(trees.intervals(found).query("figure in ['loss', 'uuas', 'accuracy']").round(3).to_string())
-    print({k: record[k] for k in ("chain", "time", "minutes", "bounds", "chosen_site", "published")})
+    print(
+        {k: record[k] for k in ("linear_baseline", "time", "minutes", "bounds", "chosen_site", "published")}
+    )
 
 
-def draw(results: pd.DataFrame, chain: dict) -> None:
+def draw(results: pd.DataFrame, baseline: dict) -> None:
     """Edges found, and the three losses that should be bounds of one another, by layer."""
     from matplotlib import pyplot as plt
 
@@ -125,7 +127,7 @@ def draw(results: pd.DataFrame, chain: dict) -> None:
         fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
         uuas = results[(results["figure"] == "uuas") & (results["metric"] == "distance")]
         plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
-        axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":", label="neighbours joined")
+        axes[0].axhline(baseline["uuas"], color="k", lw=0.8, ls=":", label="adjacent words joined")
         axes[0].legend(fontsize="small")
         some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
         plots.layer_lines(some, "X on held-out sentences", hue="metric", log=True, ax=axes[1])
@@ -144,10 +146,10 @@ def published(subject, train) -> list[dict]:
     """The paper's way, padding scored, few sentences and epochs: how much of the loss is padding."""
     from nbkit import trees
 
-    bank = trees.published_dataset(subject, train.sample(240, seed=0))
+    sentences = trees.published_dataset(subject, train.sample(240, seed=0))
     lines = []
     for metric in ("sp", "ssp", "essp"):
-        train_part, dev, test = trees.parts(bank, None, 0)
+        train_part, dev, test = trees.split(sentences)
         table = trees.score(
             trees.fit(train_part, dev, metric, published=True, epochs=3, progress=False), test
         )
@@ -180,8 +182,10 @@ def cola(n: int | None, seeds: int) -> None:
     if n:
         train = train.sample(n, seed=0)
     subject = models.load("minilm")
-    bank = trees.dataset(subject, texts.load(DATA / "ud_en_ewt", split="train").sample(3000), progress=False)
-    fitted = trees.fit(*trees.parts(bank, None, 0)[:2], "ssp", progress=False)
+    sentences = trees.dataset(
+        subject, texts.load(DATA / "ud_en_ewt", split="train").sample(3000), progress=False
+    )
+    fitted = trees.fit(*trees.split(sentences)[:2], "ssp", progress=False)
     path = HERE / "results" / "trees-cola.json"
     options = {"half": True, "epochs": 2, "learning_rate": 1e-4}
     record = provenance.manifest(

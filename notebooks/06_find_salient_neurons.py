@@ -45,8 +45,8 @@ stored = activations.capture(
 )
 X, y = salience.matrix(stored, salience.properties(treebank, "upos", min_count=10))
 noun = (y == "NOUN").to_numpy()
-spread = np.where(X.std(0) > 1e-5, X.std(0), np.inf)  # one unit of the embeddings does not vary
-Z = (X - X.mean(0)) / spread
+std = np.where(X.std(0) > 1e-5, X.std(0), np.inf)  # one unit of the embeddings does not vary
+Z = (X - X.mean(0)) / std
 by_hand = np.abs(Z[noun].mean(0) - Z[~noun].mean(0))
 print(f"{X.shape[0]:,} words x {X.shape[1]:,} units; left out: {y.attrs['left_out']}")
 stored.units["unit"][by_hand.argsort()[::-1][:3]].tolist()
@@ -64,16 +64,16 @@ two.order[:3]
 # %% [markdown]
 # Now all parts of speech. `greedy` takes at each step the unit that explains most of what those before it
 # have left. `lca` is the published way: train a linear probe with a penalty on its weights, and read off the
-# units with the largest. `random` is the floor. Sentences are split: units are chosen and probes trained on
-# one part, judged on the other.
+# units with the largest. `random` is the baseline. Sentences are split: units are chosen and probes trained
+# on one part, judged on the other.
 
 # %%
 split = salience.split_of(y, seed=SEED)
 train, labels = X[split.train], y.to_numpy()[split.train]
 rankings = {m: salience.rank(train, labels, m, seed=SEED) for m in ("greedy", "lca", "probeless", "random")}
 counts = [3, 10, 30, 100, 300]
-curves = {m: salience.curve(X, y, r, counts, split, seed=SEED) for m, r in rankings.items()}
-everything = salience.curve(X, y, rankings["greedy"], [X.shape[1]], split, seed=SEED)["accuracy"][0]
+curves = {m: salience.accuracy_curve(X, y, r, counts, split, seed=SEED) for m, r in rankings.items()}
+everything = salience.accuracy_curve(X, y, rankings["greedy"], [X.shape[1]], split, seed=SEED)["accuracy"][0]
 table = pd.DataFrame({m: c.set_index("n")["accuracy"] for m, c in curves.items()})
 print(f"accuracy with all {X.shape[1]:,} units: {everything:.2f}")
 table.round(2)
@@ -131,6 +131,23 @@ print(redundant.disjoint.round(2).to_string(index=False))
 salience.compare_rankings(rankings).round(2)
 
 # %% [markdown]
+# ## Without a store
+#
+# The words of a large corpus may not fit on a disk. `greedy` needs no more than sums over them, and
+# `rank_sums` takes these from one pass over the texts. It must find the same units.
+
+# %%
+classes = salience.properties(treebank, "upos")
+sums = activations.LabelSums(pd.get_dummies(classes).astype(np.float32), gram=True)
+hidden = {"sites": ["embeddings", "hidden"], "rows": "word", "pool": "mean"}
+passed = activations.reduce(subject, treebank, {"sums": sums}, progress=False, **hidden)
+streamed = salience.rank_sums(passed["sums"], depth=30)
+from_store = salience.rank(*salience.matrix(stored, classes), depth=30)
+same = len(set(streamed.top(30)) & set(from_store.top(30)))
+assert same >= 27, "sums and words disagree"
+print(f"{same} of the first 30 units are the same")
+
+# %% [markdown]
 # ## Look at them
 #
 # Choose a property, and move the slider from one unit to three hundred: the accuracy kept, where the units
@@ -143,7 +160,7 @@ for what in ("upos", "suffix"):
     data[what] = salience.matrix(stored, salience.properties(treebank, what, min_count=10))
     here = salience.split_of(data[what][1], seed=SEED)
     orders[what] = salience.rank(data[what][0][here.train], data[what][1].iloc[here.train])
-    kept[what] = salience.curve(*data[what], orders[what], steps, here, seed=SEED)
+    kept[what] = salience.accuracy_curve(*data[what], orders[what], steps, here, seed=SEED)
 spoken = treebank.words.set_index(["text_id", "word_id"])["form"]
 slider = plots.salience_slider(data, stored.units, orders, kept, spoken)
 slider

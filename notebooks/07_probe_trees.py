@@ -36,8 +36,18 @@ print(treebank)
 # ## By hand: depths of a tree, and the nearest tree to some numbers
 #
 # In "the old dog barked" the verb is the root (depth 1), the dog hangs on it (2), and "the" and "old" on
-# the dog (3). A *depth profile* is what such depths look like when sorted: one 1, then 2, then each the
-# same as the one before or one more.
+# the dog (3). A treebank has the heads, and depths and distances follow from them: the first words of a
+# sentence, and how many edges the furthest two of its words are apart.
+
+# %%
+first = treebank.words[treebank.words["text_id"] == treebank.frame["text_id"].iloc[0]]
+(between,) = trees.distances(first).values()
+print(f"furthest apart: {between.max()} edges")
+first.assign(depth=trees.depths(first))[["form", "head", "depth"]].head(8)
+
+# %% [markdown]
+# A *depth profile* is what such depths look like when sorted: one 1, then 2, then each the same as the one
+# before or one more.
 #
 # Give every word a number, and ask for the depth profile nearest to them: sort, begin with 1 and 2, and
 # then keep or add one, whichever is nearer.
@@ -63,15 +73,15 @@ assert kit == [by_hand[i] for i in range(4)], "hand and kit disagree"
 kit
 
 # %% [markdown]
-# Now real sentences. `bank` takes every word's vector (mean of its tokens) at the embeddings and the six
+# Now real sentences. `dataset` takes every word's vector (mean of its tokens) at the embeddings and the six
 # hidden layers, and the gold trees. Sentences that cannot be used are counted.
 
 # %%
-bank = trees.dataset(subject, treebank, progress=False)
-train, dev, test = trees.parts(bank, None, SEED)
+sentences = trees.dataset(subject, treebank, progress=False)
+train, dev, test = trees.split(sentences, seed=SEED)
 print(
     f"{len(train)} sentences to train on, {len(dev)} to stop by, {len(test)} to judge on;"
-    f" left out: {bank.dropped}"
+    f" left out: {sentences.dropped}"
 )
 
 # %% [markdown]
@@ -79,7 +89,7 @@ print(
 #
 # A matrix B is learned so that the squared distance between two projected words is the number of edges
 # between them in the tree. Its minimum spanning tree is the probe's tree; UUAS is the share of gold edges
-# in it. What is that worth? Joining each word to its neighbour is a tree too, and so is what the probe
+# in it. What is that worth? Joining adjacent words is a tree too, and so is what the probe
 # finds in a subject with random weights.
 
 # %%
@@ -87,8 +97,8 @@ options = {"seeds": (0, 1, 2), "progress": False, "rank": 64}
 distance = trees.measure(subject, treebank, "distance", nulls=("none", "random weights"), **options)
 summary = trees.intervals(distance)
 uuas = summary[summary["figure"] == "uuas"]
-chain = trees.linear_baseline(test)
-print(f"neighbours joined: UUAS {chain['uuas']:.2f}")
+baseline = trees.linear_baseline(test)
+print(f"adjacent words joined: UUAS {baseline['uuas']:.2f}")
 uuas.pivot_table(index="site", columns="null", values="value", sort=False).round(2)
 
 # %% [markdown]
@@ -116,7 +126,7 @@ ssp.groupby("null", sort=False)[["loss", "mean_depth", "entropy"]].mean().round(
 
 # %% [markdown]
 # The curves, with the values that the paper prints for BERT-large on a log scale (24 layers, another
-# corpus, padding scored as well: see `trees.published_bank`); at the right below, the three that should be
+# corpus, padding scored as well: see `trees.published_dataset`); at the right below, the three that should be
 # bounds of one another.
 
 # %%
@@ -130,8 +140,8 @@ with plots.style():
     fig, grid = plt.subplots(2, 2, figsize=(10, 6.6))
     axes = grid.flat
     plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
-    axes[0].axhline(chain["uuas"], color="k", lw=0.8, ls=":")
-    axes[0].text(5, chain["uuas"], "neighbours joined", va="bottom", ha="right", fontsize="small")
+    axes[0].axhline(baseline["uuas"], color="k", lw=0.8, ls=":")
+    axes[0].text(5, baseline["uuas"], "adjacent words joined", va="bottom", ha="right", fontsize="small")
     for ax, metric in zip(axes[1:3], PUBLISHED, strict=True):
         values = pd.Series(PUBLISHED[metric])
         published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
@@ -159,10 +169,10 @@ forms = {
     for n, i in enumerate(fits[:12])
 }
 gold = {name: trees.gold_edges(test, i) for name, i in zip(forms, fits, strict=False)}
-said = {name: trees.predicted_edges(probes, test, i) for name, i in zip(forms, fits, strict=False)}
+predicted = {name: trees.predicted_edges(probes, test, i) for name, i in zip(forms, fits, strict=False)}
 with plots.style():
     arcs, ax = plt.subplots(figsize=(8, 3.2))
-    plots.arcs(forms["1"], gold["1"], said["1"][best_site], ax=ax)
+    plots.arcs(forms["1"], gold["1"], predicted["1"][best_site], ax=ax)
     plt.show()
 
 # %% [markdown]
@@ -173,7 +183,7 @@ names = {f"{name}: {' '.join(words)}": name for name, words in forms.items()}
 stepper = plots.tree_stepper(
     {title: forms[name] for title, name in names.items()},
     {title: gold[name] for title, name in names.items()},
-    {title: said[name] for title, name in names.items()},
+    {title: predicted[name] for title, name in names.items()},
 )
 stepper
 
@@ -223,12 +233,12 @@ exercises.check(
 )
 
 # %% tags=["solution"]
-# `gold["1"]` and `said["1"][best_site]` are sets of edges: the tree of the sentence drawn above, and what the
-# probe sees. What is its UUAS?
-found_share = len(gold["1"] & said["1"][best_site]) / len(gold["1"])
+# `gold["1"]` and `predicted["1"][best_site]` are sets of edges: the tree of the sentence drawn above, and
+# what the probe sees. What is its UUAS?
+found_share = len(gold["1"] & predicted["1"][best_site]) / len(gold["1"])
 
 # %% tags=["check"]
-both, either = gold["1"] & said["1"][best_site], gold["1"] | said["1"][best_site]
+both, either = gold["1"] & predicted["1"][best_site], gold["1"] | predicted["1"][best_site]
 exercises.check(
     found_share,
     (lambda a: 0 <= a <= 1, "UUAS is a share"),
@@ -245,8 +255,8 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# Gold distances are in the vectors beyond neighbours and beyond random weights; "some depth profile" is in
-# everything, noise included. Next: does training on such trees help a model? `08_finetune_with_trees`.
+# Gold distances are in the vectors beyond adjacent words and beyond random weights; "some depth profile" is
+# in everything, noise included. Next: does training on such trees help a model? `08_finetune_with_trees`.
 
 # %%
 sources = {"subject": subject.fingerprint, "corpus": whole.fingerprint, "seed": SEED}
@@ -257,11 +267,11 @@ if preset.name == "sample":  # a sentence of a licensed corpus is not ours to pu
 best = uuas[uuas["site"] == best_site].set_index("null")["value"]
 preset.record(
     trees={
-        "sentences": len(bank),
+        "sentences": len(sentences),
         "site": best_site,
         "uuas": float(best["none"]),
         "uuas_random_weights": float(best["random weights"]),
-        "uuas_neighbours": chain["uuas"],
+        "uuas_neighbours": baseline["uuas"],
     }
 )
 

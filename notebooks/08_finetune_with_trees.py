@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 08 · Fine-tune with trees: does a tree in the loss help?
 #
-# **Do** fine-tune a subject to tell well-formed sentences from broken ones, with and without a tree term.
+# **Do** fine-tune a subject to tell well-formed sentences from broken ones, with and without trees in the
+# loss.
 # **Learn** to read a small gain: paired seeds, an interval, collapsed runs, and what was tried in all.
 # **Need** about two minutes, no disk, no network.
 
@@ -62,7 +63,7 @@ print(train, dev)
 train.frame.groupby("acceptable")[["text", "acceptable"]].head(2)
 
 # %% [markdown]
-# ## By hand: the term
+# ## By hand: the auxiliary loss
 #
 # For an acceptable sentence, the squared norms s of its projected words are pulled towards the nearest
 # depth profile c(s). For two words with s = (.4, 2.6), the nearest profile is (1, 2).
@@ -79,24 +80,24 @@ by_hand
 # %% [markdown]
 # ## With the kit
 #
-# The term needs a probe. In the paper it is fresh, and then most squared norms are far from any profile: the
-# term is large, and the subject learns to please it before it learns the task. So fit a probe first, as in
-# notebook 07, and compare where the two begin.
+# The auxiliary loss needs a probe. In the paper it is fresh, and then most squared norms are far from any
+# profile: the loss is large, and the subject learns to please it before it learns the task. So fit a probe
+# first, as in notebook 07, and compare where the two begin.
 
 # %%
 sites = ["layer.1.hidden", "layer.4.hidden"]
-bank = trees.dataset(
+sentences = trees.dataset(
     subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False
 )
-fitted = trees.fit(*trees.parts(bank, None, SEED)[:2], "ssp", seed=SEED, progress=False)
+fitted = trees.fit(*trees.split(sentences, seed=SEED)[:2], "ssp", seed=SEED, progress=False)
 options = {"epochs": 2, "learning_rate": 3e-4, "half": False, "progress": False}
 for name, probes in {"fitted": fitted, "fresh": None}.items():
     one = {"sites": sites[:1], "weights": (1.0,), "seeds": (SEED,), "probes": probes}
     run = trees.finetune(subject, train.sample(64), dev, "acceptable", **one, **{**options, "epochs": 1})
-    print(f"{name} probe: the term is {run['term'].iloc[-1]:.2f} over the first steps")
+    print(f"{name} probe: the auxiliary loss is {run['auxiliary_loss'].iloc[-1]:.2f} over the first steps")
 
 # %% [markdown]
-# One run without the term for every seed, and with it the same seeds again: same head, same order, same
+# One run without it for every seed, and with it the same seeds again: same head, same order, same
 # dropout. The difference is taken seed by seed.
 
 # %%
@@ -148,7 +149,7 @@ found.table.round(2)
 # ## Exercises
 #
 # 1. Leave out `probes`, so that they are fresh. How many runs collapse?
-# 2. Train with `frozen=True`. Is the term smaller or larger at the end?
+# 2. Train with `frozen=True`. Is the auxiliary loss smaller or larger at the end?
 # 3. Choose the site with `trees.choose_site`. Is it one of the two above?
 # 4. The cell below is the answer to one more; in `exercises/` it is yours.
 
@@ -156,27 +157,27 @@ found.table.round(2)
 # `runs` has a line for every run: site ("" for the baseline), seed, matthews. How far does the gain at
 # `sites[0]` vary from seed to seed? The standard deviation of the three differences.
 by_seed = runs.pivot_table(index="seed", columns="site", values="matthews")
-spread_of_gains = (by_seed[sites[0]] - by_seed[""]).std()
+std_of_gains = (by_seed[sites[0]] - by_seed[""]).std()
 
 # %% tags=["check"]
 score = runs.set_index(["site", "seed"])["matthews"]
 differences = score[sites[0]] - score[""]
 exercises.check(
-    spread_of_gains,
+    std_of_gains,
     (lambda s: s >= 0, "a standard deviation is not negative"),
     (lambda s: abs(s - score[""].std()) > 1e-9, "that is how far the baselines vary"),
-    (lambda s: abs(s - score[sites[0]].std()) > 1e-9, "that is how far the runs with the term vary"),
+    (lambda s: abs(s - score[sites[0]].std()) > 1e-9, "that is how far the runs with trees vary"),
     (
         lambda s: abs(s - differences.std(ddof=0)) > 1e-9,
         "three seeds are a sample: divide by two, not by three",
     ),
-    (lambda s: abs(s - differences.std()) < 1e-9, "for each seed, the run with the term minus its baseline"),
+    (lambda s: abs(s - differences.std()) < 1e-9, "for each seed, the run with trees minus its baseline"),
 )
 
 # %% [markdown]
 # ## What we learned
 #
-# A gain smaller than the spread between seeds is not a gain yet. Next: `09_browse_neurons`.
+# A gain smaller than the standard deviation between seeds is not a gain yet. Next: `09_browse_neurons`.
 
 # %%
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}

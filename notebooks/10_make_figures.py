@@ -226,8 +226,8 @@ words = activations.capture(subject, treebank, sites=sites, rows="word", pool="m
 X, y = salience.matrix(words, salience.properties(treebank, "upos", min_count=10))
 split, counts = salience.split_of(y, seed=SEED), [3, 10, 30, 100, 300]
 ranked = {m: salience.rank(X[split.train], y.iloc[split.train], m, seed=SEED) for m in ("greedy", "random")}
-curves = {m: salience.curve(X, y, r, counts, split, seed=SEED) for m, r in ranked.items()}
-everything = salience.curve(X, y, ranked["greedy"], [X.shape[1]], split, seed=SEED)["accuracy"][0]
+curves = {m: salience.accuracy_curve(X, y, r, counts, split, seed=SEED) for m, r in ranked.items()}
+everything = salience.accuracy_curve(X, y, ranked["greedy"], [X.shape[1]], split, seed=SEED)["accuracy"][0]
 accuracy = pd.DataFrame({m: curve.set_index("n")["accuracy"] for m, curve in curves.items()})
 
 

@@ -168,7 +168,7 @@ def test_across_finds_what_is_shared(studied):
     subject, corpus, stored, y, *_ = studied
     words = salience.words_of(subject, corpus, "upos", cache=False)
     untrained = salience.words_of(subject.randomized(0), corpus, "upos", cache=False)
-    tiny_one = words.Words(words.X[:, :500], words.y, words.units.iloc[:500])
+    tiny_one = salience.Words(words.X[:, :500], words.y, words.units.iloc[:500])
     found = salience.across({"once": words, "again": words, "untrained": untrained, "small": tiny_one}, n=30)
     table = found.table.set_index("name")
     assert found.shared.loc["once", "again"] == 1 and np.isnan(found.shared.loc["once", "small"])

@@ -165,7 +165,7 @@ def test_what_07_says():
     told("07_probe_trees", scope, 0, "depths", wrong)
     scope = {
         "gold": {"1": {(0, 1), (1, 2), (2, 3)}},
-        "said": {"1": {"s": {(0, 1), (1, 2), (1, 3)}}},
+        "predicted": {"1": {"s": {(0, 1), (1, 2), (1, 3)}}},
         "best_site": "s",
     }
     wrong = [(0.5, "of the two trees"), (1, "how many of the gold"), (2, "a share"), (None, "a share")]
@@ -195,8 +195,8 @@ def test_what_08_says():
         (gains.std(ddof=0), "divide by two"),
         (gains.mean(), "minus its baseline"),
     ]
-    wrong += [(runs["matthews"][:3].std(), "baselines"), (runs["matthews"][3:6].std(), "with the term")]
-    told("08_finetune_with_trees", {"runs": runs, "sites": ["a", "b"]}, 0, "spread_of_gains", wrong)
+    wrong += [(runs["matthews"][:3].std(), "baselines"), (runs["matthews"][3:6].std(), "with trees vary")]
+    told("08_finetune_with_trees", {"runs": runs, "sites": ["a", "b"]}, 0, "std_of_gains", wrong)
 
 
 def test_what_09_says():

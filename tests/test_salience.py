@@ -13,7 +13,7 @@ from sklearn.linear_model import MultiTaskLasso
 from sklearn.metrics import mutual_info_score
 
 from nbkit import activations, salience, texts
-from nbkit.salience import rankers, studies
+from nbkit.salience import probes, rankers, studies
 
 PLANTED = {3, 17, 41}
 
@@ -30,7 +30,7 @@ def words(n=1500, units=60, seed=0, noise=0.7):
     return X, y
 
 
-@pytest.mark.parametrize("method", [name for name in rankers.RANKERS if name != "random"])
+@pytest.mark.parametrize("method", [name for name in salience.RANKERS if name != "random"])
 def test_planted_units_come_first(method):
     X, y = words()
     options = {"epochs": 60, "learning_rate": 1e-2} if method == "lca" else {}  # few words need more passes
@@ -41,13 +41,13 @@ def test_planted_units_come_first(method):
     assert (again.order == found.order).all()
 
 
-def test_random_is_a_floor():
+def test_random_is_at_chance():
     X, y = words()
     hits = [len(PLANTED & set(salience.rank(X, y, "random", seed=s).top(3))) for s in range(200)]
     assert np.mean(hits) == pytest.approx(3 * 3 / 60, abs=0.08)
 
 
-@pytest.mark.parametrize("method", list(rankers.RANKERS))
+@pytest.mark.parametrize("method", list(salience.RANKERS))
 def test_constant_and_equal_units_and_few_rows_are_defined(method):
     X, y = words(n=40)
     X[:, 0], X[:, 1] = 5.0, X[:, 3]
@@ -93,7 +93,7 @@ def test_greedy_is_forward_selection_by_least_squares():
     assert salience.rank(X, y).top(6).tolist() == chosen
 
 
-def test_lasso_is_that_of_scikit_learn_and_certified():
+def test_lasso_is_that_of_scikit_learn_on_the_words():
     X, y = words(n=400, units=30)
     m = rankers.moments(X, y)
     scores, notes = rankers.lasso(m, alpha=0.05)
@@ -101,7 +101,7 @@ def test_lasso_is_that_of_scikit_learn_and_certified():
     Z = (X - X.mean(0)) / X.std(0)
     Y = (np.eye(3)[codes] - m.prior) / np.sqrt(m.prior)
     theirs = MultiTaskLasso(alpha=0.05, fit_intercept=False, tol=1e-10, max_iter=10000).fit(Z, Y).coef_.T
-    assert notes["gap"] <= 1e-5 and np.allclose(notes["weights"], theirs, atol=1e-4)
+    assert notes["gap"] <= 1e-4 and np.allclose(notes["weights"], theirs, atol=1e-4)
     assert 3 <= (scores > 0).sum() < 30 and ((scores > 0) == (np.abs(theirs).sum(1) > 0)).all()
 
 
@@ -137,7 +137,9 @@ def stepped(weights: np.ndarray, mass: float) -> set[int]:
 @given(st.integers(0, 10**6), st.floats(0.02, 0.98))
 def test_closed_form_of_the_lca_order_is_its_stepping(seed, mass):
     weights = np.random.default_rng(seed).standard_normal((3, 12))
-    assert {int(u) for u in np.flatnonzero(salience.entry(weights) < mass - 1e-12)} == stepped(weights, mass)
+    assert {int(u) for u in np.flatnonzero(salience.entry_mass(weights) < mass - 1e-12)} == stepped(
+        weights, mass
+    )
 
 
 def test_gaussian_likelihood_is_that_of_scipy():
@@ -195,10 +197,10 @@ def test_sums_of_one_pass_rank_as_the_words_do(minilm):
     X, there = salience.matrix(stored, y)
     for method in ("greedy", "probeless"):
         assert (
-            rankers.rank_sums(sums, method).top(40) == salience.rank(X, there, method).top(40)
+            salience.rank_sums(sums, method).top(40) == salience.rank(X, there, method).top(40)
         ).mean() > 0.9
     with pytest.raises(ValueError, match="'lca' needs the words"):
-        rankers.rank_sums(sums, "lca")
+        salience.rank_sums(sums, "lca")
 
 
 # ---------------------------------------------------------------- properties, probes, studies
@@ -234,7 +236,7 @@ def test_chunks_are_read_off_the_tree():
             "deprel": "det amod nsubj aux root case obl".split(),
         }
     )
-    assert salience.words._chunks(table).tolist() == ["NP", "NP", "NP", "VP", "VP", "PP", "NP"]
+    assert probes._chunks(table).tolist() == ["NP", "NP", "NP", "VP", "VP", "PP", "NP"]
 
 
 def test_words_without_class_and_lost_words_are_counted(minilm):
@@ -245,7 +247,7 @@ def test_words_without_class_and_lost_words_are_counted(minilm):
     )
     X, found = salience.matrix(stored, y.iloc[5:])
     assert len(X) == len(found) == len(y) - 5
-    assert found.attrs["left_out"] == {"words without class": 5, "classes without word": 0}
+    assert found.attrs["left_out"] == {"words without class": 5, "words without activations": 0}
     with pytest.raises(ValueError, match="has a class"):
         salience.matrix(stored, y.set_axis(y.index.set_levels(y.index.levels[0] + 10**6, level=0)))
 
@@ -255,7 +257,7 @@ def test_probe_curve_and_minimal_set():
     split = salience.split_of(y, seed=0)
     assert not set(y.index[split.train].get_level_values(0)) & set(y.index[split.test].get_level_values(0))
     ranking = salience.rank(X[split.train], y.iloc[split.train])
-    table = salience.curve(X, y, ranking, [1, 3, 60], split)
+    table = salience.accuracy_curve(X, y, ranking, [1, 3, 60], split)
     assert table["accuracy"].iloc[1] > 0.9 > table["accuracy"].iloc[0] and table["accuracy"].iloc[2] > 0.9
     for search in ("bisect", "published"):
         found = salience.minimal_set(X, y, ranking, split, search=search, within=3, seeds=(0,))
@@ -293,9 +295,9 @@ def test_layers_focus_and_redundancy():
     split, ranking = salience.split_of(y), salience.rank(X, y)
     counts = salience.layer_counts(units, np.array([3, 17, 41]))
     assert counts.to_dict() == {"layer.0.hidden": 2, "layer.1.hidden": 1}
-    probes = studies.layer_probes(X, y, units, split)
-    assert probes["accuracy"].iloc[1] > probes["accuracy"].iloc[0]
-    whole = studies.layer_probes(X, y, units, split, cumulative=True)
+    each = salience.layer_probes(X, y, units, split)
+    assert each["accuracy"].iloc[1] > each["accuracy"].iloc[0]
+    whole = salience.layer_probes(X, y, units, split, cumulative=True)
     assert whole["units"].tolist() == [30, 63]
     found = salience.redundancy(X, y, units, ranking, split, size=3, rounds=3)
     assert (found.clusters[60:] == found.clusters[sorted(PLANTED)]).all()
@@ -307,7 +309,7 @@ def test_layers_focus_and_redundancy():
     assert accuracy[0] > 0.9 and accuracy[1] > 0.9 > accuracy[2]  # the copies do as well, the rest does not
     assert found.layers["layers"].tolist() == [2, 2, 2]
     weights = np.array([[4.0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
-    assert studies.focus(weights, ["one", "all"]).to_dict() == {"one": 1, "all": 2}
+    assert salience.focus(weights, ["one", "all"]).to_dict() == {"one": 1, "all": 2}
 
 
 def test_rankings_are_compared_with_chance():

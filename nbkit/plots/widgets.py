@@ -41,7 +41,7 @@ def salience_slider(
     stored     {property: (X [word, unit], y [word])} of ``salience.matrix``
     units      frame of the columns
     rankings   {property: Ranking}
-    curves     {property: frame with n and accuracy} of ``salience.curve``; the last line is all units
+    curves     {property: frame with n and accuracy} of ``salience.accuracy_curve``; last: all units
     words      form of each word, by (text_id, word_id)
     shown      units in the list
     """

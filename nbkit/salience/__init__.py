@@ -1,51 +1,87 @@
 """Salience: which units carry a property of words, and how few of them are enough?
 
-    y = properties(corpus, "upos")                        one class a word, by (text_id, word_id)
-    acts = activations.capture(subject, corpus, sites="hidden", rows="word", pool="mean")
-    X, y = matrix(acts, y)                                rows without a class are left out, and counted
-    ranking = rank(X, y)                                  Ranking: .order, .scores, best unit first
-    fit_probe(X, y, units=ranking.top(27))                a probe on those units; .accuracy(X, y)
-    minimal_set, ablation_curve, control_task, layer_counts, layer_probes, focus, redundancy,
-    compare_rankings                                      the studies, each a table
-    across({name: words_of(subject, corpus, "upos")})     subjects, languages, before and after tuning
-    intervene(subject, ...)                               change units inside the model (``nbkit.salience.interventions``)
+    y = salience.properties(corpus, "upos")       one class per word, by (text_id, word_id)
+    stored = activations.capture(subject, corpus, sites=["embeddings", "hidden"], rows="word", pool="mean")
+    X, y = salience.matrix(stored, y)             activations [word, unit] and classes [word]
+    split = salience.split_of(y)                  rows to train on and to test on, cut by text
+    ranking = salience.rank(X[split.train], y.iloc[split.train])
+    salience.accuracy_curve(X, y, ranking, [10, 100], split)
 
-Linguistic correlation analysis (Dalvi et al. 2019; Durrani, Dalvi and Sajjad, JMLR 2023) trains a linear
-probe on all layers' units and reads the salient ones off its weights. ``rank(method="lca")`` does so;
-the default is ours, ``greedy`` (``nbkit.salience.rankers`` has them all). ``greedy``, ``lasso`` and ``probeless`` need
-no more than sums: ``rank_sums(LabelSums)`` takes them from ``activations.reduce`` in one pass, so that
-memory does not grow with the corpus.
+    rank, rank_sums       units by salience -> Ranking (.order, .scores, .top(n)); methods in RANKERS
+    fit_probe             a linear probe on chosen units (.predict, .accuracy)
+    accuracy_curve        accuracy of probes on the first n units
+    minimal_set           the smallest n within some per cent of all units
+    ablation_curve        top, random and bottom units kept
+    control_task          accuracy that a probe reaches by memory, and selectivity
+    layer_counts, layer_probes, focus     in which layers, and on how many units, a property lies
+    redundancy            correlated units, disjoint sets that do as well, layers that suffice
+    compare_rankings      how far rankings agree
+    across                subjects, languages, before and after training, side by side (``words_of``)
+    intervene             change units inside the model and watch what follows
+
+Arrays: ``X`` is [word, unit] in float32; ``y`` a series [word] with the index (text_id, word_id); ``units``
+the frame of the columns (unit, site, layer, index). Every study is a frame with a line for each setting.
+``rank_sums`` needs sums only, which ``activations.reduce`` gathers in one pass, so that memory does not grow
+with the corpus.
+
+Sources
+-------
+- ``lca``, ``minimal_set(search="published")``, ``ablation_curve``, ``focus``: linguistic correlation
+  analysis, Dalvi et al. 2019; Durrani, Dalvi and Sajjad, JMLR 2023 (arXiv 2206.13288). New here: the order
+  in closed form (``entry_mass``).
+- ``redundancy``: Dalvi et al. 2020. ``compare_rankings``: Fan et al. 2023.
+- ``control_task``: Hewitt and Liang 2019.
+- ``probeless`` and ``intervene``: Antverg and Belinkov 2022.
+- ``gaussian``: Torroba Hennigen et al. 2020, with another prior (see there).
+- ``greedy`` is forward selection by explained variance on the Gram matrix. ``lasso`` is scikit-learn's.
 """
 
 from nbkit.salience.interventions import intervene
-from nbkit.salience.probes import curve, fit_probe, minimal_set, split_of
-from nbkit.salience.rankers import Ranking, entry, lca_loss, rank
+from nbkit.salience.probes import (
+    Probe,
+    Words,
+    accuracy_curve,
+    fit_probe,
+    matrix,
+    minimal_set,
+    properties,
+    split_of,
+    words_of,
+)
+from nbkit.salience.rankers import RANKERS, Ranking, entry_mass, lca_loss, rank, rank_sums
 from nbkit.salience.studies import (
     ablation_curve,
     across,
     compare_rankings,
     control_task,
+    focus,
     layer_counts,
+    layer_probes,
     redundancy,
 )
-from nbkit.salience.words import matrix, properties, words_of
 
 __all__ = [
+    "RANKERS",
+    "Probe",
     "Ranking",
+    "Words",
     "ablation_curve",
+    "accuracy_curve",
     "across",
     "compare_rankings",
     "control_task",
-    "curve",
-    "entry",
+    "entry_mass",
     "fit_probe",
+    "focus",
     "intervene",
     "layer_counts",
+    "layer_probes",
     "lca_loss",
     "matrix",
     "minimal_set",
     "properties",
     "rank",
+    "rank_sums",
     "redundancy",
     "split_of",
     "words_of",

@@ -1,20 +1,4 @@
-"""Causal: does the model itself use the units, or only the probe?
-
-    intervene(subject, corpus, stored, y, ranking) -> frame
-
-A probe that loses accuracy without some units says that *it* needs them. Here the units are changed inside
-a forward pass, at the words concerned, and something further down is watched (Antverg and Belinkov 2022):
-
-    probe        accuracy of a probe on the last hidden layer, at those words
-    moved        share of those words that it now takes for the class ``to`` (translate only)
-    embedding    cosine between the texts' embeddings (mean of the last layer) before and after
-    word         share of those words, masked, that the language model still names (subjects with such a head)
-
-``how`` is zero; mean (each unit's mean over the corpus); or translate: the difference between the mean of
-class ``to`` and the mean of the word's own class is added. Units of the last layer itself are left out of the
-ranking, since the probe would read the change and not its effect. Every line has a floor beside it: as many
-random units of the same sites.
-"""
+"""Interventions: does the model itself use the units, or only the probe?"""
 
 from __future__ import annotations
 
@@ -56,19 +40,28 @@ def intervene(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Change the first units of ``order`` inside the model at the words of ``y``, and watch what follows.
+    """Change the first units of ``order`` inside a forward pass, at the words of ``y``, and see what follows.
 
     corpus, stored   texts with words, and their activations [word, unit] at hidden sites (pool "mean")
     y                class of each word concerned, by (text_id, word_id); other words are left alone
-    order            columns of ``stored``, best first (``Ranking.order``)
+    order            columns of ``stored``, best first (``Ranking.order``); units of the last site are left
+                     out, since the probe reads there and would see the change and not its effect
     probe            classes [word] from the last site's activations [word, unit] (``Probe.predict``)
-    counts, how      how many units, and what is done to them
+    counts           how many units
+    how              "zero"; "mean": each unit's mean over ``stored``; "translate": the mean of class ``to``
+                     less the mean of the word's own class is added
     to               class that words are moved to by "translate"; None: the most frequent one
-    draws            sets of random units from the same sites, for the floor
+    draws            sets of random units of the same sites, for the baseline
 
-    A frame: how, units, kind ("salient", "random", or "untouched"), probe, moved, embedding, word (NaN
-    where the subject has no language-model head), averaged over draws. Unknown ``how`` or ``to``, and a
-    ranking of the last layer alone, are a ``ValueError``.
+    A frame with a line for each setting, for the ``salient`` units and for as many ``random`` ones (averaged
+    over ``draws``), after a line for the ``untouched`` model. Columns: how, units, kind, and
+
+        probe        accuracy of the probe on the last hidden layer, at those words
+        moved        share of the words of other classes that the probe takes for ``to``
+        embedding    cosine between the texts' embeddings (mean of the last layer) before and after
+        word         share of the words, all masked, that the language model names; NaN without such a head
+
+    Unknown ``how`` or ``to``, words without a class, and a ranking of the last site alone: ``ValueError``.
     """
     last = stored.units["site"].iloc[-1]
     plan = plan_of(subject, corpus, rows="word")
@@ -161,7 +154,7 @@ class _Seen(NamedTuple):
     """What one run over the corpus showed."""
 
     classes: np.ndarray  # [word] of the words concerned
-    said: np.ndarray  # [word] by the probe
+    predicted: np.ndarray  # [word] by the probe
     embeddings: np.ndarray  # [text, width]
     named: np.ndarray  # [word] did the language model name it; empty without a head
     to: str
@@ -170,8 +163,8 @@ class _Seen(NamedTuple):
         norm = np.linalg.norm(self.embeddings, axis=1) * np.linalg.norm(base.embeddings, axis=1)
         others = self.classes != self.to
         return {
-            "probe": float((self.said == self.classes).mean()),
-            "moved": float((self.said[others] == self.to).mean()) if others.any() else float("nan"),
+            "probe": float((self.predicted == self.classes).mean()),
+            "moved": float((self.predicted[others] == self.to).mean()) if others.any() else float("nan"),
             "embedding": float(((self.embeddings * base.embeddings).sum(1) / norm).mean()),
             "word": float(self.named.mean()) if len(self.named) else float("nan"),
         }
@@ -189,7 +182,7 @@ class _Watch:
 
     @torch.inference_mode()
     def run(self, edits: dict | None) -> _Seen:
-        classes, said, embeddings, named = [], [], [], []
+        classes, predicted, embeddings, named = [], [], [], []
         for batch in activations.batches(self.subject, self.plan):
             here = np.array([c is not None for c in self.wanted[batch.rows]])
             owner = np.repeat(np.arange(len(batch.rows)), batch.lengths)
@@ -205,11 +198,11 @@ class _Watch:
             words = torch.segment_reduce(
                 flat, "mean", lengths=torch.from_numpy(batch.lengths).to(flat.device)
             )
-            said.append(self.probe(words.cpu().numpy()[here]))
+            predicted.append(self.probe(words.cpu().numpy()[here]))
             classes.append(self.wanted[batch.rows][here])
         return _Seen(
             np.concatenate(classes),
-            np.concatenate(said),
+            np.concatenate(predicted),
             np.concatenate(embeddings),
             np.concatenate(named) if named else np.zeros(0),
             self.to,

@@ -1,19 +1,146 @@
-"""Probes."""
+"""Probes: words as rows with a class, and linear probes on some of the units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from nbkit import stats
+from nbkit import activations, stats
+from nbkit.activations import Activations
+from nbkit.models import Subject
 from nbkit.salience.rankers import Ranking, codes_of, std_of
+from nbkit.texts import Texts
 
 STEPS = 500  # of a probe's training, at least
+SUFFIXES = ("ing", "ed", "ly", "tion", "ness", "ment", "able", "est", "er", "s")
+CHUNK_OF = {"NOUN": "NP", "PROPN": "NP", "PRON": "NP", "VERB": "VP", "ADP": "PP"}
+WITHIN = {  # relations that keep a word in the chunk of its head
+    "NP": {"det", "amod", "nummod", "compound", "flat", "nmod:poss"},
+    "VP": {"aux", "aux:pass", "advmod"},
+}
+
+
+# ---------------------------------------------------------------------------------- words and classes
+
+
+def properties(corpus: Texts, what: str, *, min_count: int = 1) -> pd.Series:
+    """A class for each word of ``corpus``, by (text_id, word_id); words without one are absent.
+
+    what        a column of ``corpus.words`` (upos, xpos, deprel, ...); "feats:Tense" for one morphological
+                feature; "length" (1-2, 3-4, 5-7, 8+); "casing" (lower, Title, UPPER, mixed, other); "suffix"
+                (a common English one, or none); "chunk" (NP, VP or PP by the tree, else O)
+    min_count   classes with fewer words are left out
+
+    A corpus without words and an unknown property are a ``ValueError``.
+    """
+    words = corpus.words
+    if words is None:
+        raise ValueError(f"{corpus.name} has no words: load a CoNLL-U file or use texts.tokenize()")
+    index = pd.MultiIndex.from_frame(words[["text_id", "word_id"]])
+    made = {"length": _lengths, "casing": _casing, "suffix": _suffixes, "chunk": _chunks}
+    if what in made:
+        found = made[what](words)
+    elif what.startswith("feats:"):
+        found = words["feats"].str.extract(rf"(?:^|\|){what.removeprefix('feats:')}=([^|]+)")[0]
+    elif what in words:
+        found = words[what]
+    else:
+        raise ValueError(
+            f"no property {what!r}: a column of {', '.join(words)}, feats:NAME, or {', '.join(made)}"
+        )
+    found = pd.Series(found.to_numpy(), index=index, name=what).dropna()
+    counts = found.value_counts()
+    return found[found.map(counts) >= min_count]
+
+
+def _suffixes(words: pd.DataFrame) -> pd.Series:
+    forms = words["form"].str.lower()
+    found = pd.Series("none", index=words.index)
+    for suffix in reversed(SUFFIXES):  # the first of the list wins
+        found[forms.str.fullmatch(rf"[a-z]{{3,}}{suffix}")] = suffix
+    return found
+
+
+def _lengths(words: pd.DataFrame) -> pd.Series:
+    labels = ["1-2", "3-4", "5-7", "8+"]
+    return pd.cut(words["form"].str.len(), [0, 2, 4, 7, np.inf], labels=labels).astype(object)
+
+
+def _casing(words: pd.DataFrame) -> pd.Series:
+    forms = words["form"]
+    tests = {"lower": forms.str.islower(), "UPPER": forms.str.isupper(), "Title": forms.str.istitle()}
+    letters = forms.str.contains(r"[^\W\d_]", regex=True)
+    return pd.Series(
+        np.select(list(tests.values()), list(tests), np.where(letters, "mixed", "other")), words.index
+    )
+
+
+def _chunks(words: pd.DataFrame) -> pd.Series:
+    """A word is in the chunk of its head where its relation belongs inside one; else it heads its own."""
+    own = words["upos"].map(CHUNK_OF)
+    key = pd.MultiIndex.from_frame(words[["text_id", "word_id"]])
+    of_head = pd.Series(own.to_numpy(), index=key).reindex(
+        pd.MultiIndex.from_arrays([words["text_id"], words["head"]])
+    )
+    inside = [
+        kind in WITHIN and rel in WITHIN[kind] for kind, rel in zip(of_head, words["deprel"], strict=True)
+    ]
+    return pd.Series(np.where(inside, of_head.to_numpy(), own.fillna("O").to_numpy()), index=words.index)
+
+
+def matrix(stored: Activations, y: pd.Series) -> tuple[np.ndarray, pd.Series]:
+    """Activations [word, unit] in float32, and the classes [word] of the same words.
+
+    stored   word rows of ``activations.capture``
+    y        classes by (text_id, word_id) (``properties``)
+
+    Words without a class and words without activations are left out; ``attrs["left_out"]`` of the returned
+    classes counts both. No word left: ``ValueError``.
+    """
+    keys = pd.MultiIndex.from_frame(stored.rows[["text_id", "word_id"]])
+    have = keys.isin(y.index)
+    if not have.any():
+        raise ValueError(f"none of the {len(keys)} words of {stored!r} has a class in {y.name!r}")
+    found = y.loc[keys[have]]
+    found.attrs["left_out"] = {
+        "words without class": int((~have).sum()),
+        "words without activations": len(y) - len(found),
+    }
+    return np.asarray(stored.values[np.flatnonzero(have)], dtype=np.float32), found
+
+
+class Words(NamedTuple):
+    """Words of one subject and corpus: what ``across`` compares."""
+
+    X: np.ndarray  # [word, unit]
+    y: pd.Series  # [word] classes by (text_id, word_id)
+    units: pd.DataFrame  # one line per column of X
+
+
+def words_of(
+    subject: Subject,
+    corpus: Texts,
+    what: str,
+    *,
+    sites: str | Sequence[str] = ("embeddings", "hidden"),
+    min_count: int = 10,
+    cache: Any = None,
+    progress: bool = False,
+) -> Words:
+    """Capture the words of ``corpus`` (the mean of their tokens) and take their classes.
+
+    ``what`` and ``min_count`` are those of ``properties``, ``sites``, ``cache`` and ``progress`` those of
+    ``activations.capture``.
+    """
+    options = {"rows": "word", "pool": "mean", "dtype": "float32", "cache": cache, "progress": progress}
+    stored = activations.capture(subject, corpus, sites=sites, **options)
+    X, y = matrix(stored, properties(corpus, what, min_count=min_count))
+    return Words(X, y, stored.units)
 
 
 # ---------------------------------------------------------------------------------- probes
@@ -24,14 +151,14 @@ class Probe:
     """A linear softmax probe on some units."""
 
     weight: np.ndarray  # [class, unit]
-    bias: np.ndarray
-    mean: np.ndarray  # of the units, in training
-    std: np.ndarray
+    bias: np.ndarray  # [class]
+    mean: np.ndarray  # [unit] in training
+    std: np.ndarray  # [unit] in training
     units: np.ndarray  # columns of X it reads
     classes: list[str]
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Class of each row."""
+        """Class [word] of each row of ``X`` [word, all units]."""
         Z = (np.asarray(X[:, self.units], np.float32) - self.mean) / self.std
         return np.array(self.classes, dtype=object)[(Z @ self.weight.T + self.bias).argmax(1)]
 
@@ -51,9 +178,13 @@ def fit_probe(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> Probe:
-    """Train a softmax probe on standardised ``units`` (None: all): Adam, shuffled rows, rate falling to 0.
+    """Train a linear softmax probe on standardised units.
 
-    ``epochs`` passes over the rows, or as many as make ``STEPS`` steps where rows are few.
+    units     columns of ``X`` [word, unit]; None: all
+    penalty   on the sum of squared weights
+    epochs    passes over the rows, or as many as make ``STEPS`` steps where rows are few
+
+    Adam on shuffled batches of rows; ``learning_rate`` falls linearly to 0. Errors as ``rank``.
     """
     X = np.asarray(X, np.float32)
     codes, classes = codes_of(X, y)
@@ -79,25 +210,28 @@ def fit_probe(
     return Probe(weight.detach().numpy(), bias.detach().numpy(), mean, std, units, classes)
 
 
-# ---------------------------------------------------------------------------------- studies
+# ---------------------------------------------------------------------------------- how many units
 
 
 class Split(NamedTuple):
-    """Words for training and for the figures; ``groups`` (texts) are never on both sides."""
+    """Rows to train on and rows to test on; no text is on both sides."""
 
     train: np.ndarray
     test: np.ndarray
 
 
 def split_of(y: pd.Series, *, share: float = 0.8, seed: int = 0) -> Split:
-    """Rows of ``y`` (by text_id, word_id) cut by text: words of one sentence stay together."""
+    """Rows of ``y`` (by text_id, word_id) cut by text, a ``share`` of the texts to train on.
+
+    An empty side is a ``ValueError``.
+    """
     texts = y.index.get_level_values(0).to_numpy()
     names, codes = np.unique(texts, return_inverse=True)
     inside = np.isin(codes, stats.halves(len(names), share, seed, least=1)[0])
     return Split(np.flatnonzero(inside), np.flatnonzero(~inside))
 
 
-def curve(
+def accuracy_curve(
     X: np.ndarray,
     y: Sequence,
     ranking: Ranking,
@@ -105,9 +239,12 @@ def curve(
     split: Split,
     *,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
-    """Accuracy of a probe refitted on the first n units: n, units (as "all" where n is), accuracy."""
+    """Test accuracy of a probe trained on the first n units of a ranking: columns n, accuracy.
+
+    ``options`` are those of ``fit_probe``.
+    """
     y = np.asarray(y, dtype=object)
     lines = []
     for n in counts:
@@ -125,13 +262,13 @@ def minimal_set(
     within: float = 1.0,
     search: str = "bisect",
     seeds: Sequence[int] = (0, 1, 2),
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
     """How many of the first units are enough for the accuracy of all, less ``within`` per cent of it?
 
     search   "published": 0.1 ... 9.9 % of the units in steps of .1, then 10 ... 90 %, until the target
-             is passed; "bisect": halving between 1 and all, where a curve that rises is assumed (ours: a
-             dozen probes instead of up to 108)
+             is passed: up to 108 probes; "bisect": halving between 1 and all units, which takes the curve
+             for a rising one: about a dozen probes
 
     One line for each seed of the probe: seed, units, share, accuracy, target, all (accuracy of all units),
     probes (how many were trained).
@@ -144,7 +281,7 @@ def minimal_set(
 
         def score(n: int, seed: int = seed, tried: dict = tried) -> float:
             if n not in tried:
-                tried[n] = curve(X, y, ranking, [n], split, seed=seed, **options)["accuracy"][0]
+                tried[n] = accuracy_curve(X, y, ranking, [n], split, seed=seed, **options)["accuracy"][0]
             return tried[n]
 
         everything = score(total)

@@ -1,19 +1,20 @@
 """Rankers: how salient is each unit for the classes of words?
 
-    RANKERS                        name -> ranker; all share one signature
-    RANKERS["greedy"](X, codes, seed=0)  ->  scores [unit], notes
-    moments(X, codes), moments_of(sums)  sums that greedy, lasso and probeless need: FROM_MOMENTS
+    RANKERS[method](X, codes, seed=0, **options) -> scores [unit], notes
 
 ``X`` is [word, unit] in float32, ``codes`` [word] are classes as numbers from 0. Higher scores are better;
-constant units get 0. ``salience.rank`` turns scores into an order.
+constant units get 0; ``notes`` is a dict of what the method leaves behind. ``rank`` checks its input and
+turns scores into an order.
 
-    greedy              forward selection by explained variance on the Gram matrix (ours, the default)
-    lca                 the published probe, loss and order (Dalvi et al. 2019)
-    lasso               sparse regression on all classes at once, exact zeros, with a certificate
-    probeless           sum over pairs of classes of |difference of means| (Antverg and Belinkov 2022)
-    gaussian            greedy, class-conditional Gaussians (Torroba Hennigen et al. 2020)
-    iou, selectivity, mutual_information      unit by unit, the best class
-    random              the floor
+    greedy              forward selection by explained variance (the default)
+    lca                 weights of a penalised linear probe, as published
+    lasso               group lasso on all classes at once, exact zeros
+    probeless           sum over pairs of classes of |difference of means|
+    gaussian            forward selection by the likelihood of class-conditional Gaussians
+    iou, selectivity, mutual_information      each unit by itself, for its best class
+    random              the baseline
+
+``greedy``, ``lasso`` and ``probeless`` (``FROM_MOMENTS``) need no more than sums over the words.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.linalg import cholesky, solve_triangular
 from scipy.special import logsumexp
+from sklearn.linear_model import MultiTaskLasso
 
 from nbkit import matching
 from nbkit.activations import LabelSums
@@ -44,7 +47,7 @@ class Moments(NamedTuple):
 
 
 def moments(X: np.ndarray, y: Sequence) -> Moments:
-    """Sums of standardised units and classes; constant units count as zero throughout."""
+    """Moments of standardised units and classes; constant units are zero throughout."""
     codes, classes = codes_of(X, y)
     mean, std = std_of(X)
     prior = np.bincount(codes) / len(codes)
@@ -56,7 +59,7 @@ def moments(X: np.ndarray, y: Sequence) -> Moments:
 
 
 def moments_of(sums: LabelSums) -> Moments:
-    """The same from ``LabelSums(one_hot_labels, gram=True)`` gathered by ``activations.reduce``."""
+    """``moments`` from ``LabelSums(one_hot_labels, gram=True)``, gathered by ``activations.reduce``."""
     covariance = sums.covariance().to_numpy()
     std = np.sqrt(np.clip(np.diag(covariance), 0, None))
     centre = (sums.x / sums.count + sums.shift).cpu().numpy()
@@ -73,7 +76,10 @@ def _cross(means: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def codes_of(X: np.ndarray, y: Sequence) -> tuple[np.ndarray, list[str]]:
-    """Class of each row as a number, and the names. ``ValueError`` for rows no probe can be fitted to."""
+    """Class of each row as a number, and the names of the classes.
+
+    Other numbers of rows than of classes, activations that are not finite and a single class: ``ValueError``.
+    """
     if len(X) != len(y):
         raise ValueError(f"{len(X)} rows of activations and {len(y)} classes")
     if not np.isfinite(X).all():
@@ -104,11 +110,12 @@ def _unless_constant(std: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def greedy(m: Moments, *, depth: int = 512) -> tuple[np.ndarray, dict]:
-    """Forward selection: the unit that explains most of what the chosen ones leave of the classes (ours).
+    """Forward selection: the unit that explains most of what the chosen ones leave of the classes.
 
-    Pivoted Cholesky of the Gram matrix; a unit's gain is the squared covariance of its residual with the
-    classes over the residual's variance. The first ``depth`` units are chosen so; the others follow by
-    their gain after these. Scores count down with the order.
+    With r_u the residual of unit u after regression on the chosen units and y_c the classes, the gain of u is
+    sum over c of cov(r_u, y_c)^2 / var(r_u), from a pivoted Cholesky factorisation of the Gram matrix. The
+    first ``depth`` units are chosen so; the others follow by their gain after these. Scores count down with
+    the order; ``notes["gains"]`` are the gains of the chosen units.
     """
     left, cross = np.diag(m.gram).copy(), m.cross.astype(np.float64).copy()
     alive, chosen, gains, factors = left > 0.5, [], [], []
@@ -129,41 +136,36 @@ def greedy(m: Moments, *, depth: int = 512) -> tuple[np.ndarray, dict]:
         chosen.append(best)
         gains.append(gain[best])
     rest = np.where(alive & (left > 1e-6), (cross**2).sum(1) / np.maximum(left, 1e-6), 0)
-    scores = rest / (rest.max() + 1e-12) * 0.5 if len(rest) else rest
-    scores[chosen] = np.arange(len(chosen), 0, -1)
-    return scores, {"gains": np.array(gains)}
+    return _in_order(chosen, rest), {"gains": np.array(gains)}
 
 
-def lasso(m: Moments, *, alpha: float = 0.01, ridge: float = 0.0, tolerance: float = 1e-5, steps: int = 5000):
-    """Group lasso, all classes at once: min |Y - ZW|^2 / 2N + alpha sum_u |W_u| + ridge |W|^2 / 2.
+def _in_order(chosen: Sequence[int], rest: np.ndarray) -> np.ndarray:
+    """Scores [unit]: the chosen units count down to 1; the others are between 0 and .5 by ``rest``."""
+    scores = rest / (rest.max(initial=0) + 1e-12) * 0.5
+    scores[list(chosen)] = np.arange(len(chosen), 0, -1)
+    return scores
 
-    FISTA with restarts on the Gram matrix. ``notes["gap"]`` is the certificate: the largest violation of the
-    optimality conditions (0 at the optimum), relative to ``alpha``. Scores are the norms |W_u|, exact zeros
-    for units left out.
+
+def lasso(m: Moments, *, alpha: float = 0.01, steps: int = 1000) -> tuple[np.ndarray, dict]:
+    """Group lasso on all classes at once: min |Y - ZW|^2 / 2N + alpha sum over units of |W_u|.
+
+    scikit-learn's ``MultiTaskLasso``. Scores are the norms |W_u|, with exact zeros for units left out;
+    ``notes``: weights [unit, class], gap (the dual gap, 0 at the optimum), steps.
     """
-    step = 1 / (np.linalg.eigvalsh(m.gram.astype(np.float64))[-1] + ridge)
-    W = V = np.zeros(m.cross.shape)
-    gram, momentum, gap = m.gram.astype(np.float64), 1.0, np.inf
-    for number in range(steps):
-        moved = V - step * (gram @ V + ridge * V - m.cross)
-        size = np.linalg.norm(moved, axis=1, keepdims=True)
-        new = moved * np.maximum(0, 1 - step * alpha / np.maximum(size, 1e-300))
-        if ((V - new) * (new - W)).sum() > 0:  # it turned back: forget the momentum
-            momentum = 1.0
-        after = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        W, V, momentum = new, new + (momentum - 1) / after * (new - W), after
-        if number % 20 == 19 and (gap := _violation(gram, m.cross, W, alpha, ridge) / alpha) < tolerance:
-            break
-    return np.linalg.norm(W, axis=1), {"weights": W, "gap": float(gap), "steps": number + 1}
+    found = MultiTaskLasso(alpha=alpha, fit_intercept=False, max_iter=steps).fit(*_rows_of(m))
+    weights = found.coef_.T
+    return np.linalg.norm(weights, axis=1), {
+        "weights": weights,
+        "gap": found.dual_gap_,
+        "steps": found.n_iter_,
+    }
 
 
-def _violation(gram, cross, W, alpha: float, ridge: float) -> float:
-    """How far from optimal: |gradient| beyond alpha at zero, gradient + alpha W/|W| elsewhere."""
-    gradient, size = gram @ W + ridge * W - cross, np.linalg.norm(W, axis=1, keepdims=True)
-    on = size[:, 0] > 0
-    inside = np.linalg.norm(gradient[~on], axis=1) - alpha
-    outside = np.linalg.norm(gradient[on] + alpha * W[on] / size[on], axis=1)
-    return float(max(inside.max(initial=0), outside.max(initial=0)))
+def _rows_of(m: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """As many rows [row, unit], [row, class] as units, with the same moments: what libraries can fit."""
+    size = len(m.gram)
+    lower = cholesky(m.gram.astype(np.float64) + 1e-6 * np.eye(size), lower=True)
+    return np.sqrt(size) * lower.T, np.sqrt(size) * solve_triangular(lower, m.cross, lower=True)
 
 
 def probeless(m: Moments) -> tuple[np.ndarray, dict]:
@@ -176,7 +178,7 @@ FROM_MOMENTS: dict[str, Callable] = {"greedy": greedy, "lasso": lasso, "probeles
 
 
 def _from_moments(name: str) -> Callable:
-    def ranker(X: np.ndarray, codes: np.ndarray, *, seed: int = 0, **options):
+    def ranker(X: np.ndarray, codes: np.ndarray, *, seed: int = 0, **options: Any) -> tuple[np.ndarray, dict]:
         return FROM_MOMENTS[name](moments(X, codes), **options)
 
     ranker.__doc__ = FROM_MOMENTS[name].__doc__
@@ -194,19 +196,23 @@ def lca(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict]:
-    """The published ranking: a linear probe, and the units by the share of weight at which they enter.
+    """A penalised linear probe, and the units by the share of its weight at which they enter.
 
-    Trained as in the authors' code: Adam, rows in file order, no standardising, ``lca_loss`` per batch.
-    The closed form of their stepping: unit n enters class c at e(n, c) = weight of the heavier units / weight
-    of all, and the union at the least over classes. Scores are 1 - e.
+    Trained as in the authors' code: Adam, rows in file order, no standardising, ``lca_loss`` per batch with
+    ``l1`` and ``l2``. Scores are 1 - ``entry_mass`` of the weights; ``notes["weights"]`` [class, unit].
     """
     probe = _train(X, codes, l1=l1, l2=l2, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
     weights = probe.weight.detach().numpy()
-    return 1 - entry(weights), {"weights": weights}
+    return 1 - entry_mass(weights), {"weights": weights}
 
 
-def entry(weights: np.ndarray) -> np.ndarray:
-    """[unit] the share of weight mass at which each unit of ``weights`` [class, unit] enters the union."""
+def entry_mass(weights: np.ndarray) -> np.ndarray:
+    """Share of the weight mass [unit] at which a unit of ``weights`` [class, unit] enters the salient set.
+
+    The published order takes for each class the heaviest units that hold a share of its mass, and raises the
+    share in steps. In closed form, unit u enters at the least over classes c of (mass in c of the units
+    heavier than u) / (mass of c).
+    """
     size = np.abs(weights.astype(np.float64))
     order = np.argsort(-size, axis=1, kind="stable")
     heavy = np.take_along_axis(size, order, axis=1)
@@ -219,12 +225,25 @@ def entry(weights: np.ndarray) -> np.ndarray:
 def lca_loss(
     weight: torch.Tensor, bias: torch.Tensor, X: torch.Tensor, y: torch.Tensor, l1: float, l2: float
 ) -> torch.Tensor:
-    """mean cross-entropy + l1 sum |W| + l2 |W|_F: the norm is not squared, the bias not penalised."""
+    """Mean cross-entropy + l1 sum |W| + l2 |W|_F: the norm is not squared, the bias not penalised.
+
+    weight [class, unit], bias [class], X [word, unit], y [word] class numbers.
+    """
     loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(X, weight, bias), y)
     return loss + l1 * weight.abs().sum() + l2 * weight.norm()
 
 
-def _train(X, codes, *, l1, l2, epochs, batch, learning_rate, seed) -> torch.nn.Linear:
+def _train(
+    X: np.ndarray,
+    codes: np.ndarray,
+    *,
+    l1: float,
+    l2: float,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+) -> torch.nn.Linear:
     X, y = torch.from_numpy(np.ascontiguousarray(X)), torch.from_numpy(codes.astype(np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -248,12 +267,12 @@ def gaussian(
     shrink: float = 0.1,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict]:
-    """Greedy: the unit that adds most log-likelihood of the classes under class-conditional Gaussians.
+    """Forward selection of the unit that adds most log-likelihood of the classes under Gaussians.
 
-    Torroba Hennigen et al. 2020, with a MAP-like shrinkage of each class's covariance to its diagonal (ours;
-    theirs is an inverse-Wishart prior) and an incremental Cholesky factor, so that a step costs
-    words x units x classes. Likelihoods are over ``words`` drawn from the rows; the first ``depth`` units
-    are chosen, the others follow by their likelihood alone.
+    Each class has a full covariance, shrunk towards its diagonal by ``shrink`` (Torroba Hennigen et al. have
+    an inverse-Wishart prior), with a Cholesky factor that grows by a unit a step: words x units x classes
+    operations. Likelihoods are over ``words`` rows drawn by ``seed``; the first ``depth`` units are chosen,
+    the others follow by their likelihood alone.
     """
     mean, std = std_of(X)
     Z = (X - mean) / std
@@ -262,29 +281,27 @@ def gaussian(
     means = np.stack([Z[codes == c].mean(0) for c in range(len(prior))])
     stack = [_shrunk(Z[codes == c] - means[c], shrink) for c in range(len(prior))]
     expected = np.repeat(means[:, None], len(some), axis=1)  # [class, word, unit] given the chosen units
-    spread = np.stack([np.diag(s) for s in stack])  # [class, unit] variance left
+    variance = np.stack([np.diag(s) for s in stack])  # [class, unit] left given the chosen units
     loglik = np.repeat(np.log(prior)[:, None], len(some), axis=1)  # [class, word]
     factors, chosen, first = [[] for _ in prior], [], None
     usable = np.isfinite(std)
     for _ in range(min(depth, int(usable.sum()))):
-        gain = _likelihood(Z[some], codes[some], expected, spread, loglik)
+        gain = _likelihood(Z[some], codes[some], expected, variance, loglik)
         gain[~usable] = -np.inf
         first = gain if first is None else first
         best = int(gain.argmax())
-        loglik = loglik + _log_normal(Z[some, best][None], expected[:, :, best], spread[:, best, None])
+        loglik = loglik + _log_normal(Z[some, best][None], expected[:, :, best], variance[:, best, None])
         for c, covariance in enumerate(stack):
             column = covariance[best] - sum((f[best] * f for f in factors[c]), np.zeros(len(mean)))
-            column = column / np.sqrt(spread[c, best])
-            whitened = (Z[some, best] - expected[c, :, best]) / np.sqrt(spread[c, best])
+            column = column / np.sqrt(variance[c, best])
+            whitened = (Z[some, best] - expected[c, :, best]) / np.sqrt(variance[c, best])
             expected[c] += np.outer(whitened, column)
-            spread[c] = np.maximum(spread[c] - column**2, 1e-4)
+            variance[c] = np.maximum(variance[c] - column**2, 1e-4)
             factors[c].append(column)
         usable[best] = False
         chosen.append(best)
-    low, high = np.nanmin(np.where(np.isfinite(first), first, np.nan)), np.nanmax(first)
-    scores = np.where(np.isfinite(first), (first - low) / (high - low + 1e-12) * 0.5, 0)
-    scores[chosen] = np.arange(len(chosen), 0, -1)
-    return scores, {"words": len(some)}
+    first = np.where(np.isfinite(first), first, np.nan)
+    return _in_order(chosen, np.nan_to_num(first - np.nanmin(first))), {"words": len(some)}
 
 
 def _shrunk(centred: np.ndarray, shrink: float) -> np.ndarray:
@@ -297,26 +314,24 @@ def _shrunk(centred: np.ndarray, shrink: float) -> np.ndarray:
     return covariance
 
 
-def _log_normal(x, mean, variance) -> np.ndarray:
+def _log_normal(x: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
 
 
-def _likelihood(Z, codes, expected, spread, loglik) -> np.ndarray:
+def _likelihood(
+    Z: np.ndarray, codes: np.ndarray, expected: np.ndarray, variance: np.ndarray, loglik: np.ndarray
+) -> np.ndarray:
     """[unit] mean log P(class | chosen units and this one)."""
-    joint = np.stack(
-        [
-            base[:, None] + _log_normal(Z, e, s[None])
-            for base, e, s in zip(loglik, expected, spread, strict=True)
-        ]
-    )
+    parts = zip(loglik, expected, variance, strict=True)
+    joint = np.stack([base[:, None] + _log_normal(Z, mean, var[None]) for base, mean, var in parts])
     own = np.take_along_axis(joint, codes[None, :, None], axis=0)[0]
     return (own - logsumexp(joint, axis=0)).mean(0)
 
 
 def _of_classes(scorer: Callable) -> Callable:
-    """The best class under ``scorer``, of a unit when it is high or low."""
+    """A ranker by the best class of a unit under a scorer of ``matching``, when the unit is high or low."""
 
-    def ranker(X: np.ndarray, codes: np.ndarray, *, seed: int = 0, **options):
+    def ranker(X: np.ndarray, codes: np.ndarray, *, seed: int = 0, **options: Any) -> tuple[np.ndarray, dict]:
         onehot = np.eye(codes.max() + 1, dtype=np.float32)[codes]
         both = np.stack([scorer(sign * X, onehot, **options) for sign in (1, -1)])
         varies = np.isfinite(std_of(X)[1])
@@ -326,7 +341,7 @@ def _of_classes(scorer: Callable) -> Callable:
 
 
 def selectivity(X: np.ndarray, codes: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, dict]:
-    """|mean in the class - mean outside| / (maximum - minimum), the best class."""
+    """|mean in the class - mean outside| / (maximum - minimum) [unit], for the best class."""
     span = X.max(0) - X.min(0)
     count, total = np.bincount(codes), X.sum(0, dtype=np.float64)
     sums = np.stack([X[codes == c].sum(0, dtype=np.float64) for c in range(len(count))])
@@ -337,7 +352,7 @@ def selectivity(X: np.ndarray, codes: np.ndarray, *, seed: int = 0) -> tuple[np.
 def mutual_information(
     X: np.ndarray, codes: np.ndarray, *, bins: int = 16, seed: int = 0
 ) -> tuple[np.ndarray, dict]:
-    """Between the class and the unit cut into ``bins`` quantile bins, in nats."""
+    """Mutual information [unit] of the class and the unit cut into ``bins`` quantile bins, in nats."""
     edges = np.quantile(X, np.linspace(0, 1, bins + 1)[1:-1], axis=0)
     prior, found = np.bincount(codes) / len(codes), np.zeros(X.shape[1])
     for unit in range(X.shape[1]):
@@ -365,6 +380,9 @@ RANKERS: dict[str, Callable] = {
 }
 
 
+# ---------------------------------------------------------------------------------- rankings
+
+
 class Ranking(NamedTuple):
     """Units from the most salient to the least."""
 
@@ -372,16 +390,14 @@ class Ranking(NamedTuple):
     scores: np.ndarray  # [unit] by column; higher is better, comparable within one ranking only
     method: str
     classes: list[str]
-    notes: dict[str, Any] = {}  # what the method leaves behind: weights, certificates
+    notes: dict[str, Any] = {}  # what the method leaves behind: weights, gains, dual gap
 
     def top(self, n: int) -> np.ndarray:
+        """Columns of the first ``n`` units."""
         return self.order[:n]
 
 
-# ---------------------------------------------------------------------------------- rankings
-
-
-def rank(X: np.ndarray, y: Sequence, method: str = "greedy", *, seed: int = 0, **options) -> Ranking:
+def rank(X: np.ndarray, y: Sequence, method: str = "greedy", *, seed: int = 0, **options: Any) -> Ranking:
     """Rank the units [unit] of ``X`` [word, unit] by how well they tell the classes ``y`` [word] apart.
 
     Deterministic for a ``seed``; ties go to the lower column; constant units come last, with score 0.
@@ -396,8 +412,12 @@ def rank(X: np.ndarray, y: Sequence, method: str = "greedy", *, seed: int = 0, *
     return _ranking(scores, method, classes, notes)
 
 
-def rank_sums(sums: LabelSums, method: str = "greedy", **options) -> Ranking:
-    """``rank`` from sums gathered in one pass: greedy, lasso or probeless."""
+def rank_sums(sums: LabelSums, method: str = "greedy", **options: Any) -> Ranking:
+    """``rank`` from sums of one pass over the corpus, for the methods that need no more (``FROM_MOMENTS``).
+
+    ``sums`` is what ``activations.reduce`` returns for ``LabelSums(one_hot_labels, gram=True)``, the labels
+    indexed by (text_id, word_id). Another method is a ``ValueError``.
+    """
     if method not in FROM_MOMENTS:
         raise ValueError(
             f"{method!r} needs the words themselves; from sums there are {', '.join(FROM_MOMENTS)}"

@@ -1,36 +1,18 @@
-"""Salience: which units carry a property of words, and how few of them are enough?
-
-    y = properties(corpus, "upos")                        one class a word, by (text_id, word_id)
-    acts = activations.capture(subject, corpus, sites="hidden", rows="word", pool="mean")
-    X, y = matrix(acts, y)                                rows without a class are left out, and counted
-    ranking = rank(X, y)                                  Ranking: .order, .scores, best unit first
-    fit_probe(X, y, units=ranking.top(27))                a probe on those units; .accuracy(X, y)
-    minimal_set, ablation_curve, control_task, layer_counts, layer_probes, focus, redundancy,
-    compare_rankings                                      the studies, each a table
-    across({name: words_of(subject, corpus, "upos")})     subjects, languages, before and after tuning
-    intervene(subject, ...)                               change units inside the model (``nbkit.salience.interventions``)
-
-Linguistic correlation analysis (Dalvi et al. 2019; Durrani, Dalvi and Sajjad, JMLR 2023) trains a linear
-probe on all layers' units and reads the salient ones off its weights. ``rank(method="lca")`` does so;
-the default is ours, ``greedy`` (``nbkit.salience.rankers`` has them all). ``greedy``, ``lasso`` and ``probeless`` need
-no more than sums: ``rank_sums(LabelSums)`` takes them from ``activations.reduce`` in one pass, so that
-memory does not grow with the corpus.
-"""
+"""Studies: what a ranking is worth, where its units are, and how rankings and subjects compare."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from nbkit.salience.probes import Probe, Split, curve, fit_probe, split_of
+from nbkit.salience.probes import Probe, Split, Words, accuracy_curve, fit_probe, split_of
 from nbkit.salience.rankers import Ranking, rank
-from nbkit.salience.words import Words
 
 
 def ablation_curve(
@@ -41,12 +23,12 @@ def ablation_curve(
     *,
     shares: Sequence[float] = (0.1, 0.15, 0.2),
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
-    """The top, random and bottom share of the units kept: the others zeroed at test time, or refitted.
+    """Test accuracy with the top, a random or the bottom share of the units kept.
 
-    Zeroed is after standardising (the mean of the unit), with the probe of all units, as published.
-    Columns: kept (top, random, bottom), share, units, zeroed, refitted (accuracies).
+    Columns: kept (top, random, bottom), share, units, zeroed (the probe of all units, the other units set to
+    their mean, as published), refitted (a probe trained on the kept units). ``options`` of ``fit_probe``.
     """
     y = np.asarray(y, dtype=object)
     probe = fit_probe(X[split.train], y[split.train], seed=seed, **options)
@@ -71,7 +53,7 @@ def ablation_curve(
 
 
 def control_labels(y: pd.Series, forms: Sequence[str], *, seed: int = 0) -> pd.Series:
-    """Hewitt and Liang's control task: one class at random for every word type, drawn as often as in y."""
+    """Classes [word] of the control task: one drawn from ``y`` for every word type in ``forms`` [word]."""
     forms = pd.Series(np.asarray(forms, dtype=object))
     types = forms.unique()
     drawn = np.random.default_rng(seed).choice(y.to_numpy(), len(types))
@@ -89,18 +71,19 @@ def control_task(
     *,
     counts: Sequence[int | None] = (None, 27, 100),
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
-    """Accuracy on the task, on the control task, and selectivity (the difference), by number of units.
+    """Test accuracy on the task and on the control task, and selectivity (their difference).
 
-    A probe that can learn any class for any word type says little about the units. The control task keeps
-    the same units, training and size. None: all units.
+    In the control task every word type has one class at random: what a probe reaches there, it reaches by
+    memory. ``forms`` [word] are the types, ``counts`` numbers of the first units (None: all), ``options`` of
+    ``fit_probe``. Columns: units, accuracy, control, selectivity.
     """
     control, lines = control_labels(y, forms, seed=seed), []
     for n in counts:
         some = X.shape[1] if n is None else n
         task, other = (
-            curve(X, labels, ranking, [some], split, seed=seed, **options)["accuracy"][0]
+            accuracy_curve(X, labels, ranking, [some], split, seed=seed, **options)["accuracy"][0]
             for labels in (y, control)
         )
         lines.append({"units": some, "accuracy": task, "control": other, "selectivity": task - other})
@@ -108,15 +91,18 @@ def control_task(
 
 
 def layer_counts(units: pd.DataFrame, chosen: np.ndarray) -> pd.Series:
-    """How many of the ``chosen`` columns are at each site of the frame ``units``, in model order."""
+    """Number of the ``chosen`` columns at each site of the frame ``units``, in the order of the model."""
     counts = units["site"].iloc[chosen].value_counts()
     return counts.reindex(units["site"].unique(), fill_value=0).rename("units")
 
 
 def layer_probes(
-    X: np.ndarray, y: Sequence, units: pd.DataFrame, split: Split, *, cumulative: bool = False, **options
+    X: np.ndarray, y: Sequence, units: pd.DataFrame, split: Split, *, cumulative: bool = False, **options: Any
 ) -> pd.DataFrame:
-    """Accuracy of a probe on each site by itself, or on all sites up to it: site, units, accuracy."""
+    """Test accuracy of a probe on each site by itself, or on all sites up to it (``cumulative``).
+
+    Columns: site, units, accuracy. ``options`` of ``fit_probe``.
+    """
     y, sites, lines = np.asarray(y, dtype=object), units["site"].to_numpy(), []
     names = list(dict.fromkeys(sites))
     for i, name in enumerate(names):
@@ -129,14 +115,17 @@ def layer_probes(
 
 
 def focus(weights: np.ndarray, classes: Sequence[str], *, mass: float = 0.25) -> pd.Series:
-    """Units that hold ``mass`` of a class's weight in a probe [class, unit]: few mean a focused class."""
+    """Number of units, by class, that hold a share ``mass`` of the class's weight.
+
+    weights [class, unit] of a probe or of ``lca``'s notes. Few units: the class is in a few places.
+    """
     size = -np.sort(-np.abs(weights), axis=1)
     enough = np.cumsum(size, axis=1) >= mass * size.sum(1, keepdims=True)
     return pd.Series(enough.argmax(1) + 1, index=list(classes), name="units")
 
 
 class Redundancy(NamedTuple):
-    """What can go without loss."""
+    """What can be left out (``redundancy``)."""
 
     clusters: np.ndarray  # [unit] which cluster each unit is in
     kept: np.ndarray  # one unit of each cluster, the best ranked
@@ -154,48 +143,62 @@ def redundancy(
     cut: float = 0.3,
     size: int = 100,
     rounds: int = 5,
-    **options,
+    **options: Any,
 ) -> Redundancy:
-    """Dalvi et al. 2020: correlation clusters, sets found by remove-and-repeat, and the first layers that do.
+    """Clusters of correlated units, disjoint sets that do as well, and the first sites that suffice.
 
-    Clusters: 1 - |r|, average linkage, cut at ``cut``. Disjoint sets: the first ``size`` of the greedy
-    ranking, of what is left, and so on. Layers: the least k so that the first k sites reach the accuracy of
-    all within 3, 2 and 1 %.
+    clusters   average linkage on 1 - |r| over the training rows, cut at ``cut``
+    disjoint   the first ``size`` units of the greedy ranking; then those of the rest; ... (``rounds`` times)
+    layers     the least k so that the first k sites reach the accuracy of all within 3, 2 and 1 %
+
+    ``options`` of ``fit_probe``. Memory: units x units.
     """
     y = np.asarray(y, dtype=object)
-    with np.errstate(invalid="ignore"):
-        r = np.nan_to_num(np.corrcoef(X[split.train].T))
-    apart = np.clip(1 - np.abs(r), 0, None)
-    np.fill_diagonal(apart, 0)
-    clusters = fcluster(linkage(squareform(apart, checks=False), "average"), cut, "distance")
+    clusters = _clusters(X[split.train], cut)
     place = pd.Series(np.argsort(ranking.order))
     best = place.groupby(clusters).idxmin().to_numpy()
     kept = best[np.argsort(place[best])]
-    left, lines = np.arange(X.shape[1]), []
-    for number in range(rounds):
-        if len(left) < size:
-            break
-        chosen = left[rank(X[split.train][:, left], y[split.train], depth=size).top(size)]
-        probe = fit_probe(X[split.train], y[split.train], units=chosen, **options)
-        lines.append(
-            {"round": number + 1, "units": size, "accuracy": probe.accuracy(X[split.test], y[split.test])}
-        )
-        left = np.setdiff1d(left, chosen)
+    disjoint = _disjoint(X, y, split, size, rounds, options)
     table = layer_probes(X, y, units, split, cumulative=True, **options)
     everything = table["accuracy"].iloc[-1]
     layers = []
     for within in (3, 2, 1):
         first = int((table["accuracy"] >= everything * (1 - within / 100)).idxmax())
         layers.append({"within": within, "layers": first + 1, "accuracy": table["accuracy"][first]})
-    return Redundancy(clusters, kept, pd.DataFrame(lines), pd.DataFrame(layers))
+    return Redundancy(clusters, kept, disjoint, pd.DataFrame(layers))
+
+
+def _clusters(X: np.ndarray, cut: float) -> np.ndarray:
+    """Cluster [unit] by average linkage on 1 - |r|."""
+    with np.errstate(invalid="ignore"):
+        r = np.nan_to_num(np.corrcoef(X.T))
+    apart = np.clip(1 - np.abs(r), 0, None)
+    np.fill_diagonal(apart, 0)
+    return fcluster(linkage(squareform(apart, checks=False), "average"), cut, "distance")
+
+
+def _disjoint(
+    X: np.ndarray, y: np.ndarray, split: Split, size: int, rounds: int, options: dict
+) -> pd.DataFrame:
+    """Accuracy of the first ``size`` units, then of those of a ranking of the rest, and so on."""
+    left, lines = np.arange(X.shape[1]), []
+    for number in range(rounds):
+        if len(left) < size:
+            break
+        chosen = left[rank(X[split.train][:, left], y[split.train], depth=size).top(size)]
+        probe = fit_probe(X[split.train], y[split.train], units=chosen, **options)
+        accuracy = probe.accuracy(X[split.test], y[split.test])
+        lines.append({"round": number + 1, "units": size, "accuracy": accuracy})
+        left = np.setdiff1d(left, chosen)
+    return pd.DataFrame(lines)
 
 
 def compare_rankings(rankings: dict[str, Ranking], *, n: int = 100) -> pd.DataFrame:
-    """How far rankings agree on the first ``n`` units (Fan et al. 2023).
+    """How far rankings agree on the first ``n`` units.
 
-    One line a ranking: overlap (AvgOverlap: mean share of its first n that another ranking has too), votes
-    (NeuronVote: share of its first n that at least half of all rankings have), chance (n over units: the
-    overlap of random rankings).
+    One line per ranking: overlap (AvgOverlap: mean share of its first n that another ranking has too), votes
+    (NeuronVote: share of its first n that at least half of all rankings have), chance (n / units: the
+    overlap of random rankings). A single ranking, or rankings over different units, are a ``ValueError``.
     """
     if len(rankings) < 2:
         raise ValueError("give two rankings at least")
@@ -213,7 +216,7 @@ def compare_rankings(rankings: dict[str, Ranking], *, n: int = 100) -> pd.DataFr
 
 
 class Across(NamedTuple):
-    """The same study of several subjects, corpora or languages, side by side."""
+    """The same study of several subjects, corpora or languages (``across``)."""
 
     table: pd.DataFrame  # name, words, classes, units, accuracy (first n), all, kept, depth
     layers: pd.DataFrame  # [site, name] units among the first n
@@ -223,39 +226,44 @@ class Across(NamedTuple):
 def across(
     words: Mapping[str, Words], *, method: str = "greedy", n: int = 100, share: float = 0.8, seed: int = 0
 ) -> Across:
-    """Rank, refit and locate the first ``n`` units for each of several ``words``.
+    """Rank, refit and locate the first ``n`` units for each of several {name: ``words_of``}.
 
-    For architectures (any list of subjects), languages (one multilingual subject on parallel treebanks), and
-    a subject before and after fine-tuning. ``kept`` is accuracy / accuracy of all units, ``depth`` the mean
-    place of the first n from 0 (embeddings) to 1 (last layer). Two random sets share n / units:
-    ``shared.attrs["chance"]``.
+    For architectures (several subjects), languages (one multilingual subject on parallel treebanks), and a
+    subject before and after fine-tuning. ``kept`` is accuracy / accuracy of all units, ``depth`` the mean
+    place of the first n from 0 (embeddings) to 1 (last layer). ``shared.attrs["chance"]`` is n / units, the
+    share that two random sets have in common. A single name is a ``ValueError``.
     """
     if len(words) < 2:
         raise ValueError("give two at least to compare")
     lines, counts, first = [], {}, {}
-    for name, (X, y, units) in words.items():
-        split = split_of(y, share=share, seed=seed)
-        options = {"depth": n} if method == "greedy" else {}
-        ranking = rank(X[split.train], y.iloc[split.train], method, seed=seed, **options)
-        some, everything = curve(X, y, ranking, [n, X.shape[1]], split, seed=seed)["accuracy"]
-        counts[name] = layer_counts(units, ranking.top(n))
-        place = pd.factorize(units["site"])[0] / max(1, units["site"].nunique() - 1)
-        first[name] = (set(units["unit"].iloc[ranking.top(n)]), len(units))
-        lines.append(
-            {
-                "name": name,
-                "words": len(y),
-                "classes": y.nunique(),
-                "units": X.shape[1],
-                "accuracy": some,
-                "all": everything,
-                "kept": some / everything,
-                "depth": float(place[ranking.top(n)].mean()),
-            }
-        )
+    for name, one in words.items():
+        line, top = _line_across(one, method, n, share, seed)
+        lines.append({"name": name, **line})
+        counts[name] = layer_counts(one.units, top)
+        first[name] = (set(one.units["unit"].iloc[top]), len(one.units))
     shared = pd.DataFrame(np.nan, index=list(words), columns=list(words))
     for (a, (mine, size)), (b, (theirs, other)) in itertools.product(first.items(), repeat=2):
         if size == other:
             shared.loc[a, b] = len(mine & theirs) / n
     shared.attrs["chance"] = {name: n / size for name, (_, size) in first.items()}
     return Across(pd.DataFrame(lines), pd.DataFrame(counts), shared)
+
+
+def _line_across(words: Words, method: str, n: int, share: float, seed: int) -> tuple[dict, np.ndarray]:
+    """A line of ``Across.table`` and the columns of the first n units."""
+    X, y, units = words
+    split = split_of(y, share=share, seed=seed)
+    options = {"depth": n} if method == "greedy" else {}
+    ranking = rank(X[split.train], y.iloc[split.train], method, seed=seed, **options)
+    some, everything = accuracy_curve(X, y, ranking, [n, X.shape[1]], split, seed=seed)["accuracy"]
+    place = pd.factorize(units["site"])[0] / max(1, units["site"].nunique() - 1)
+    line = {
+        "words": len(y),
+        "classes": y.nunique(),
+        "units": X.shape[1],
+        "accuracy": some,
+        "all": everything,
+        "kept": some / everything,
+        "depth": float(place[ranking.top(n)].mean()),
+    }
+    return line, ranking.top(n)

@@ -1,51 +1,57 @@
 """Trees: is a sentence's dependency tree in the vectors, and does training on trees help?
 
-    depths(words), distances(words)         of the gold trees: root 1, edges between words
-    pseudo_depths(s)                        the depth profile nearest to squared norms, without any gold
-    measure(subject, treebank, "sp")        one probe a site, all sites trained together -> frame
-    predicted_edges(probes, bank, number)   the tree a distance probe sees in one sentence, for pictures
-    finetune(subject, train, dev, ...)      sentence labels with a tree term at a site -> frame
-    differences(frame)                      against the paired baseline, with intervals
+    sentences = trees.dataset(subject, treebank)           vectors and gold trees, ready for probes
+    train, dev, test = trees.split(sentences, seed=0)
+    probes = trees.fit(train, dev, "distance")             one probe per site, trained together
+    trees.score(probes, test)                              held-out figures, one line per site
+    found = trees.measure(subject, treebank, ["sp", "ssp"], nulls=("none", "shuffled"))     all of the above
+    trees.intervals(found)                                 mean and range over seeds
 
-Probes. A probe is a matrix B; s_j = |B h_j|^2 for word j.
+    depths, distances, gold_edges      of the gold trees
+    pseudo_depths                      the depth profile nearest to some numbers, without any gold
+    predicted_edges                    the tree that a distance probe sees in one sentence
+    linear_baseline                    what joining adjacent words, or one constant, reaches
+    bounds, choose_site                what the metrics say together
+    finetune, differences              a sentence label with trees in the loss, against paired baselines
+    finetune_classifier                a sentence label alone -> a trained subject
 
-    sp        mean (s_j - depth_j)^2: is the gold depth there                    (Li et al. 2023, X_sp)
-    ssp       mean (s_j - c_j(s))^2: is any depth profile there, c = pseudo_depths(s)      (their X_ssp)
-    essp      the same with the profile written back in reversed order; ``assign`` has others (X_essp)
-    depth     mean |s_j - (depth_j - 1)|                                       (Hewitt and Manning 2019)
-    distance  mean |d_ij - |B (h_i - h_j)|^2| over pairs of words, each sentence counting once      (same)
-    edge      softmax over j of (B h_i) . (C h_j): which word is the head (itself: root). Ours, since the
-              control task (each word type attaches to itself, the first or the last word, Hewitt and Liang
-              2019) needs a probe that can attach
+A probe is a matrix B [width, rank]; s_j = |B' h_j|^2 for the vector h_j of word j. ``metric``:
 
-The tree topological probe is Li, Yin and Lin (Findings of EMNLP 2023, arXiv 2310.12454). Ours: the closed
-form of their labelling loop, the mask (they scored padding too: ``as_published``), the exact projection,
-one set of sentences and one budget for all metrics, nulls in the same frame, and a trivial solution made
-visible: one word at depth 1 and all others at 2 gives a loss of 0 without any syntax, so profile entropy
-and mean depth stand beside every loss.
+    sp         mean (s_j - depth_j)^2: are the gold depths there (root 1)
+    ssp        mean (s_j - c_j(s))^2, c = pseudo_depths(s): is any depth profile there
+    essp       the same with the profile in reversed word order (``assign`` has others)
+    depth      mean |s_j - (depth_j - 1)|
+    distance   mean |d_ij - |B' (h_i - h_j)|^2| over pairs of words; d_ij edges apart in the gold tree
+    edge       cross-entropy of the head of word i among all j, by (B' h_i) . (C' h_j); itself: root
+
+A small ``ssp`` alone shows no syntax: one word at depth 1 and all others at 2 has a loss of 0. So the
+entropy of the profile and its mean depth stand beside every loss, and ``nulls`` train the same probes on
+vectors without the sentence's tree.
+
+Sources
+-------
+- sp, ssp, essp and ``finetune``: Li, Yin and Lin, Findings of EMNLP 2023 (arXiv 2310.12454), X_sp, X_ssp,
+  X_essp. New here: the closed form of their labelling loop and the exact projection (``pseudo_depths``),
+  padding left out (``published_dataset`` scores it as they did), the same sentences and budget for all
+  metrics, ``choose_site``, paired seeds with corrected p values.
+- depth, distance, UUAS, NSpr, DSpr: structural probe, Hewitt and Manning 2019.
+- the control task: Hewitt and Liang 2019. The edge probe is new: their task needs a probe that can attach
+  a word to itself.
 """
 
-from nbkit.trees.classifier import finetune_classifier
-from nbkit.trees.depths import pseudo_depths
-from nbkit.trees.finetuning import choose_site, differences, finetune
-from nbkit.trees.measures import (
-    bounds,
-    gold_edges,
-    intervals,
-    linear_baseline,
-    measure,
-    parts,
-    predicted_edges,
-    score,
-)
-from nbkit.trees.probes import fit, published_dataset
-from nbkit.trees.treebank import dataset
+from nbkit.trees.depths import depths, distances, pseudo_depths
+from nbkit.trees.finetuning import choose_site, differences, finetune, finetune_classifier
+from nbkit.trees.probes import bounds, fit, intervals, linear_baseline, measure, predicted_edges, score
+from nbkit.trees.treebank import TreeDataset, dataset, gold_edges, published_dataset, split
 
 __all__ = [
+    "TreeDataset",
     "bounds",
     "choose_site",
     "dataset",
+    "depths",
     "differences",
+    "distances",
     "finetune",
     "finetune_classifier",
     "fit",
@@ -53,9 +59,9 @@ __all__ = [
     "intervals",
     "linear_baseline",
     "measure",
-    "parts",
     "predicted_edges",
     "pseudo_depths",
     "published_dataset",
     "score",
+    "split",
 ]

@@ -1,4 +1,4 @@
-"""Depths."""
+"""Depths: gold trees as numbers, and the depth profile nearest to any numbers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+ASSIGN = ("greedy", "reverse", "antisort", "random")
+
+
 # ---------------------------------------------------------------------------------- gold trees
 
 
 def depths(words: pd.DataFrame) -> pd.Series:
-    """Depth of every word [word], the root's is 1; aligned with ``words`` (text_id, word_id, head).
+    """Depth of every word [word], 1 for the root; ``words`` has text_id, word_id and head (0: root).
 
-    Several roots are all at depth 1. A cycle, or a head that is no word of its sentence: ``ValueError``
-    with the sentence.
+    Several roots are all at depth 1. A cycle, and a head that is no word of its sentence, are a
+    ``ValueError`` that names the sentence.
     """
     heads = heads_of(words)
     found, at = np.zeros(len(words), dtype=np.int64), np.arange(len(words))
@@ -49,9 +52,9 @@ def heads_of(words: pd.DataFrame) -> np.ndarray:
 
 
 def distances(words: pd.DataFrame) -> dict[int, np.ndarray]:
-    """Edges between every two words of each sentence: {text_id: [word, word]}.
+    """Number of edges between every two words of each sentence: {text_id: [word, word]}.
 
-    Several roots are joined by an edge that is not counted as a word. Errors as ``depths``.
+    Two roots are one edge apart. Input and errors as for ``depths``.
     """
     depth = depths(words).to_numpy()
     heads = heads_of(words)
@@ -73,9 +76,6 @@ def distances(words: pd.DataFrame) -> dict[int, np.ndarray]:
     return found
 
 
-ASSIGN = ("greedy", "reverse", "antisort", "random")
-
-
 # ---------------------------------------------------------------------------------- depth profiles
 
 
@@ -87,18 +87,21 @@ def pseudo_depths(
     mask: torch.Tensor | None = None,
     seed: int = 0,
 ) -> torch.Tensor:
-    """The depth profile nearest to ``s`` [sentence, word], without gradient; padding gets 0.
+    """The depth profile nearest to ``s`` [sentence, word], without gradient.
 
-    A profile is sorted: 1, 2, then each the same as the one before or one more (a tree has one root, and no
-    depth is skipped). ``projection``
+    A profile, sorted, is 1, 2, then each the same as the one before or one more: a tree has one root, and
+    no depth is skipped.
 
-        greedy   the paper's rule: keep or add one, whichever is nearer to s. Closed form (ours, equal to
-                 the loop): c_k = k + min over i in 2..k of (t_i - i), where t_2 = 2 and, of the sorted s,
-                 t_k = max(2, floor(s_k + 1/2))
-        exact    the profile with the least squared error, by dynamic programming over depths (ours)
+    projection   "greedy": keep or add one, whichever is nearer to the next of the sorted s. In closed form
+                 c_1 = 1, c_k = k + min over i in 2..k of (t_i - i), t_2 = 2, t_k = max(2, floor(s_k + 1/2)).
+                 "exact": the profile with the least squared error, by dynamic programming over depths
+    assign       which word gets which depth. "greedy": the smallest s the smallest depth; "reverse": the
+                 same depths in reversed word order; "antisort": the smallest s the largest depth, which has
+                 the largest error; "random"
+    mask         [sentence, word] False at padding, which gets 0
+    seed         of "random"
 
-    ``assign`` says which word gets which depth: "greedy" the smallest s the smallest; "reverse" that profile
-    in reversed word order, as in X_essp; "antisort" the smallest s the largest, which is the worst; "random".
+    Another ``projection`` or ``assign`` is a ``ValueError``; so is "reverse" with padding before a word.
     """
     if projection not in ("greedy", "exact"):
         raise ValueError(f'projection={projection!r}: "greedy" or "exact"')
@@ -108,7 +111,7 @@ def pseudo_depths(
     mask = torch.ones_like(s, dtype=torch.bool) if mask is None else mask
     sizes = mask.sum(-1, keepdim=True)
     values, order = s.masked_fill(~mask, torch.inf).sort(dim=-1, stable=True)
-    profile = (_greedy if projection == "greedy" else _exact)(values, sizes)
+    profile = (_greedy if projection == "greedy" else _exact)(values)
     place = torch.arange(s.shape[-1], device=s.device).expand_as(s)
     if assign == "antisort":
         profile = profile.gather(-1, (sizes - 1 - place).clamp(min=0))
@@ -124,8 +127,8 @@ def pseudo_depths(
     return found
 
 
-def _greedy(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Closed form on sorted values; what lies beyond the sizes is infinite and of no matter."""
+def _greedy(values: torch.Tensor) -> torch.Tensor:
+    """The closed form on sorted values; those of padding are infinite and come last."""
     n = values.shape[-1]
     k = torch.arange(1, n + 1, device=values.device, dtype=torch.float64)
     t = (values.double().clamp(max=n + 1) + 0.5).floor().clamp(min=2)
@@ -135,7 +138,7 @@ def _greedy(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     return torch.cat([first, k[1:] + least], dim=-1)
 
 
-def _exact(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+def _exact(values: torch.Tensor) -> torch.Tensor:
     """Least squares over profiles: cost[k, d] = (s_k - d)^2 + min(cost[k-1, d], cost[k-1, d-1])."""
     n, shape = values.shape[-1], values.shape
     flat = values.reshape(-1, n).double()

@@ -1,22 +1,16 @@
-"""Treebank: gold trees as numbers, and the vectors of their words in memory, ready for probes.
-
-    depths(words), distances(words)     of the gold trees: root 1, edges between words
-    bank(subject, treebank) -> Bank     vectors [site, word, width] of the sentences that can be used
-    control_heads(bank)                 the dependency control task
-
-Part of ``nbkit.trees``, which has the probes.
-"""
+"""Treebank: the vectors of its words in memory beside its gold trees, ready for probes."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from nbkit import activations
 from nbkit.models import Subject
@@ -33,23 +27,19 @@ PUNCTUATION = "PUNCT"
 
 @dataclass(frozen=True)
 class TreeDataset:
-    """Vectors of a treebank's words, ready for probes: sentences of one length lie together.
+    """Vectors and gold trees of a treebank's sentences; its length is the number of sentences."""
 
-    ``values`` [site, word, width]; ``starts`` [sentence] and ``sizes`` say where each sentence is; ``depth``
-    [word] from 1; ``head`` [word] position of the head in its sentence (itself: root); ``punct`` [word].
-    """
-
-    values: torch.Tensor
+    values: torch.Tensor  # [site, word, width] in half precision, all sentences one after another
     sites: list[str]
-    starts: np.ndarray
-    sizes: np.ndarray
-    depth: np.ndarray
-    head: np.ndarray
-    punct: np.ndarray
-    forms: np.ndarray
-    text_ids: np.ndarray
-    distance: list[np.ndarray]
-    dropped: dict[str, int]
+    starts: np.ndarray  # [sentence] its first word
+    sizes: np.ndarray  # [sentence] words
+    depth: np.ndarray  # [word] from 1
+    head: np.ndarray  # [word] position of the head in its sentence; the word itself: root
+    punct: np.ndarray  # [word] is it punctuation
+    forms: np.ndarray  # [word] in lower case
+    text_ids: np.ndarray  # [sentence]
+    distance: list[np.ndarray]  # [sentence] of [word, word] edges apart
+    dropped: dict[str, int]  # sentences left out, by reason
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -67,7 +57,10 @@ class TreeDataset:
     def batches(
         self, generator: np.random.Generator | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Sentences of one length at a time: their numbers, and the rows [sentence, word] of ``values``."""
+        """Batches of sentences of one length: their numbers, and the rows [sentence, word] of ``values``.
+
+        In random order with a ``generator``.
+        """
         order = np.arange(len(self)) if generator is None else generator.permutation(len(self))
         groups = []
         for size in np.unique(self.sizes):
@@ -93,12 +86,14 @@ def dataset(
 ) -> TreeDataset:
     """Vectors (mean of a word's tokens) and gold trees of a treebank's sentences.
 
-    lengths   words a sentence may have, else it is left out
+    sites     all of one width; other widths in another call
+    lengths   least and largest number of words of a sentence
     null      "none"; "shuffled": the words of each sentence in random order, trees kept with their words;
               "random weights": the untrained subject; "gaussian": noise with the norm of each vector
+    cache, progress   of ``activations.capture``
 
     Left out and counted in ``dropped``: sentences of other lengths, whose heads are no tree, or which lost
-    words in the tokenizer. All sites need one width. No sentence left: ``ValueError``.
+    words in the tokenizer. No trees, no sentence left, or several widths: ``ValueError``.
     """
     if null not in NULLS:
         raise ValueError(f"null={null!r}: {', '.join(NULLS)}")
@@ -115,21 +110,28 @@ def dataset(
     widths = stored.units["site"].value_counts(sort=False)
     if widths.nunique() != 1:
         raise ValueError(f"sites of different widths cannot share a batch: {widths.to_dict()}")
-    found = pd.MultiIndex.from_frame(stored.rows[["text_id", "word_id"]])
-    wanted = words[["text_id", "word_id"]]
-    if order is not None:
-        wanted = wanted.assign(word_id=order.loc[pd.MultiIndex.from_frame(wanted)].to_numpy())
-    place = found.get_indexer(pd.MultiIndex.from_frame(wanted))
-    broken = words["text_id"][place < 0].unique()
-    dropped["sentences with words the tokenizer lost"] = len(broken)
-    keep = ~words["text_id"].isin(broken).to_numpy()
-    words, place = words[keep].reset_index(drop=True), place[keep]
+    words, place = _found(words, stored.rows, order, dropped)
     if words.empty:
         raise ValueError(f"no sentence of {treebank.name} is left: {dropped}")
     values = _sites_first(stored.values, place, len(widths))
     if null == "gaussian":
         values = _gaussian(values, seed)
     return _dataset_of(values, list(widths.index), words, dropped)
+
+
+def _found(
+    words: pd.DataFrame, rows: pd.DataFrame, order: pd.Series | None, dropped: dict[str, int]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Words of the sentences with a vector for every word, and the row [word] of each in the store."""
+    wanted = words[["text_id", "word_id"]]
+    if order is not None:  # of the shuffled sentence, the vector of the word's new place
+        wanted = wanted.assign(word_id=order.loc[pd.MultiIndex.from_frame(wanted)].to_numpy())
+    index = pd.MultiIndex.from_frame(rows[["text_id", "word_id"]])
+    place = index.get_indexer(pd.MultiIndex.from_frame(wanted))
+    broken = words["text_id"][place < 0].unique()
+    dropped["sentences with words the tokenizer lost"] = len(broken)
+    keep = ~words["text_id"].isin(broken).to_numpy()
+    return words[keep].reset_index(drop=True), place[keep]
 
 
 def _clean(words: pd.DataFrame, lengths: tuple[int, int]) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -223,10 +225,56 @@ def _dataset_of(
     )
 
 
-def control_heads(sentences: TreeDataset, *, seed: int = 0) -> np.ndarray:
-    """The dependency control task: each word type attaches to itself, the first or the last word [word].
+class Parts(NamedTuple):
+    """Sentences to train probes on, to stop their training by, and to judge them on."""
 
-    The rule of a type is a hash of it and ``seed``, so that training and test sentences share it.
+    train: TreeDataset
+    dev: TreeDataset
+    test: TreeDataset
+
+
+def split(whole: TreeDataset, held_out: TreeDataset | None = None, *, seed: int = 0) -> Parts:
+    """A fifth of the sentences to test on (or ``held_out``), a tenth of the rest for development.
+
+    Fewer than ten sentences are a ``ValueError``.
+    """
+    if len(whole) < 10:
+        raise ValueError(f"{len(whole)} sentences are too few to train and judge a probe: ten at least")
+    order = np.random.default_rng(seed).permutation(len(whole))
+    n_test = 0 if held_out is not None else len(whole) // 5
+    n_dev = max(1, (len(whole) - n_test) // 10)
+    test = whole.subset(order[:n_test]) if held_out is None else held_out
+    return Parts(whole.subset(order[n_test + n_dev :]), whole.subset(order[n_test : n_test + n_dev]), test)
+
+
+def gold_edges(sentences: TreeDataset, number: int) -> set[tuple[int, int]]:
+    """Edges (smaller, larger position) of the gold tree of sentence ``number``, without punctuation."""
+    start, size = sentences.starts[number], sentences.sizes[number]
+    return edges_of(sentences.distance[number], ~sentences.punct[start : start + size])
+
+
+def spanning_tree(distance: np.ndarray, words: np.ndarray) -> set[tuple[int, int]]:
+    """Edges (smaller, larger) of the minimum spanning tree over the ``words`` (bool) of a sentence."""
+    kept = np.flatnonzero(words)
+    if len(kept) < 2:
+        return set()
+    # the library takes 0 for "no edge"
+    tree = minimum_spanning_tree(distance[np.ix_(kept, kept)] + 1e-6).tocoo()
+    return {
+        (min(a, b), max(a, b)) for a, b in zip(kept[tree.row].tolist(), kept[tree.col].tolist(), strict=True)
+    }
+
+
+def edges_of(distance: np.ndarray, words: np.ndarray) -> set[tuple[int, int]]:
+    """Edges (smaller, larger) between the ``words`` (bool) of a sentence that are one edge apart."""
+    one = np.triu((distance == 1) & words[:, None] & words[None, :])
+    return set(zip(*(index.tolist() for index in np.nonzero(one)), strict=True))
+
+
+def control_heads(sentences: TreeDataset, *, seed: int = 0) -> np.ndarray:
+    """Heads [word] of the control task: each word type attaches to itself, the first or the last word.
+
+    The rule of a type is a hash of the type and ``seed``, so that training and test sentences share it.
     """
     types = pd.Series(sentences.forms)
     rule = types.map({form: zlib.crc32(f"{seed} {form}".encode()) % 3 for form in types.unique()}).to_numpy()
@@ -234,4 +282,55 @@ def control_heads(sentences: TreeDataset, *, seed: int = 0) -> np.ndarray:
     for start, size in zip(sentences.starts, sentences.sizes, strict=True):
         rows = slice(start, start + size)
         found[rows] = np.choose(rule[rows], [np.arange(size), np.zeros(size, int), np.full(size, size - 1)])
+    return found
+
+
+# ---------------------------------------------------------------------------------- as published
+
+
+def published_dataset(
+    subject: Subject,
+    treebank: Texts,
+    *,
+    sites: str | Sequence[str] = ("embeddings", "hidden"),
+    length: int = 128,
+) -> TreeDataset:
+    """Vectors as Li et al.'s code scores them: every position of texts padded to ``length``, padding too.
+
+    Wordpieces have their word's depth, special tokens and padding depth 2; about nine positions in ten are
+    padding. For ``fit(published=True)`` with sp, ssp and essp. The paper does not state its ``length``.
+    """
+    words = treebank.words.assign(depth=depths(treebank.words))
+    by_text = dict(list(words.groupby("text_id")))
+    names, values, depth = subject.select(sites), [], []
+    for start in range(0, len(treebank), 32):
+        part = treebank.frame.iloc[start : start + 32]
+        encoded, _ = subject.encode(part["text"].tolist(), length=length, return_offsets_mapping=True)
+        spans = encoded.pop("offset_mapping").cpu().numpy()
+        seen = subject.run(encoded, names)
+        values.append(torch.stack([seen[name].half().cpu() for name in names]))
+        depth += [_of_pieces(by_text[i], spans[j]) for j, i in enumerate(part["text_id"])]
+    n = len(treebank)
+    flat = torch.cat(values, dim=1).flatten(1, 2)
+    nothing = np.zeros(n * length, dtype=np.int64)
+    return TreeDataset(
+        flat,
+        names,
+        np.arange(n) * length,
+        np.full(n, length),
+        np.concatenate(depth),
+        nothing,
+        nothing.astype(bool),
+        np.full(n * length, "", dtype=object),
+        treebank.frame["text_id"].to_numpy(),
+        [np.zeros((0, 0))] * n,
+        {},
+    )
+
+
+def _of_pieces(words: pd.DataFrame, spans: np.ndarray) -> np.ndarray:
+    """Depth of every position: that of the word it lies in, else 2."""
+    found = np.full(len(spans), 2)
+    for start, end, depth in zip(words["start"], words["end"], words["depth"], strict=True):
+        found[(spans[:, 0] < end) & (spans[:, 1] > start)] = depth
     return found
