@@ -3,7 +3,7 @@
     python benchmarks/illusions.py                     UD English EWT: five genres, gold descriptors
     python benchmarks/illusions.py --corpora registers five registers, descriptors read off the surface
 
-Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``nbkit.evaluation.planted``): pure ones mean
+Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``evaluation.plant``): pure ones mean
 one descriptor in all corpora, dataset-local ones another in each of two. A unit is FLAGGED if one of the
 descriptors it was planted for gets another verdict than "global". Wanted: at least .95 of the dataset-local
 units flagged, at most .05 of the pure ones. Only units count whose ``truth`` says that they hold on
@@ -46,7 +46,7 @@ def registers(n: int) -> dict[str, texts.Texts]:
 
 def verdicts(made: evaluation.Planted, min_score: float) -> pd.DataFrame:
     """The taxonomy's lines about what the planted units were planted for, with their kind."""
-    held = made.truth[made.truth["planted"]]
+    held = made.units[made.units["planted"]]
     units = held["unit"].unique().tolist()
     stored = {
         name: activations.capture(made.subject, corpus, sites="ffn").select(units=units)

@@ -3,11 +3,11 @@
     python benchmarks/matching.py                  UD English EWT: five genres, gold descriptors
     python benchmarks/matching.py --preset sample  the embedded sample, surface descriptors
 
-Units are planted in the real model (``nbkit.evaluation.planted``), trained on a part of the texts; scores are over
+Units are planted in the real model (``evaluation.plant``), trained on a part of the texts; scores are over
 the others, for all units. Writes matching-PRESET.json (every number, and the machine) and a figure into
 benchmarks/results, and prints the tables: pooled texts, each corpus by itself, faint units (``--blur``), and
-what tags distractors and dead units keep, without and with control for length and corpus, and how many
-tags real units get beside the floors.
+what tags distractors and dead units keep, without and with covariates: length and corpus, and how many
+tags real units get beside the baselines.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ def covariates(made: Planted, whole: Activations) -> pd.DataFrame:
 
 
 def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
-    """Share of distractors and dead units with a tag (q <= .05), without and with control."""
+    """Share of distractors and dead units with a tag (q <= .05), without and with covariates."""
     whole, labels, _ = pooled(made)
-    control = covariates(made, whole)
-    kind = made.truth[made.truth["planted"]].drop_duplicates("unit").set_index("unit")
+    given_covariates = covariates(made, whole)
+    kind = made.units[made.units["planted"]].drop_duplicates("unit").set_index("unit")
     kind = kind["kind"].where(kind["descriptor"].isna(), kind["kind"] + ": " + kind["descriptor"].fillna(""))
     units = kind.index[kind.str.startswith(("distractor", "dead"))].tolist()
     records = []
     for method in methods:
-        for name, given in {"none": None, "length, corpus": control}.items():
+        for name, given in {"none": None, "length, corpus": given_covariates}.items():
             for minimum in (0.0, 0.1):
                 tags = matching.tag(
                     whole.select(units=units),
@@ -102,12 +102,12 @@ def kept_tags(made: Planted, methods: list[str]) -> list[dict]:
                 )
                 shares = tags["tagged"].groupby(tags["unit"].map(kind)).mean()
                 strength = tags["validation_score"].groupby(tags["unit"].map(kind)).mean()
-                same = {"method": method, "control": name, "effect": minimum}
+                same = {"method": method, "covariates": name, "effect": minimum}
                 records += [{**same, "kind": k, "tagged": v, "score": strength[k]} for k, v in shares.items()]
     return records
 
 
-def floors(made: Planted, plain: Subject, min_score: float) -> list[dict]:
+def baselines(made: Planted, plain: Subject, min_score: float) -> list[dict]:
     """Tags of the real units beside random directions, permuted rows and random weights."""
     whole, labels, _ = pooled(made, plain)
     random = pooled(made, plain.randomized(0))[0]
@@ -118,7 +118,7 @@ def floors(made: Planted, plain: Subject, min_score: float) -> list[dict]:
 def sane(made: Planted) -> list[dict]:
     """NeuronEval's tests of every scorer on the pure units, whose meaning is known, by prevalence."""
     whole, labels, _ = pooled(made)
-    pure = made.truth[(made.truth["kind"] == "pure") & made.truth["planted"]]
+    pure = made.units[(made.units["kind"] == "pure") & made.units["planted"]]
     some, pairs = whole.select(units=pure["unit"].tolist()), labels.columns.get_indexer(pure["descriptor"])
     return [
         {
@@ -137,7 +137,7 @@ def sane(made: Planted) -> list[dict]:
 def switches(made: Planted, method: str) -> float:
     """Share of dataset-local units whose first tag is the planted one in both of their corpora."""
     whole, labels, slices = pooled(made)
-    local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]]
+    local = made.units[(made.units["kind"] == "dataset-local") & made.units["planted"]]
     if local.empty:
         return float("nan")
     units, right = local["unit"].unique().tolist(), []
@@ -204,20 +204,20 @@ def main() -> None:
         real_units=int(subject.sites.query("kind == 'ffn'")["width"].sum()),
         note=CORES,
         plant_seconds=round(clock.seconds, 1),
-        truth=json.loads(made.truth.to_json(orient="records")),
+        truth=json.loads(made.units.to_json(orient="records")),
         scorers=records,
         false_tags=kept_tags(made, ["pearson", "auroc"]),
-        floors=floors(made, subject, preset["min_score"]["ffn"]),
+        baselines=baselines(made, subject, preset["min_score"]["ffn"]),
         sanity=sane(made),
         switches={method: switches(made, method) for method in matching.SCORERS},
     )
     if given.blur:
         faint = evaluation.plant(subject, corpora, labels, kinds=WEAK, blur=given.blur, minimum=0.6, **common)
         result |= {"blur": given.blur, "faint": every_scorer(faint, by_corpus=False)}
-        result["faint_auroc"] = faint.truth.groupby("kind")["achieved_auroc"].mean().to_dict()
+        result["faint_auroc"] = faint.units.groupby("kind")["achieved_auroc"].mean().to_dict()
     given.out.mkdir(parents=True, exist_ok=True)
     name = f"matching-{given.preset}"
-    (given.out / f"{name}.json").write_text(json.dumps(result, indent=1))
+    (given.out / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     sources = {key: result[key] for key in ("preset", "seed", "subject", "texts")}
     figure(records, given.out, f"{name}-figure", sources)  # its manifest is a JSON of its own
     report(result, list(corpora))
@@ -239,7 +239,7 @@ def report(result: dict, corpora: list[str]) -> None:
     local = pd.Series(result["switches"]).round(2)
     print("\ndataset-local units right in both corpora\n", local.to_string())
     print("\ntags of units that mean nothing\n", pd.DataFrame(result["false_tags"]).round(2).to_string())
-    print("\nreal units and floors, all texts\n", pd.DataFrame(result["floors"]).round(2).to_string())
+    print("\nreal units and baselines, all texts\n", pd.DataFrame(result["baselines"]).round(2).to_string())
     shares = [
         f"{s['missing']:.0%} / {s['extra']:.0%} {'pass' if s['passed'] else 'fail'}" for s in result["sanity"]
     ]

@@ -87,7 +87,6 @@ def main() -> None:
     need = {
         "labels_gb": LARGE["texts"] * LARGE["descriptors"] * 12 / 1e9,
         "result_gb": 2 * LARGE["units"] * LARGE["descriptors"] * 8 / 1e9,
-        "blocks_gb": 8 * matching.BLOCK_BYTES / 1e9,
     }
     print(f"peak memory of this process {peak:.1f} GB; large: {need}; load {os.getloadavg()[0]:.1f}")
     record = provenance.manifest(

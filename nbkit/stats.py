@@ -12,9 +12,9 @@
     top_texts(values, k)            rows of the highest activations of every unit
     random_directions(values_by_corpus, n)     projections on random unit vectors (``unit_vectors``)
 
-Arrays are numpy's; activations are [row, unit] unless a docstring says otherwise. ``seed`` is an integer, or a
-``numpy.random.Generator`` that is drawn from. Intervals cover 95 %. Everything here is textbook material:
-resampling and false discoveries are scipy's, what scipy lacks (groups, cells, all columns at once) is here.
+Arrays are numpy's; activations are [row, unit] unless a docstring says otherwise. ``seed`` is an integer, or
+a ``numpy.random.Generator`` that is drawn from. Intervals cover 95 %. All of it is textbook material; scipy
+does what it has, and what it lacks (groups, cells, many columns at once) is here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,28 @@ import scipy.special
 import scipy.stats
 
 Seed = int | np.random.Generator
+
+__all__ = [
+    "Estimate",
+    "auroc_of_ranks",
+    "bootstrap",
+    "correlation",
+    "correlation_interval",
+    "correlation_of_sums",
+    "correlation_p",
+    "cosine",
+    "direction_units",
+    "halves",
+    "p_values",
+    "q_values",
+    "random_directions",
+    "rank_correlation",
+    "resampled",
+    "shuffled",
+    "thinned",
+    "top_texts",
+    "unit_vectors",
+]
 
 
 class Estimate(NamedTuple):
@@ -117,7 +139,10 @@ def shuffled(rows: np.ndarray, cells: np.ndarray | None, generator: np.random.Ge
 def resampled(
     rows: np.ndarray, groups: np.ndarray | None, n: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """``n`` bootstrap draws from ``rows``; of whole groups where there are any (a group for each row of all)."""
+    """``n`` bootstrap draws from ``rows``, of whole groups where there are any.
+
+    ``groups`` has one value for each row of the whole, not only for those in ``rows``.
+    """
     if groups is None:
         yield from (rows[generator.integers(0, len(rows), len(rows))] for _ in range(n))
         return
@@ -132,7 +157,7 @@ def thinned(on: np.ndarray, odds: float, seed: Seed = 0, *, least: int = 0) -> n
     ``on`` [row] says which are positive. All negatives stay, and at least ``least`` positives.
     """
     positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
-    kept = min(len(positive), max(least, round(odds * len(negative))))
+    kept = max(least, round(min(odds * len(negative), len(positive))))
     drawn = np.random.default_rng(seed).permutation(positive)[:kept]
     return np.sort(np.concatenate([drawn, negative]))
 
@@ -164,7 +189,7 @@ def q_values(p: np.ndarray) -> np.ndarray:
 
 
 def cosine(x: np.ndarray, y: np.ndarray, *, undefined: float = 0.0) -> np.ndarray:
-    """Cosine along the last axis [...]; ``undefined`` where a side is zero. Centred, it is the correlation."""
+    """Cosine along the last axis [...]; ``undefined`` where a side is zero. Of centred sides: Pearson's r."""
     xy, xx, yy = (np.einsum("...d,...d->...", *pair) for pair in ((x, y), (x, x), (y, y)))
     length = np.sqrt(xx * yy)
     return np.divide(xy, length, out=np.full_like(length, undefined), where=length > 0)

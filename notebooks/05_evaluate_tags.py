@@ -60,8 +60,8 @@ precision
 shared = shared_descriptors(labels, 2 * preset["min_positives"])
 kinds = {"pure": 40, "polysemantic": 40, "distractor": 12, "dead": 5}
 made = evaluation.plant(subject, corpora, {n: labels[n][shared] for n in corpora}, kinds=kinds, seed=SEED)
-achieved = made.truth.groupby("kind", sort=False)["achieved_auroc"].agg(["min", "median", "max"]).round(2)
-achieved.join(made.truth.drop_duplicates("unit").groupby("kind")["planted"].agg(["sum", "size"]))
+achieved = made.units.groupby("kind", sort=False)["achieved_auroc"].agg(["min", "median", "max"]).round(2)
+achieved.join(made.units.drop_duplicates("unit").groupby("kind")["planted"].agg(["sum", "size"]))
 
 # %% [markdown]
 # All held-out texts together, all units, real ones too. Every rule ranks the descriptors of each planted
@@ -91,7 +91,7 @@ pd.DataFrame(known_units).set_index("method")
 # whose meaning is known, and texts are left out until 1 % have the descriptor: the test is about rare ones.
 
 # %%
-pure = made.truth[(made.truth["kind"] == "pure") & made.truth["planted"]]
+pure = made.units[(made.units["kind"] == "pure") & made.units["planted"]]
 some = np.asarray(whole.select(units=pure["unit"].tolist()).values, np.float32)
 pairs = known.columns.get_indexer(pure["descriptor"])
 judged = [method for method in matching.SCORERS if method not in matching.TOGETHER]
@@ -111,7 +111,7 @@ pd.DataFrame(sane, index=["missing", "extra", "units", "passed"]).T
 # once length and corpus are controlled?
 
 # %%
-mute = made.truth[made.truth["kind"].isin(["distractor", "dead"]) & made.truth["planted"]]
+mute = made.units[made.units["kind"].isin(["distractor", "dead"]) & made.units["planted"]]
 lengths = pd.concat({n: corpus.lengths for n, corpus in made.held_out.items()})
 covariates = whole.rows.join(lengths, on=["corpus", "of_corpus"]).set_index("text_id")[["length", "corpus"]]
 silent, kinds_of = whole.select(units=mute["unit"].tolist()), mute.set_index("unit")["kind"]

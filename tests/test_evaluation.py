@@ -92,11 +92,11 @@ def test_sanity_says_how_labels_were_damaged():
 
 def test_sanity_thins_the_positives():
     on = aligned_units()[1][:, 0] > 0.5
-    rows = metrics._thinned(on, 0.02, np.random.default_rng(0))
+    rows = stats.thinned(on, 0.02 / 0.98, 0, least=2)
     assert on[rows].mean() == pytest.approx(0.02, abs=0.002) and (~on[rows]).sum() == (~on).sum()
     assert (np.diff(rows) > 0).all()
-    assert len(metrics._thinned(on, None, np.random.default_rng(0))) == len(on)
-    assert on[metrics._thinned(on, 1e-9, np.random.default_rng(0))].sum() == 2
+    assert len(stats.thinned(on, np.inf, 0)) == len(on)
+    assert on[stats.thinned(on, 1e-9, 0, least=2)].sum() == 2
 
 
 @pytest.mark.parametrize("method", ["pearson", "cosine", "average_precision", "f1", "iou"])
@@ -167,7 +167,7 @@ def test_people_are_read_by_majority(tmp_path):
         "w,x,1,a",
     ]
     path.write_text("unit,descriptor,rating,annotator\n" + "\n".join(lines))
-    gold = metrics.from_annotations(path)
+    gold = evaluation.from_annotations(path)
     assert gold[["unit", "descriptor", "votes"]].values.tolist() == [["u", "x", 3], ["w", "x", 1]]
     assert gold["share"].tolist() == pytest.approx([2 / 3, 1])
     assert gold.attrs == {"pairs": 3, "ties": 1, "unsure": 1, "annotators": 3, "judged": ["u", "w"]}
@@ -176,10 +176,10 @@ def test_people_are_read_by_majority(tmp_path):
 def test_ratings_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "ratings.csv"
     with pytest.raises(FileNotFoundError, match="no ratings"):
-        metrics.from_annotations(path)
+        evaluation.from_annotations(path)
     path.write_text("unit,descriptor\nu,x\n")
     with pytest.raises(ValueError, match="no column rating"):
-        metrics.from_annotations(path)
+        evaluation.from_annotations(path)
     path.write_text("unit,descriptor,rating\nu,x,yes\nu,y,perhaps\n")
     with pytest.raises(ValueError, match="line 3: rating 'perhaps'"):
-        metrics.from_annotations(path)
+        evaluation.from_annotations(path)

@@ -124,6 +124,10 @@ def test_rows_are_joined_by_text_id_and_mismatches_are_named():
         matching.score(activations, labels.drop(index=17))
     with pytest.raises(ValueError, match="two rows for text 5"):
         matching.score(activations, pd.concat([labels, labels.loc[[5]]]))
+    with pytest.raises(ValueError, match="two columns 'd1'"):
+        matching.tag(activations, labels.rename(columns={"d0": "d1"}))
+    with pytest.raises(ValueError, match="two columns 'd1'"):
+        matching.score(activations.values, labels.rename(columns={"d0": "d1"}))
     with pytest.raises(ValueError, match="400 rows of activations and 399"):
         matching.score(activations.values, labels.iloc[:-1])
 

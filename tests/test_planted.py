@@ -30,7 +30,7 @@ def made(minilm, sample):
 @pytest.fixture(scope="module")
 def responses(made):
     """{corpus: frame [text_id, unit]} of the planted units, and labels by corpus."""
-    units = made.truth["unit"].unique().tolist()
+    units = made.units["unit"].unique().tolist()
     found = {}
     for name, corpus in made.held_out.items():
         acts = activations.capture(made.subject, corpus, cache=False, progress=False).select(units=units)
@@ -50,7 +50,7 @@ def test_nothing_else_in_the_model_changes(minilm, made, sample):
 
 def test_the_planted_subject_says_what_it_is(minilm, made):
     before, after = (s.sites.set_index("site")["width"] for s in (minilm, made.subject))
-    units = made.truth["unit"].unique()
+    units = made.units["unit"].unique()
     assert (after - before).sum() == len(units) == sum(COUNTS.values())
     assert made.subject.fingerprint != minilm.fingerprint
     assert before["layer.3.ffn"] == 1536 == minilm.model.encoder.layer[3].output.dense.in_features
@@ -64,15 +64,15 @@ def test_a_unit_is_kept_from_being_heard(made):
 
 
 def test_every_kind_is_there_and_pure_units_reach_the_minimum(made):
-    first = made.truth.drop_duplicates("unit")
+    first = made.units.drop_duplicates("unit")
     assert first["kind"].value_counts().to_dict() == COUNTS
-    assert made.truth.loc[made.truth["kind"] == "pure", "planted"].all()
-    lines = made.truth.groupby("kind")["unit"].value_counts().groupby("kind").max()
+    assert made.units.loc[made.units["kind"] == "pure", "planted"].all()
+    lines = made.units.groupby("kind")["unit"].value_counts().groupby("kind").max()
     assert lines["polysemantic"] == lines["dataset-local"] == 2 and lines["pure"] == 1
 
 
 def test_achieved_auroc_of_pure_units_is_that_of_scikit_learn(made, responses):
-    pure = made.truth[made.truth["kind"] == "pure"]
+    pure = made.units[made.units["kind"] == "pure"]
     labels = pd.concat(made.labels.values())
     values = pd.concat(responses.values())
     for unit, descriptor, auroc in pure[["unit", "descriptor", "achieved_auroc"]].itertuples(index=False):
@@ -81,7 +81,7 @@ def test_achieved_auroc_of_pure_units_is_that_of_scikit_learn(made, responses):
 
 def test_polysemantic_units_respond_to_both(made, responses):
     values, labels = pd.concat(responses.values()), pd.concat(made.labels.values())
-    two = made.truth[(made.truth["kind"] == "polysemantic") & made.truth["planted"]]
+    two = made.units[(made.units["kind"] == "polysemantic") & made.units["planted"]]
     assert two["unit"].nunique() >= 4
     for unit, part in two.groupby("unit"):
         a, b = (labels[d].to_numpy() > 0.5 for d in part["descriptor"])
@@ -91,7 +91,7 @@ def test_polysemantic_units_respond_to_both(made, responses):
 
 
 def test_dataset_local_units_change_what_they_mean(made, responses):
-    local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]]
+    local = made.units[(made.units["kind"] == "dataset-local") & made.units["planted"]]
     assert len(local) >= 2
     for unit, part in local.groupby("unit"):
         for corpus, own in part.set_index("corpus")["descriptor"].items():
@@ -102,7 +102,7 @@ def test_dataset_local_units_change_what_they_mean(made, responses):
 
 
 def test_distractors_follow_length_or_corpus(made, responses):
-    of = made.truth[made.truth["kind"] == "distractor"]
+    of = made.units[made.units["kind"] == "distractor"]
     assert set(of["descriptor"]) == {"length", "corpus"}
     values = pd.concat(responses.values())
     words = [len(t.split()) for corpus in made.held_out.values() for t in corpus.frame["text"]]
@@ -117,7 +117,7 @@ def test_distractors_follow_length_or_corpus(made, responses):
 
 
 def test_dead_units_are_constant(made, responses):
-    dead = made.truth.loc[made.truth["kind"] == "dead", "unit"]
+    dead = made.units.loc[made.units["kind"] == "dead", "unit"]
     assert (pd.concat(responses.values())[dead] == 0).all(axis=None)
 
 
@@ -134,22 +134,22 @@ def test_the_seed_decides(minilm, sample):
         minilm, few, labels, kinds="pure", n=2, layers=[1], seed=seed, progress=False
     )
     one, same, other = plant(1), plant(1), plant(2)
-    pd.testing.assert_frame_equal(one.truth, same.truth)
+    pd.testing.assert_frame_equal(one.units, same.units)
     assert one.subject.fingerprint == same.subject.fingerprint != other.subject.fingerprint
 
 
 def test_blur_makes_units_weaker(minilm, sample):
     one = (sample[0]["fiction"], sample[1]["fiction"])
     options = dict(kinds="pure", n=4, layers=[2], progress=False)
-    clear, faint = (evaluation.plant(minilm, *one, blur=b, **options).truth for b in (0, 4))
+    clear, faint = (evaluation.plant(minilm, *one, blur=b, **options).units for b in (0, 4))
     assert faint["achieved_auroc"].mean() < clear["achieved_auroc"].mean() - 0.05
 
 
 def test_truth_of_is_gold_for_the_measures(made):
     gold = evaluation.gold_of(made)
     assert set(gold["kind"]) == {"pure", "polysemantic"}
-    assert not gold["unit"].isin(made.truth.loc[~made.truth["planted"], "unit"]).any()
-    local = made.truth[(made.truth["kind"] == "dataset-local") & made.truth["planted"]].iloc[0]
+    assert not gold["unit"].isin(made.units.loc[~made.units["planted"], "unit"]).any()
+    local = made.units[(made.units["kind"] == "dataset-local") & made.units["planted"]].iloc[0]
     there = evaluation.gold_of(made, corpus=local["corpus"])
     assert ((there["unit"] == local["unit"]) & (there["descriptor"] == local["descriptor"])).any()
 
@@ -188,7 +188,7 @@ def test_a_hundred_units_in_the_treebank(minilm, shared_data, monkeypatch):
     labels = {name: corpus.descriptors() for name, corpus in corpora.items()}
     kinds = {"pure": 60, "polysemantic": 60}
     found = evaluation.plant(minilm, corpora, labels, kinds=kinds, seed=0, progress=False)
-    good = found.truth[found.truth["planted"]]
+    good = found.units[found.units["planted"]]
     assert good["unit"].nunique() >= 100 and (good["achieved_auroc"] >= 0.85).all()
     assert os.environ["NBKIT_DATA"] == str(shared_data)
     acts = [
@@ -205,7 +205,7 @@ def test_a_hundred_units_in_the_treebank(minilm, shared_data, monkeypatch):
 
 def test_distractors_carry_no_descriptor_within_texts_alike(made):
     """Under control for length and corpus they keep next to nothing; without it they look like findings."""
-    units = made.truth.loc[made.truth["kind"] == "distractor", "unit"].tolist()
+    units = made.units.loc[made.units["kind"] == "distractor", "unit"].tolist()
     parts = {
         name: activations.capture(made.subject, t, cache=False, progress=False).select(units=units)
         for name, t in made.held_out.items()

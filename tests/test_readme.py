@@ -78,13 +78,13 @@ def test_the_table_of_rules_is_that_of_the_benchmark():
             assert re.sub(r"\b0\.", ".", text) in line, (name, text)
     tags = found["false_tags"]
     free = [t for t in tags if t["kind"].startswith("distractor") and t["method"] == "pearson"]
-    assert all(t["tagged"] == 1 for t in free if t["control"] == "none")
-    strength = {t["kind"]: f"{t['score']:.2f}"[1:] for t in free if t["control"] == "none"}
+    assert all(t["tagged"] == 1 for t in free if t["covariates"] == "none")
+    strength = {t["kind"]: f"{t['score']:.2f}"[1:] for t in free if t["covariates"] == "none"}
     assert re.search(
         rf"mean\s+r {strength['distractor: length']} and {strength['distractor: corpus']}", README
     )
-    assert all(t["tagged"] == 0 for t in free if t["control"] != "none" and t["effect"] == 0.1)
-    for line in found["floors"]:
+    assert all(t["tagged"] == 0 for t in free if t["covariates"] != "none" and t["effect"] == 0.1)
+    for line in found["baselines"]:
         share = f"{line['share']:.0%}".replace("%", " %")
         assert f"{line['kind'].replace('units', 'real units')}" in README and (
             share in README or not line["tags"]

@@ -143,19 +143,6 @@ def test_the_order_of_the_rows_does_not_matter(method):
     assert scorer(values[order], labels[order]) == pytest.approx(scorer(values, labels), abs=1e-9)
 
 
-@pytest.mark.parametrize("method", ["pearson", "cosine", "mad"])
-def test_sums_of_batches_are_the_sums_of_all(method):
-    rng = rng_of(2)
-    values, labels = rng.standard_normal((500, 4)) + 1000, rng.random((500, 3))
-    sums = scorers.Sums()
-    for rows in np.array_split(np.arange(500), 7):
-        sums.add(values[rows], labels[rows])
-    assert getattr(sums, method)() == pytest.approx(matching.SCORERS[method](values, labels), abs=1e-8)
-    on = labels[:, 0] > 0.5
-    assert sums.means()[0][0] == pytest.approx(values[on].mean(0))
-    assert sums.means()[1][0] == pytest.approx(values[~on].mean(0))
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("method", matching.SCORERS)
 def test_what_is_not_finite_is_refused_by_unit(method, bad):

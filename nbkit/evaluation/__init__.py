@@ -1,26 +1,33 @@
-"""Evaluation: how good are the tags, and how sure are we?
+"""Evaluation: how good are tags, and how good is the rule that chose them?
 
-    ranked(scores)                    tags without a test: every unit's descriptors, best first
-    precision_at_k(tags, gold, k)     share of the first k tags that are right
-    recall_at_k(tags, gold, k)        share of the right descriptors among the first k tags
-    average_precision(tags, gold)     precision at each right descriptor, averaged
-    mrr(tags, gold)                   one over the rank of the first right tag
-    truth_of(planted)                 a gold standard from planted units
-    from_annotations(path)            a gold standard from people's ratings
-    validated(scores, minimum)        a gold standard from held-out texts
-    bootstrap(values)                 the mean with its interval
-    sanity(scorer, values, labels)    does a scorer notice missing labels, and extra ones?
-    recovered(found, written)         which known descriptors were found, by meaning
+    precision_at_k(tags, gold, k)      share of the first k tags that are right
+    recall_at_k(tags, gold, k)         share of the right descriptors among the first k tags
+    average_precision, mrr             precision at each right descriptor; 1 / rank of the first right tag
+    ranked(scores)                     every unit's descriptors, best first: tags without a test
 
-``tags`` is a frame with unit, rank, descriptor (``matching.tag``); ``gold`` a frame with unit and
-descriptor, one line for every descriptor that is right for a unit. Both measures are averages over units.
-Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people. *Validated gold* is ours
-and is not human judgement: a descriptor is right for a unit when its score reaches a minimum on texts that
-played no part in choosing the tags.
+    made = plant(subject, texts, labels)   a real model with units of known meaning added (``Planted``)
+    gold_of(made)                          gold from those units
+    validated(scores, minimum)             gold from scores on texts that played no part in choosing the tags
+    from_annotations("ratings.csv")        gold from people's ratings
+
+    sanity("pearson", values, labels)  does a scorer notice missing labels, and wrong ones?
+    recovered(found, written)          which known descriptors did a generator find, by meaning?
+
+``tags`` is a frame with unit, rank (from 1), descriptor, as ``matching.tag`` gives it; ``gold`` a frame
+with unit and descriptor, one line for every descriptor that is right for a unit. Measures are means over
+units, with their 95 % bootstrap interval (``stats.Estimate``).
+
+Sources
+-------
+Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people; *validated* gold is no
+human judgement and its figures do not compare with theirs. ``sanity`` is the test of NeuronEval (Oikarinen,
+Yan and Weng, ICML 2025), whose concepts are rare and whose units have a known meaning; thinning by
+``prevalence`` is added here. Planted units are new: no published benchmark of this kind is known to us.
 """
 
 from nbkit.evaluation.metrics import (
     average_precision,
+    from_annotations,
     gold_of,
     mrr,
     precision_at_k,
@@ -35,6 +42,7 @@ from nbkit.evaluation.recovery import recovered
 __all__ = [
     "Planted",
     "average_precision",
+    "from_annotations",
     "gold_of",
     "mrr",
     "plant",

@@ -1,4 +1,4 @@
-"""Detectors."""
+"""Training of planted units, and the wider model that holds them; ``planted`` says what they are."""
 
 from __future__ import annotations
 
@@ -201,7 +201,13 @@ def _detectors(
 
 
 def _descend(
-    inputs, lengths, weights, others: _Others, directions, bias, steps: int
+    inputs: torch.Tensor,
+    lengths: torch.Tensor,
+    weights: torch.Tensor,
+    others: _Others,
+    directions: torch.Tensor,
+    bias: torch.Tensor,
+    steps: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Adam on the logistic loss of each text's highest token; units do not see each other."""
     directions, bias = directions.clone().requires_grad_(), bias.clone().requires_grad_()

@@ -1,35 +1,17 @@
-"""Evaluation: how good are the tags, and how sure are we?
-
-    ranked(scores)                    tags without a test: every unit's descriptors, best first
-    precision_at_k(tags, gold, k)     share of the first k tags that are right
-    recall_at_k(tags, gold, k)        share of the right descriptors among the first k tags
-    average_precision(tags, gold)     precision at each right descriptor, averaged
-    mrr(tags, gold)                   one over the rank of the first right tag
-    truth_of(planted)                 a gold standard from planted units
-    from_annotations(path)            a gold standard from people's ratings
-    validated(scores, minimum)        a gold standard from held-out texts
-    bootstrap(values)                 the mean with its interval
-    sanity(scorer, values, labels)    does a scorer notice missing labels, and extra ones?
-    recovered(found, written)         which known descriptors were found, by meaning
-
-``tags`` is a frame with unit, rank, descriptor (``matching.tag``); ``gold`` a frame with unit and
-descriptor, one line for every descriptor that is right for a unit. Both measures are averages over units.
-Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people. *Validated gold* is ours
-and is not human judgement: a descriptor is right for a unit when its score reaches a minimum on texts that
-played no part in choosing the tags.
-"""
+"""Precision and recall of tags against a gold standard, gold standards, and the sanity test of scorers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nbkit import matching
-from nbkit.stats import Estimate, bootstrap
+from nbkit.evaluation.planted import Planted
+from nbkit.stats import Estimate, bootstrap, thinned
 
 #: Kinds of planted units that have a right descriptor.
 MEANINGFUL = ("pure", "polysemantic", "dataset-local")
@@ -84,15 +66,17 @@ def mrr(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) -> Estimate:
     return bootstrap((1 / found.groupby("unit")["rank"].min()).fillna(0).to_numpy(), seed=seed)
 
 
-def gold_of(planted: Any, *, corpus: str | None = None, kinds: Iterable[str] = MEANINGFUL) -> pd.DataFrame:
-    """Gold (unit, descriptor, kind) from the units of a ``planted.Planted`` that reached their minimum.
+def gold_of(
+    planted: Planted, *, corpus: str | None = None, kinds: Iterable[str] = MEANINGFUL
+) -> pd.DataFrame:
+    """Gold (unit, descriptor, kind) from the planted units that reached their minimum.
 
     Dataset-local units are right about one corpus each time: they are in the gold of a ``corpus`` that
     they were planted for, and not in that of all. Distractors and dead units have no right descriptor.
     """
-    truth = planted.truth[planted.truth["planted"] & planted.truth["kind"].isin(list(kinds))]
-    here = truth["corpus"].isna() | (truth["corpus"] == corpus)
-    return truth.loc[here, ["unit", "descriptor", "kind"]].reset_index(drop=True)
+    units = planted.units[planted.units["planted"] & planted.units["kind"].isin(list(kinds))]
+    here = units["corpus"].isna() | (units["corpus"] == corpus)
+    return units.loc[here, ["unit", "descriptor", "kind"]].reset_index(drop=True)
 
 
 YES, NO = {"yes", "right", "true", "1", "1.0"}, {"no", "wrong", "false", "0", "0.0"}
@@ -102,7 +86,8 @@ UNSURE = {"unsure", "?", ""}
 def from_annotations(path: str | Path) -> pd.DataFrame:
     """Gold from people's ratings: a CSV with unit, descriptor, rating and, optionally, annotator.
 
-    rating   yes, right, true, 1; no, wrong, false, 0; or unsure, ?, nothing, which is no vote
+    rating   yes, right, true, 1; no, wrong, false, 0; or unsure, ?, nothing, which is no vote. Anything else
+             is a ``ValueError`` with its line
 
     A descriptor is right for a unit when more than half of its votes say so: a tie is not right. An
     annotator's last rating of a pair counts; without annotators every line is a vote.
@@ -129,23 +114,23 @@ def _ratings(path: str | Path) -> pd.DataFrame:
     """The file's lines with ``vote`` (1, 0 or NaN), one for each annotator and pair."""
     if not Path(path).exists():
         raise FileNotFoundError(f"no ratings at {path}: save the annotations there first")
-    ratings = pd.read_csv(path, dtype=str, keep_default_na=False)
+    ratings = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     missing = {"unit", "descriptor", "rating"} - set(ratings)
     if missing:
         raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(ratings)}")
-    said = ratings["rating"].str.strip().str.lower()
-    unknown = ~said.isin(YES | NO | UNSURE)
+    rating = ratings["rating"].str.strip().str.lower()
+    unknown = ~rating.isin(YES | NO | UNSURE)
     if unknown.any():
         line = int(np.flatnonzero(unknown)[0])
-        raise ValueError(f"{path}, line {line + 2}: rating {said[line]!r} is not yes, no or unsure")
-    ratings["vote"] = said.map(dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0))
+        raise ValueError(f"{path}, line {line + 2}: rating {rating[line]!r} is not yes, no or unsure")
+    ratings["vote"] = rating.map(dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0))
     if "annotator" not in ratings:
         return ratings
     return ratings.drop_duplicates(["unit", "descriptor", "annotator"], keep="last")
 
 
 def validated(scores: pd.DataFrame, minimum: float = 0.3) -> pd.DataFrame:
-    """Gold from held-out ``scores`` [descriptor, unit]: pairs whose score reaches ``minimum``."""
+    """Gold (unit, descriptor) from held-out ``scores`` [descriptor, unit]: pairs that reach ``minimum``."""
     descriptor, unit = np.nonzero(scores.to_numpy() >= minimum)
     gold = pd.DataFrame({"unit": scores.columns[unit], "descriptor": scores.index[descriptor]})
     return gold.sort_values("unit", kind="stable", ignore_index=True)
@@ -175,23 +160,24 @@ def sanity(
     drop: float = 0.001,
     share: float = 0.9,
 ) -> Sanity:
-    """NeuronEval's two tests of a scorer (Oikarinen, Yan, Weng, ICML 2025, read second hand).
+    """Does a scorer notice when labels are missing, and when there are wrong ones?
 
-    ``values`` is a store or an array [row, unit]; ``labels`` [row, descriptor] are cut at .5. Each unit is
-    judged on one descriptor: ``pairs`` gives its column for each unit (known meanings); by default it is
-    the unit's best under the scorer itself with the labels as they are. Then half of the descriptor's
-    positives, drawn at random, become negatives (missing), or as many negatives become positives (extra),
-    and the pair is scored again. A scorer passes if its score falls by more than ``drop`` for more than
-    ``share`` of the units in both tests.
+    values, labels  a store or an array [row, unit], and labels [row, descriptor], which are cut at .5
+    pairs           [unit] the column of the descriptor that each unit is judged on (a known meaning);
+                    default: the unit's best under the scorer itself
+    drop, share     a scorer passes if its score falls by more than ``drop`` for more than ``share`` of the
+                    units both when half of the descriptor's positives, drawn at random, become negatives
+                    (missing) and when as many negatives as there are positives become positives (extra)
+    prevalence      rows with the descriptor are left out at random until they are this share; None: none are
 
-    Left out are descriptors that cannot be halved or doubled (fewer than two positives, or more
-    than half of the rows), units whose given descriptor is such a one, and units that do not vary.
+    Left out are descriptors that cannot be halved or doubled (fewer than two positives, or more than half of
+    the rows), units whose given descriptor is such a one, and units that do not vary. Nothing left to judge
+    is a ``ValueError``.
 
-    prevalence   rows with the descriptor are left out at random until they are this share (ours): the
-                 verdict depends on it. NeuronEval's concepts are rare and its units of known meaning. Where
-                 descriptors are common and units weak, ``average_precision`` and ``cosine`` fail the extra
-                 labels, since both grow with prevalence; where they are rare, ``auroc`` hardly notices
-                 the missing ones (it loses prevalence / 2 of its excess over .5). None: as they are
+    The verdict depends on the prevalence. Where descriptors are common and units weak,
+    ``average_precision`` and ``cosine`` miss the extra labels, since both grow with prevalence; where they
+    are rare, ``auroc`` hardly notices the missing ones: its excess over .5 shrinks by half of the
+    prevalence only.
     """
     if hasattr(values, "units"):
         labels, values = matching.align(values, labels), values.values
@@ -207,7 +193,9 @@ def sanity(
     units = np.flatnonzero(varies & judged[pairs])
     falls = []
     for descriptor in np.unique(pairs[units]):
-        rows = _thinned(on[:, descriptor], prevalence, generator)
+        rows = np.arange(len(on))
+        if prevalence is not None:
+            rows = thinned(on[:, descriptor], prevalence / (1 - prevalence), generator, least=2)
         labels = np.stack([on[rows, descriptor], *_damaged(on[rows, descriptor], generator)], axis=1)
         mine = units[pairs[units] == descriptor]
         given = np.arange(len(varies)) if together else mine
@@ -215,15 +203,6 @@ def sanity(
         falls.append(found[0] - found[1:])
     missing, extra = (np.concatenate(falls, axis=1) > drop).mean(1).tolist()
     return Sanity(missing, extra, len(units), min(missing, extra) > share)
-
-
-def _thinned(on: np.ndarray, prevalence: float | None, generator: np.random.Generator) -> np.ndarray:
-    """Rows that are left when positives go until they are a share ``prevalence``; two of them stay."""
-    positives, absent = np.flatnonzero(on), np.flatnonzero(~on)
-    if prevalence is None:
-        return np.arange(len(on))
-    kept = min(len(positives), max(2, round(prevalence / (1 - prevalence) * len(absent))))
-    return np.sort(np.concatenate([generator.choice(positives, kept, replace=False), absent]))
 
 
 def _damaged(on: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,15 @@
-"""Planted units: a real model with neurons whose meaning is known, to measure methods against.
+"""Planted units: a real model with units of known meaning, to measure methods against.
 
-    planted = plant(subject, texts, labels, n=20, seed=0)
-    planted.subject      the same model with the planted units at its `layer.N.ffn` sites
-    planted.truth        what each of them responds to, and how well, on held-out texts
-    planted.held_out     {corpus: Texts} that no unit was trained on, and `.labels` for them
+    made = plant(subject, texts, labels, n=20, seed=0)
+    made.subject      the same model with the planted units at its `layer.N.ffn` sites
+    made.units        what each of them responds to, and how well, on held-out texts
+    made.held_out     {corpus: Texts} that no unit was trained on, and `.labels` for them
 
-    acts = activations.capture(planted.subject, planted.held_out["email"])
-    tags = matching.tag(acts, planted.labels["email"])
-    evaluation.precision_at_k(tags, evaluation.truth_of(planted), 1)
+    stored = activations.capture(made.subject, made.held_out["email"])
+    tags = matching.tag(stored, made.labels["email"])
+    precision_at_k(tags, gold_of(made), 1)
 
-There is no published benchmark of this kind that we know of: the method is ours. So are the kinds:
+Kinds of units:
 
     pure            one descriptor
     polysemantic    fires for either of two descriptors
@@ -18,25 +18,24 @@ There is no published benchmark of this kind that we know of: the method is ours
                     training each is kept from correlating with any within texts of like length and corpus
     dead            constant
 
-Where the units go. They are APPENDED to the feed-forward network of a layer, behind the real ones
-("layer.3.ffn.1536" is the first one of layer 3 of minilm): a row of the first matrix detects, a column of
-zeros in the second keeps it from being heard. So nothing else in the model changes (up to float rounding,
-as a wider matrix product may add in another order), and all real units stay as rivals. Replacing real units
-would not do: their contribution would be missing, and every later layer would change. A method that looks
-at a unit's index could tell the planted ones; none that looks at activations can.
+Where they go. Units are APPENDED to the feed-forward network of a layer, behind the real ones
+("layer.3.ffn.1536" is the first of layer 3 of minilm): a row of the first matrix detects; the output
+weights are zero, so nothing downstream changes (up to float rounding, as a wider matrix product may add in
+another order). All real units stay as rivals. A method that looks at a unit's index could tell the planted
+ones; none that looks at activations can.
 
-Dataset-local units are the hard ones: one direction has to know the corpus as well as the descriptor. Several
-candidates are trained for each and judged by those of the training texts that they have not seen; the best
-are trained three times, on different texts, and the mean is planted. They are still much fainter than the
-others, the more alike the corpora, and which of them hold is for ``truth`` to say.
-
-What a unit detects. A direction in the input of the feed-forward network, trained so that its MAXIMUM over
-the tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
+What they detect. A direction in the input of the feed-forward network, trained so that its MAXIMUM over the
+tokens of a text (special tokens left out) tells the texts with the descriptor from those without:
 multiple-instance logistic loss, both sides with equal weight, started from the difference of the class
-means, some steps of Adam, all units of a layer at once. Its output passes the model's own nonlinearity.
-Units with the same descriptor differ by layer and by the texts they were trained on. They are as single
-and clear as units of real models are rarely; ``blur`` adds a random direction to each, which makes them
-weaker. A method that fails here will not do better on real units; one that passes may still fail there.
+means, all units of a layer at once. The output passes the model's own nonlinearity. Units with one
+descriptor differ by layer and by the texts they were trained on. They are single and clear as units of real
+models rarely are; ``blur`` adds a random direction to each, which makes them weaker. A method that fails
+here will not do better on real units; one that passes may still fail there.
+
+Dataset-local units are the hardest: one direction has to know the corpus as well as the descriptor. Several
+candidates are trained for each and judged by those of the training texts that they have not seen; the best
+are trained three times, on different texts, and the mean is planted. They are much fainter than the others,
+the more alike the corpora.
 
 Limits: capture with pool="max", for which they are made; models with shared blocks (ALBERT) and XLNet have
 no place for them; a planted model is for use in memory (its configuration still names the old width).
@@ -62,9 +61,9 @@ KINDS = ("pure", "polysemantic", "dataset-local", "distractor", "dead")
 
 @dataclass(frozen=True, repr=False)
 class Planted:
-    """A subject with planted units, and the truth about them.
+    """A subject with planted units, and what is known of them.
 
-    ``truth`` has one line for each unit and descriptor:
+    ``units`` has one line for each unit and descriptor:
 
     unit, kind        "layer.3.ffn.1540", one of ``KINDS``
     descriptor        what it responds to; "length" or "corpus" for a distractor, None when dead
@@ -75,17 +74,17 @@ class Planted:
     rival_auroc       dataset-local only: of the unit's OTHER descriptor in the same corpus
     planted           whether ALL lines of the unit reach ``minimum``; dataset-local units and corpus
                       distractors must reach .7, the former .1 more than the rival. Only these units
-                      count as truth; the others are here to be reported
+                      count as gold; the others are here to be reported
     """
 
     subject: Subject
-    truth: pd.DataFrame
+    units: pd.DataFrame
     held_out: dict[str, Texts]
     labels: dict[str, pd.DataFrame]  # of the held-out texts
     settings: dict = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        units = self.truth.drop_duplicates("unit")
+        units = self.units.drop_duplicates("unit")
         counts = units.groupby("kind", sort=False)["planted"].agg(["sum", "size"])
         parts = [f"{kind} {good} of {all}" for kind, good, all in counts.itertuples()]
         return f"Planted({self.subject.name}: {', '.join(parts)})"
@@ -135,16 +134,19 @@ def plant(
     rest = {name: corpora[name].where(text_id=ids(corpora[name], part[1])) for name, part in parts.items()}
     seen = _responses(planted, rest, names, cache, progress)
     test = table_of(rest, matrices, {name: np.arange(len(rest[name])) for name in rest})
-    truth = _truth([unit.target for unit in units], names, seen, test, minimum)
+    known = _known([unit.target for unit in units], names, seen, test, minimum)
     settings = dict(share=share, blur=blur, steps=steps, seed=seed, minimum=minimum)
     kept = {name: matrices[name].loc[rest[name].frame["text_id"], train.names] for name in rest}
-    return Planted(planted, truth, rest, kept, settings)
+    return Planted(planted, known, rest, kept, settings)
 
 
 # ---------------------------------------------------------------------------------- arguments
 
 
-def _by_corpus(texts, labels) -> tuple[dict[str, Texts], dict[str, pd.DataFrame]]:
+def _by_corpus(
+    texts: Texts | Mapping[str, Texts], labels: pd.DataFrame | Mapping[str, pd.DataFrame]
+) -> tuple[dict[str, Texts], dict[str, pd.DataFrame]]:
+    """Both by corpus name; texts without labels, or names that differ: ``ValueError``."""
     if isinstance(texts, Mapping) != isinstance(labels, Mapping):
         raise ValueError("texts and labels: give both as one thing, or both by corpus name")
     if not isinstance(texts, Mapping):
@@ -197,7 +199,13 @@ def _names(subject: Subject, units: list[Unit]) -> list[str]:
     return names
 
 
-def _responses(subject: Subject, corpora: Mapping, units: list[str], cache, progress: bool) -> np.ndarray:
+def _responses(
+    subject: Subject,
+    corpora: Mapping[str, Texts],
+    units: list[str],
+    cache: str | Path | bool | None,
+    progress: bool,
+) -> np.ndarray:
     """Activations [text, unit] on all texts, as a user of the kit would capture them.
 
     A text without tokens has no row there; it counts as the lowest activation.
@@ -213,19 +221,20 @@ def _responses(subject: Subject, corpora: Mapping, units: list[str], cache, prog
     return np.concatenate(parts)
 
 
-def _truth(
+def _known(
     targets: list[Target], units: list[str], values: np.ndarray, table: Table, minimum: float
 ) -> pd.DataFrame:
+    """The frame ``Planted.units``."""
     lines = []
     for target, unit, column in zip(targets, units, values.T, strict=True):
         for i, (descriptor, corpus) in enumerate(target.claims):
             achieved, rival = achieved_of(target, i, column, table)
             lines.append((unit, target.kind, descriptor, corpus, achieved, rival))
     names = ["unit", "kind", "descriptor", "corpus", "achieved_auroc", "rival_auroc"]
-    truth = pd.DataFrame(lines, columns=names).astype({"descriptor": object, "corpus": object})
-    faint = (truth["kind"] == "dataset-local") | (truth["descriptor"] == "corpus")
+    known = pd.DataFrame(lines, columns=names).astype({"descriptor": object, "corpus": object})
+    faint = (known["kind"] == "dataset-local") | (known["descriptor"] == "corpus")
     needed = np.where(faint, min(minimum, FAINT), minimum)
-    reached = (truth["achieved_auroc"] >= needed) | (truth["kind"] == "dead")
-    reached &= ~(truth["rival_auroc"] > truth["achieved_auroc"] - MARGIN)
-    truth["planted"] = reached.groupby(truth["unit"]).transform("all")
-    return truth
+    reached = (known["achieved_auroc"] >= needed) | (known["kind"] == "dead")
+    reached &= ~(known["rival_auroc"] > known["achieved_auroc"] - MARGIN)
+    known["planted"] = reached.groupby(known["unit"]).transform("all")
+    return known

@@ -1,4 +1,4 @@
-"""Recovery."""
+"""Recovery: how far the descriptors that a generator found cover known ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from nbkit.models import sentence_encoder
 from nbkit.stats import Estimate, bootstrap
 
 
@@ -32,11 +33,11 @@ def recovered(
 
     found      descriptors that a generator discovered
     written    known descriptors, or their mass (say, number of texts) by name
-    threshold  cosine of sentence embeddings from which two mean the same (ours)
-    encoder    as for ``descriptors.merge``
-    """
-    from nbkit.models import sentence_encoder
+    threshold  cosine of sentence embeddings from which two count as the same
+    encoder    as for ``descriptors.merge``; default: the sentence encoder of minilm
 
+    Nothing found, or nothing known, is a ``ValueError``.
+    """
     found = list(dict.fromkeys(found))
     mass = written if isinstance(written, pd.Series) else pd.Series(1.0, index=list(dict.fromkeys(written)))
     if not found or mass.empty:

@@ -1,4 +1,4 @@
-"""Targets."""
+"""What to plant: which texts each unit is to fire on, drawn from the labels, and how well it does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """What a unit is to respond to: lines of ``truth``, and a cut where it is length (in words)."""
+    """What a unit is to respond to: its claims, and a cut where it is length (in words)."""
 
     kind: str
     claims: tuple[tuple[str | None, str | None], ...]  # (descriptor, corpus)

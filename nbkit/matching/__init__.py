@@ -1,41 +1,51 @@
-"""Matching: which descriptors does a unit respond to, and could chance have done it?
+"""Matching: which descriptors does a unit respond to, and would chance do as well?
 
-    SCORERS                       name -> scorer (nbkit.matching.scorers says what each is)
-    score(values, labels)         frame [descriptor, unit]
-    tag(activations, labels)      the best descriptors of every unit, with a p-value and a held-out score
-    chance(values, labels, descriptors, units)           p of pairs that were named beforehand
-    floors(activations, labels)   the same for random directions, permuted rows, random weights
-    collisions(tags), coverage(tags), jaccard(tags)      what a set of tags is like
-    compose(activations, labels, units)   "a and not b": composites, where they beat the best atom
-    residuals(values, covariates)    activations without what length, corpus or the like explain
-    pooled(activations, labels)   several corpora as one
+    tags = tag(stored, labels)         the best descriptors of every unit, tested, checked on held-out texts
+    score(stored, labels, "auroc")     scores [descriptor, unit] of all pairs; ``SCORERS`` are the methods
+    baselines(stored, labels)          the same for random directions, permuted rows, random weights
+    coverage(tags, labels)             shares of units and descriptors with a tag; ``collisions(tags)``
+    compose(stored, labels, units)     "a and not b", where that beats the best single descriptor
+    permutation_test(values, labels, descriptors, units)      p of pairs that were chosen on other texts
+    residuals(values, covariates)      activations without what length, corpus or the like explain
+    pooled(stored, labels)             several corpora as one
 
-A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in
-[0, 1]) with the same rows, and returns ``[descriptor, unit]``; higher is more alike.
+``stored`` is what ``activations.capture`` gives; ``labels`` is a frame [text_id, descriptor] of probabilities
+in [0, 1]. A scorer takes arrays of activations [row, unit] and labels [row, descriptor] with the same rows,
+and returns [descriptor, unit]; higher means more alike:
 
-A tag is a claim, so ``tag`` chooses it on one part of the texts (calibration) and looks it up on the
-other (validation), and compares its score with what permuted rows reach at best. Ours: the null of the
-best of all descriptors, the control for covariates by residuals within cells, the held-out test of
-composites. Their beam search is that of compositional explanations (Mu and Andreas 2020).
+    pearson             correlation: mean of z(a) z(c); the default
+    cosine              a.c / (|a| |c|)
+    auroc               Mann-Whitney U / (n+ n-), ties half; does not depend on how frequent a descriptor is
+    average_precision   area under precision and recall, a step at each distinct activation
+    f1, iou             overlap with the ``alpha`` highest rows: 2tp/(2tp+fp+fn), tp/(tp+fp+fn)
+    mad                 (mean a on c - mean a off c) / standard deviation of a off c
+    frequency           P(c | exemplar), over the 20 highest rows
+    lift                P(c | exemplar) / P(c)
+    wpmi                mean over exemplars of log P(c | x), minus lam log P(c)
+    soft_wpmi           the same with 100 weighted exemplars; needs all units at once (``TOGETHER``)
+
+Why pearson: ``benchmarks/matching.py`` measures all of them on planted units. auroc puts the right
+descriptors first most often, with pearson and mad close behind; frequency, soft_wpmi, average_precision and
+others lose the second meaning of a unit. But auroc hardly notices missing labels of a rare descriptor
+(``evaluation.sanity``). pearson does at every prevalence, and needs one matrix product.
+
+A tag is chosen on one part of the texts (calibration) and looked up on the other (validation). Its p compares
+the score with the best that the unit reaches over all descriptors when the rows of the labels are permuted.
+
+Sources
+-------
+``frequency``: Mondal et al. 2024 (arXiv 2401.16731), whose exact rule and number of exemplars are not known.
+``mad``: CoSy. ``soft_wpmi``: CLIP-Dissect (Oikarinen and Weng 2023). ``compose``: the beam search is that of
+compositional explanations (Mu and Andreas 2020); its test on held-out texts is new. New as well: the null of
+the best of all descriptors, covariates by residuals within cells, ties shared at the edge of the exemplars.
 """
 
 from nbkit.matching.baselines import baselines, collisions, coverage
 from nbkit.matching.composites import compose
-from nbkit.matching.scorers import (
-    BLOCK_BYTES,
-    SCORERS,
-    TOGETHER,
-    align,
-    auroc,
-    iou,
-    pearson,
-    score,
-    scorer_of,
-)
+from nbkit.matching.scorers import SCORERS, TOGETHER, align, auroc, iou, pearson, score, scorer_of
 from nbkit.matching.tags import permutation_test, pooled, residuals, tag
 
 __all__ = [
-    "BLOCK_BYTES",
     "SCORERS",
     "TOGETHER",
     "align",

@@ -1,8 +1,9 @@
-"""Baselines."""
+"""What tags are worth: the same procedure on things that mean nothing, and counts over a set of tags."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from nbkit.activations import Activations
 from nbkit.matching.scorers import align
 from nbkit.matching.tags import UNITS_AT_ONCE, tag
+from nbkit.stats import direction_units, unit_vectors
 
 
 def baselines(
@@ -19,22 +21,26 @@ def baselines(
     directions: int = 1000,
     random_weights: Activations | None = None,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
-    """What tags are worth: units beside things that mean nothing, or less.
+    """Tags of the units beside tags of things that mean nothing, or less.
 
-    ``options`` go to ``tag``. One line for each of: units; random directions (unit vectors in the space
-    of the units); permuted rows (labels shuffled over texts: only luck is left); and, if given, the same
-    units of ``subject.randomized(seed)``, a floor and not a null since words still show. Columns: kind, n,
-    tags (units with a tagged first rank), share, score and validation_score (medians over those, NaN
-    without any), top_score (95th percentile of all first scores), jaccard.
+    directions      how many random unit vectors in the space of the units
+    random_weights  the same units of ``subject.randomized(seed)``: a baseline and not a null, since untrained
+                    units still encode which tokens are present
+    options         more arguments of ``tag``
+
+    One line for each kind: units, random directions, permuted rows (labels shuffled over texts), and random
+    weights if given. Columns: kind, n, tags (units with a tagged first rank), share, score and
+    validation_score (medians over those, NaN without any), top_score (95th percentile of all first scores),
+    jaccard (of the first tags on calibration and validation texts, mean over the tagged units).
     """
     generator = np.random.default_rng(seed)
     labels = align(activations, labels)
     shuffled = labels.iloc[generator.permutation(len(labels))].set_axis(labels.index)
     kinds = {
         "units": (activations, labels),
-        "random directions": (_directions(activations, directions, generator), labels),
+        "random directions": (_projected(activations, directions, generator), labels),
         "permuted rows": (activations, shuffled),
     }
     if random_weights is not None:
@@ -52,7 +58,7 @@ def collisions(tags: pd.DataFrame) -> pd.Series:
 
 
 def coverage(tags: pd.DataFrame, labels: pd.DataFrame) -> dict[str, float]:
-    """Share of units with a tagged line, and of the columns of ``labels`` that tag some unit."""
+    """Shares with a tagged line: of the units of ``tags``, and of the columns of ``labels``."""
     tagged = tags[tags["tagged"]]
     return {
         "units": tagged["unit"].nunique() / max(1, tags["unit"].nunique()),
@@ -61,9 +67,9 @@ def coverage(tags: pd.DataFrame, labels: pd.DataFrame) -> dict[str, float]:
 
 
 def jaccard(tags: pd.DataFrame) -> pd.Series:
-    """Overlap of a unit's first k tags on calibration and validation texts, over its tagged units.
+    """Overlap of each tagged unit's first k tags on calibration and validation texts: |both| / |either|.
 
-    As Mondal et al. 2024 report it (about .95, read second hand): |both| / |either|, k the ranks given.
+    k is the number of ranks in ``tags``. Mondal et al. 2024 report about .95.
     """
     k = tags["rank"].max()
     judged = tags[tags.groupby("unit")["tagged"].transform("any")]
@@ -71,20 +77,18 @@ def jaccard(tags: pd.DataFrame) -> pd.Series:
     return (both / (2 * k - both)).rename("jaccard")
 
 
-def _directions(activations: Activations, n: int, generator: np.random.Generator) -> Activations:
-    """Projections on random unit vectors, as if they were units."""
-    drawn = generator.standard_normal((activations.values.shape[1], n)).astype(np.float32)
-    drawn /= np.linalg.norm(drawn, axis=0)
-    names = pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
+def _projected(activations: Activations, n: int, generator: np.random.Generator) -> Activations:
+    """Projections on ``n`` random unit vectors, as if they were units."""
+    vectors = unit_vectors(activations.values.shape[1], n, generator)
     total = np.zeros((len(activations), n), np.float32)
-    for start in range(0, len(drawn), UNITS_AT_ONCE):
+    for start in range(0, len(vectors), UNITS_AT_ONCE):
         some = slice(start, start + UNITS_AT_ONCE)
-        total += np.asarray(activations.values[:, some], np.float32) @ drawn[some]
-    return replace(activations, values=total, units=names)
+        total += np.asarray(activations.values[:, some], np.float32) @ vectors[some]
+    return replace(activations, values=total, units=direction_units(n))
 
 
 def _strength(tags: pd.DataFrame) -> dict[str, float]:
-    """A line of ``floors``."""
+    """A line of ``baselines``, without its kind."""
     first = tags[tags["rank"] == 1]
     tagged = first[first["tagged"]]
     return {

@@ -1,18 +1,19 @@
-"""Composites."""
+"""Composite descriptors: beam search on the calibration texts, a test on the held-out ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import norm
 from tqdm.auto import tqdm
 
 from nbkit.activations import Activations
-from nbkit.matching.scorers import TOGETHER, NotFinite, align, checked, named, scorer_of
+from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, checked, named, scorer_of
 from nbkit.matching.tags import of_texts
-from nbkit.stats import halves, resampled
+from nbkit.stats import halves, q_values, resampled
 
 
 def compose(
@@ -30,16 +31,20 @@ def compose(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Composite descriptors, where a composite describes a unit better than any single one.
+    """Composite descriptors, where a composite describes a unit better than any single one (an atom).
 
-    Beam search on the calibration texts: the best formulas of each length are joined with every
-    descriptor by "and", "or", "and not" (minimum, maximum, minimum with 1 - p). On the held-out texts a
-    longer formula must then beat the one before it, beginning with the best atom: the gain over its
-    bootstrap error (``resamples`` of the texts, paired) is tested one-sided at ``alpha``.
+    units      names or positions; None: all
+    length     atoms in a formula, at most
+    beam       formulas of each length that are joined with every descriptor on the calibration texts, by
+               "and", "or" and "and not" (minimum, maximum, minimum with 1 - p)
+    split      share of the texts for calibration; ``groups`` (a document for each text_id) stay on one side
+    alpha      level of the test that lets a longer formula replace the one before it: the gain on the
+               held-out texts over its bootstrap error (``resamples`` of the texts, paired), one-sided
+    method     any scorer that judges a unit by itself (``soft_wpmi`` is a ``ValueError``)
 
     Returns a line for each unit whose formula beats its best atom with q <= ``alpha`` (Benjamini-Hochberg
-    over all ``units``, None being all): unit, formula, length, score (calibration), validation_score,
-    atom, atom_score (validation), gain, low, high (95 %), p, q. ``.attrs["tried"]`` counts the units.
+    over all ``units``): unit, formula, length, score (calibration), validation_score, atom, atom_score
+    (validation), gain, low, high (95 %), p, q. ``.attrs["tried"]`` counts the units.
     """
     labels = align(activations, labels)
     columns = [activations.column(u) for u in (range(len(activations.units)) if units is None else units)]
@@ -59,7 +64,7 @@ def compose(
             raise named(error, activations.units["unit"].to_numpy(), column) from None
     frame = pd.DataFrame(lines)
     frame.insert(0, "unit", activations.units["unit"].to_numpy()[columns])
-    frame["q"] = false_discovery_control(frame["p"]) if len(frame) else []
+    frame["q"] = q_values(frame["p"].to_numpy()) if len(frame) else []
     frame = frame[(frame["q"] <= alpha) & (frame["length"] > 1)].reset_index(drop=True)
     frame.attrs["tried"] = len(columns)
     return frame
@@ -72,7 +77,9 @@ JOINS: Mapping[str, Callable] = {
 }
 
 
-def _formulas(values, labels, scorer, length: int, beam: int) -> list[tuple[float, tuple]]:
+def _formulas(
+    values: np.ndarray, labels: np.ndarray, scorer: Scorer, length: int, beam: int
+) -> list[tuple[float, tuple]]:
     """The best formula of each length, with its score. A formula is (atom, (join, atom), ...)."""
     scores = scorer(values, labels)[:, 0]
     kept = [((int(i),), labels[:, i]) for i in np.argsort(-scores, kind="stable")[:beam]]
@@ -114,8 +121,17 @@ def _written(formula: tuple, names: np.ndarray) -> str:
     return text
 
 
-def _step_up(values, labels, found, rows, draws, scorer, alpha: float, names) -> dict:
-    """From the atom to longer formulas, as long as each beats the one before on the held-out rows."""
+def _step_up(
+    values: np.ndarray,
+    labels: np.ndarray,
+    found: list[tuple[float, tuple]],
+    rows: np.ndarray,
+    draws: list[np.ndarray],
+    scorer: Scorer,
+    alpha: float,
+    names: np.ndarray,
+) -> dict[str, Any]:
+    """From the atom to longer formulas, as long as each beats the one before on the held-out ``rows``."""
     table = np.stack([_evaluate(formula, labels) for _, formula in found], axis=1)
     held_out = scorer(values[rows], table[rows])[:, 0]
     kept, drawn = 0, None
@@ -127,8 +143,8 @@ def _step_up(values, labels, found, rows, draws, scorer, alpha: float, names) ->
         if _one_sided(held_out[i] - held_out[kept], drawn[:, i] - drawn[:, kept]) <= alpha:
             kept = i
     gain = held_out[kept] - held_out[0]
-    spread = drawn[:, kept] - drawn[:, 0] if kept else np.zeros(1)
-    low, high = np.quantile(spread, [0.025, 0.975])
+    gains = drawn[:, kept] - drawn[:, 0] if kept else np.zeros(1)
+    low, high = np.quantile(gains, [0.025, 0.975])
     return {
         "formula": _written(found[kept][1], names),
         "length": kept + 1,
@@ -139,11 +155,11 @@ def _step_up(values, labels, found, rows, draws, scorer, alpha: float, names) ->
         "gain": gain,
         "low": low,
         "high": high,
-        "p": _one_sided(gain, spread) if kept else 1.0,
+        "p": _one_sided(gain, gains) if kept else 1.0,
     }
 
 
-def _one_sided(gain: float, spread: np.ndarray) -> float:
-    """P(a gain as large) for a normal with the bootstrap's error; 1 where nothing varies."""
-    error = spread.std()
+def _one_sided(gain: float, gains: np.ndarray) -> float:
+    """P(a gain as large) for a normal with the error of the resampled ``gains``; 1 where they do not vary."""
+    error = gains.std()
     return float(norm.sf(gain / error)) if error > 0 else 1.0

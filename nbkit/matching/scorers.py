@@ -1,40 +1,15 @@
-"""Scorers: how alike are a unit and a descriptor?
-
-    SCORERS                       name -> scorer; all share one signature
-    pearson(values, labels)       [descriptor, unit]
-    Sums().add(values, labels)    the same from batches of rows: pearson, cosine, mad in constant memory
-
-A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in
-[0, 1]) with the same rows, and returns ``[descriptor, unit]``; higher is more alike.
-
-    pearson             mean of z(a) z(c); the default, see below
-    cosine              a.c / (|a| |c|)
-    average_precision   area under precision and recall, a step at each distinct activation
-    f1, iou             overlap with the ``alpha`` highest rows: 2tp/(2tp+fp+fn), tp/(tp+fp+fn)
-    auroc               Mann-Whitney U / (n+ n-), ties half
-    mad                 (mean a on c - mean a off c) / standard deviation of a off c (CoSy)
-    frequency           P(c | exemplar), the rule of Mondal et al. 2024 as far as it is known
-    lift                P(c | exemplar) / P(c)
-    wpmi                mean over exemplars of log P(c | x), minus lam log P(c)
-    soft_wpmi           CLIP-Dissect (Oikarinen and Weng 2023): soft exemplars, log-mean-exp over all units
-
-Why pearson: `benchmarks/matching.py` measures all of them on planted units. auroc puts the right
-descriptors first most often, pearson and mad are close behind, the others (frequency, soft_wpmi and
-average_precision among them) lose the second meaning of a unit. But auroc fails the sanity test where
-descriptors are rare: when half of the labels are missing it loses half the prevalence of its excess over .5.
-pearson passes at every prevalence, needs one product, and has sums that can be streamed.
+"""The scorers, and how labels are joined to activations; the room's manual lists the formulas.
 
 ``average_precision``, ``auroc``, ``f1``, ``iou`` and ``mad`` cut the labels at .5; the others take the
-probabilities. What has no answer gets a defined one: 0 for pearson, cosine and mad where a side is
-constant (cosine: zero), .5 for auroc and 0 (nowhere) or 1 (everywhere) for average precision, 0 for f1,
-iou and lift of a descriptor that no row has. Rows tied at the edge of the exemplars share the places
-that are left (ours: it is the mean over all ways to break the tie, and does not depend on the order of
-the rows); ``soft_wpmi``, which needs ranks, breaks ties by row order. Activations that are not finite are
-a ``ValueError``.
+probabilities. What has no answer gets a defined one: 0 for pearson, cosine and mad where a side is constant
+(cosine: zero), .5 for auroc and 0 (nowhere) or 1 (everywhere) for average precision, 0 for f1, iou and lift
+of a descriptor that no row has. Rows tied at the edge of the exemplars share the places that are left: the
+mean over all ways to break the tie, whatever the order of the rows. ``soft_wpmi``, which needs ranks, breaks
+ties by row order.
 
-Values may be a memory map of any float type. They are read in blocks of units of ``BLOCK_BYTES``, so memory
-is that, a few times, plus labels and result, however many rows there are. Each unit is sorted once
-for all descriptors. The work is torch's: ``device="cuda"`` moves it to a GPU.
+Values may be a memory map of any float type. They are read in blocks of units, so memory is a block, a few
+times, plus labels and result, however many rows there are. Each unit is sorted once for all descriptors. The
+work is torch's: ``device="cuda"`` moves it to a GPU. Activations that are not finite are a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -46,6 +21,11 @@ import pandas as pd
 import torch
 
 from nbkit.activations import Activations
+from nbkit.stats import auroc_of_ranks
+
+Scorer = Callable[..., np.ndarray]  # (values [row, unit], labels [row, descriptor]) -> [descriptor, unit]
+
+BLOCK_BYTES = 2**25  # float64 activations of one block of units
 
 
 def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = "pearson") -> pd.DataFrame:
@@ -73,7 +53,11 @@ def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = 
 
 
 def align(activations: Activations, labels: pd.DataFrame) -> pd.DataFrame:
-    """``labels`` in the order of the rows of ``activations``. A text without labels: ``ValueError``."""
+    """``labels`` [text_id, descriptor] in the order of the rows of ``activations``.
+
+    A text without labels, or two rows or columns of one name: ``ValueError``.
+    """
+    _refuse_doubles(labels)
     text_ids = activations.rows["text_id"]
     missing = ~text_ids.isin(labels.index)
     if missing.any():
@@ -88,7 +72,7 @@ def align(activations: Activations, labels: pd.DataFrame) -> pd.DataFrame:
     return labels.loc[text_ids]
 
 
-def both(scorer: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+def both(scorer: Scorer) -> Scorer:
     """Candidates from both ends of a unit: ``[descriptor when high, descriptor when low; unit]``."""
     return lambda values, labels: np.concatenate([scorer(values, labels), scorer(-values, labels)])
 
@@ -98,7 +82,7 @@ def named(error: NotFinite, names, start: int) -> ValueError:
     return ValueError(str(error).replace(f"unit {error.column} ", f"unit {names[start + error.column]} ", 1))
 
 
-def scorer_of(method: str) -> Callable[..., np.ndarray]:
+def scorer_of(method: str) -> Scorer:
     """The scorer of that name. ``ValueError`` for one that does not exist, with those that do."""
     if method not in SCORERS:
         raise ValueError(f"unknown scorer {method!r}; there are {', '.join(SCORERS)}")
@@ -106,6 +90,8 @@ def scorer_of(method: str) -> Callable[..., np.ndarray]:
 
 
 def checked(labels: pd.DataFrame) -> np.ndarray:
+    """The labels as float32 [row, descriptor]. Outside [0, 1], or two columns of one name: ``ValueError``."""
+    _refuse_doubles(labels)
     matrix = labels.to_numpy(dtype=np.float32)
     bad = ~((matrix >= 0) & (matrix <= 1))
     if bad.any():
@@ -117,7 +103,10 @@ def checked(labels: pd.DataFrame) -> np.ndarray:
     return matrix
 
 
-BLOCK_BYTES = 2**25  # float64 activations of one block of units
+def _refuse_doubles(labels: pd.DataFrame) -> None:
+    if not labels.columns.is_unique:
+        name = labels.columns[labels.columns.duplicated()][0]
+        raise ValueError(f"the label matrix has two columns {name!r}: merge them, or rename one")
 
 
 class NotFinite(ValueError):
@@ -129,73 +118,6 @@ class NotFinite(ValueError):
             " float32 if they are too large for float16, or leave the unit out"
         )
         self.column = column
-
-
-class Sums:
-    """Running sums over batches of rows: scores without the rows, in memory [descriptor, unit].
-
-    ``add(values, labels)`` takes any number of rows; ``pearson()``, ``cosine()``, and with ``classes``
-    ``mad()`` and ``means()``, answer for all rows so far. Sums are float64 around the
-    means of the first batch, so that large offsets cost no precision.
-    """
-
-    def __init__(self, device: str = "cpu", *, classes: bool = True):
-        self.device, self.classes, self.n = device, classes, 0
-
-    def add(self, values: np.ndarray, labels: np.ndarray) -> Sums:
-        """Count these rows in: ``values`` [row, unit], ``labels`` [row, descriptor]."""
-        x = _tensor(np.asarray(values).T, self.device).double()  # [unit, row]
-        _check_finite(x)
-        return self._add(x, _tensor(np.asarray(labels).T, self.device).double())
-
-    def _add(self, x: torch.Tensor, c: torch.Tensor) -> Sums:
-        if not self.n:
-            self.shift = x.mean(1, keepdim=True)
-            self.sums: list = [0] * 8
-        x = x - self.shift
-        xx = torch.linalg.vecdot(x, x)
-        new = [x.sum(1), xx, c.sum(1), (c * c).sum(1), c @ x.T]
-        if self.classes:
-            on = (c > 0.5).double()  # [descriptor, row]
-            new += [on.sum(1), on @ x.T, on @ (x * x).T]
-        self.sums = [old + more for old, more in zip(self.sums, new, strict=False)]
-        self.n += x.shape[1]
-        return self
-
-    def pearson(self) -> np.ndarray:
-        """Correlation of activation and label ``[descriptor, unit]``; 0 where a side is constant."""
-        x, xx, c, cc, cx, *_ = self.sums
-        x, c = x / self.n, c / self.n
-        sx = _deviation(xx / self.n - x**2, (self.shift[:, 0] + x).abs())
-        sc = _deviation(cc / self.n - c**2, c)
-        product = (cx / self.n - c[:, None] * x) / (sc[:, None] * sx)
-        return torch.nan_to_num(product, nan=0.0, posinf=0.0, neginf=0.0).clamp(-1, 1).cpu().numpy()
-
-    def cosine(self) -> np.ndarray:
-        """Cosine of activation and label ``[descriptor, unit]``, neither centred; 0 for a zero side."""
-        x, xx, c, cc, cx, *_ = self.sums
-        shift = self.shift[:, 0]
-        squares = (xx + 2 * shift * x + self.n * shift**2).clamp(min=0)
-        product = (cx + c[:, None] * shift) / (cc.sqrt()[:, None] * squares.sqrt())
-        return torch.nan_to_num(product, nan=0.0, posinf=0.0, neginf=0.0).clamp(-1, 1).cpu().numpy()
-
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean activation with and without each descriptor, ``[descriptor, unit]`` both; NaN without rows."""
-        on, off = self._classes()[:2]
-        return (on + self.shift[:, 0]).cpu().numpy(), (off + self.shift[:, 0]).cpu().numpy()
-
-    def mad(self) -> np.ndarray:
-        """Difference of class means over the deviation without the descriptor; 0 if that is 0."""
-        on, off, squares = self._classes()
-        deviation = _deviation(squares - off**2, (off + self.shift[:, 0]).abs())
-        return torch.nan_to_num((on - off) / deviation, nan=0.0, posinf=0.0, neginf=0.0).cpu().numpy()
-
-    def _classes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Means on and off, and the mean square off, around the shift."""
-        x, xx, _, _, _, n_on, on_x, on_xx = self.sums
-        n_on = n_on[:, None]
-        n_off = self.n - n_on
-        return on_x / n_on, (x - on_x) / n_off, (xx - on_xx) / n_off
 
 
 def pearson(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.ndarray:
@@ -213,8 +135,21 @@ def mad(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.nd
 
     0 where all rows or none have the descriptor, or those without it do not vary.
     """
-    c = _tensor(np.asarray(labels).T, device).double()
-    return _each(values, labels, lambda x: torch.from_numpy(Sums(device)._add(x.double(), c).mad()), device)
+    on = _positives(labels, device)  # [descriptor, row]
+    n_on = on.sum(1, keepdim=True)
+    n_off = on.shape[1] - n_on
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        x = x.double()
+        shift = x.mean(1, keepdim=True)  # sums around the mean: large offsets cost no precision
+        x = x - shift
+        on_x, on_xx = on @ x.T, on @ (x * x).T
+        off = (x.sum(1) - on_x) / n_off
+        squares = (torch.linalg.vecdot(x, x) - on_xx) / n_off
+        deviation = _deviation(squares - off**2, (off + shift[:, 0]).abs())
+        return torch.nan_to_num((on_x / n_on - off) / deviation, nan=0.0, posinf=0.0, neginf=0.0)
+
+    return _each(values, labels, block, device)
 
 
 def auroc(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.ndarray:
@@ -224,8 +159,6 @@ def auroc(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.
     descriptor that every row has, or none, gets .5.
     """
     on = _positives(labels, device)  # [descriptor, row]
-    n = on.sum(1, keepdim=True)
-    pairs = n * (on.shape[1] - n)
 
     def block(x: torch.Tensor) -> torch.Tensor:
         ordered, order = _sorted(x)
@@ -233,7 +166,7 @@ def auroc(values: np.ndarray, labels: np.ndarray, *, device: str = "cpu") -> np.
         first = x.shape[1] - 1 - _last(ordered.flip(1)).flip(1)
         ranks = torch.empty_like(x, dtype=torch.float64)
         ranks.scatter_(1, order, (first + last).double() / 2 + 1)
-        return torch.where(pairs > 0, (on @ ranks.T - n * (n + 1) / 2) / pairs.clamp(min=1), 0.5)
+        return auroc_of_ranks(on, ranks)
 
     return _each(values, labels, block, device)
 
@@ -279,11 +212,7 @@ def iou(values: np.ndarray, labels: np.ndarray, *, alpha: float = 0.05, device: 
 def frequency(
     values: np.ndarray, labels: np.ndarray, *, exemplars: int = 20, device: str = "cpu"
 ) -> np.ndarray:
-    """P(descriptor | exemplar): the mean label over the ``exemplars`` highest activations.
-
-    Mondal et al. 2024, read second hand; their number of exemplars is not known, 20 is ours. With
-    fewer rows than that, all of them.
-    """
+    """P(descriptor | exemplar): the mean label over the ``exemplars`` highest activations (all, if fewer)."""
     k = min(exemplars, len(values))
     return _top_sum(values, labels, np.asarray(labels), k, device) / k
 
@@ -301,16 +230,16 @@ def wpmi(
     *,
     exemplars: int = 20,
     lam: float = 1.0,
-    floor: float = 1e-7,
+    least: float = 1e-7,
     device: str = "cpu",
 ) -> np.ndarray:
     """Mean over exemplars of log P(c | x), minus ``lam`` log of the mean P(c).
 
-    Probabilities are at least ``floor``; a descriptor that no row has gets log ``floor``, the lowest.
+    Probabilities are at least ``least``; a descriptor that no row has gets log ``least``, the lowest.
     """
     labels, k = np.asarray(labels, dtype=float), min(exemplars, len(values))
-    logs, base = np.log(np.maximum(labels, floor)), labels.mean(0)
-    prior = np.where(base > 0, np.log(np.maximum(base, floor)), 0)
+    logs, base = np.log(np.maximum(labels, least)), labels.mean(0)
+    prior = np.where(base > 0, np.log(np.maximum(base, least)), 0)
     return _top_sum(values, labels, logs, k, device) / k - lam * prior[:, None]
 
 
@@ -334,7 +263,7 @@ def soft_wpmi(
     return evidence - lam * (np.logaddexp.reduce(evidence, axis=1, keepdims=True) - np.log(evidence.shape[1]))
 
 
-SCORERS: dict[str, Callable[..., np.ndarray]] = {
+SCORERS: dict[str, Scorer] = {
     "pearson": pearson,
     "cosine": cosine,
     "average_precision": average_precision,

@@ -1,40 +1,23 @@
-"""Matching: which descriptors does a unit respond to, and could chance have done it?
-
-    SCORERS                       name -> scorer (nbkit.matching.scorers says what each is)
-    score(values, labels)         frame [descriptor, unit]
-    tag(activations, labels)      the best descriptors of every unit, with a p-value and a held-out score
-    chance(values, labels, descriptors, units)           p of pairs that were named beforehand
-    floors(activations, labels)   the same for random directions, permuted rows, random weights
-    collisions(tags), coverage(tags), jaccard(tags)      what a set of tags is like
-    compose(activations, labels, units)   "a and not b": composites, where they beat the best atom
-    residuals(values, covariates)    activations without what length, corpus or the like explain
-    pooled(activations, labels)   several corpora as one
-
-A scorer takes activations ``[row, unit]`` and labels ``[row, descriptor]`` (P(descriptor | text), in
-[0, 1]) with the same rows, and returns ``[descriptor, unit]``; higher is more alike.
-
-A tag is a claim, so ``tag`` chooses it on one part of the texts (calibration) and looks it up on the
-other (validation), and compares its score with what permuted rows reach at best. Ours: the null of the
-best of all descriptors, the control for covariates by residuals within cells, the held-out test of
-composites. Their beam search is that of compositional explanations (Mu and Andreas 2020).
-"""
+"""Tags: descriptors chosen on one part of the texts, tested by permutation, looked up on the other part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 from tqdm.auto import tqdm
 
 from nbkit.activations import Activations
-from nbkit.matching.scorers import TOGETHER, NotFinite, align, both, checked, named, scorer_of
-from nbkit.stats import correlation_interval, halves, resampled, shuffled
+from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, both, checked, named, scorer_of
+from nbkit.stats import correlation_interval, halves, p_values, q_values, resampled, shuffled
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
 LABELS_AT_ONCE = 2**26  # permuted labels [row, descriptor] at a time, in bytes
+
+Frame = TypeVar("Frame", pd.Series, pd.DataFrame)
 
 
 def pooled(
@@ -56,10 +39,8 @@ def pooled(
     rows = rows.rename(columns={"text_id": "of_corpus"})
     rows.insert(0, "text_id", np.arange(len(rows)))
     values = np.concatenate([part.values.T for part in parts], axis=1).T  # unit after unit, as stored
-    whole = replace(
-        first, values=values, rows=rows, manifest={**first.manifest, "corpus": " + ".join(activations)}
-    )
-    return whole, matrix.rename_axis("text_id")
+    manifest = {**first.manifest, "corpus": " + ".join(activations)}
+    return replace(first, values=values, rows=rows, manifest=manifest), matrix.rename_axis("text_id")
 
 
 def tag(
@@ -83,8 +64,8 @@ def tag(
 
     split         share of the texts used for calibration
     groups        a group (document) for each text_id: a group is never on both sides of the split
-    covariates       covariates by text_id, numbers or categories: scores are of what they leave
-                  (``residuals``), and rows are permuted only within their cells
+    covariates    by text_id, numbers or categories: scores are of what they leave (``residuals``), and rows
+                  are permuted only within their cells
     ends          "high", or "both": what a unit means when it is low competes too, as the score of
                   the negated unit; the column ``sign`` says which
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
@@ -128,11 +109,10 @@ def tag(
         except NotFinite as error:
             raise named(error, names, start) from None
     frame = _tag_frame(names, labels.columns.to_numpy(), chosen, top)
-    frame["q"] = frame.groupby("rank")["p"].transform(false_discovery_control) if permutations else np.nan
+    frame["q"] = frame.groupby("rank")["p"].transform(lambda p: q_values(p.to_numpy()))
     if method == "pearson" and not resamples:
-        frame["low"], frame["high"] = correlation_interval(
-            frame["validation_score"].to_numpy(), len(plan.second)
-        )
+        interval = correlation_interval(frame["validation_score"].to_numpy(), len(plan.second))
+        frame["low"], frame["high"] = interval
     significant = (frame["q"] <= alpha) if permutations else True
     frame["tagged"] = (frame["score"] >= min_score) & significant
     frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
@@ -150,7 +130,7 @@ def permutation_test(
     covariates: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """p [pair] of pairs that were chosen on other texts: could chance have scored as high?
+    """p [pair] of pairs that were chosen on other texts: do permuted labels score as high?
 
     values, labels      [row, unit] and [row, descriptor]
     descriptors, units  [pair] columns of the two
@@ -169,7 +149,7 @@ def permutation_test(
     for descriptor in np.unique(descriptors):
         mine = descriptors == descriptor
         x, y = np.asarray(values[:, units[mine]]), labels[:, [descriptor]]
-        p[mine] = _p_values(x, y, orders, scorer(x, y), scorer)[0]
+        p[mine] = p_values(scorer(x, y)[0], _null(x, y, orders, scorer))
     return p
 
 
@@ -191,7 +171,7 @@ def residuals(values: np.ndarray, covariates: pd.DataFrame, *, bins: int = 10) -
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which rows choose tags, which check them, and how chance is drawn: one for all blocks of units."""
+    """Which rows choose tags, which check them, and what is drawn at random: one for all blocks of units."""
 
     first: np.ndarray  # calibration rows
     second: np.ndarray  # validation rows
@@ -201,24 +181,35 @@ class _Plan:
     numbers: np.ndarray | None = None
 
     def controlled(self, values: np.ndarray) -> np.ndarray:
-        if self.cells is None:
+        """``values`` without what the covariates explain, if there are any."""
+        if self.cells is None or self.numbers is None:
             return values
         return _without(values, self.cells, self.numbers, (self.first, self.second))
 
 
-def _planned(text_ids: pd.Series, split, groups, covariates, permutations, resamples, seed: int) -> _Plan:
-    groups = None if groups is None else of_texts(groups, text_ids, "groups").to_numpy()
-    first, second = halves(len(text_ids), split, seed, groups=groups)
+def _planned(
+    text_ids: pd.Series,
+    split: float,
+    groups: pd.Series | None,
+    covariates: pd.DataFrame | None,
+    permutations: int,
+    resamples: int,
+    seed: int,
+) -> _Plan:
+    known = None if groups is None else of_texts(groups, text_ids, "groups").to_numpy()
+    first, second = halves(len(text_ids), split, seed, groups=known)
     cells = numbers = None
     if covariates is not None:
         covariates = of_texts(covariates, text_ids, "covariates")
         cells, numbers = _cells(covariates), _numbers(covariates)
     generator = np.random.default_rng(seed)
     orders = [shuffled(first, cells, generator) for _ in range(permutations)]
-    return _Plan(first, second, orders, list(resampled(second, groups, resamples, generator)), cells, numbers)
+    return _Plan(first, second, orders, list(resampled(second, known, resamples, generator)), cells, numbers)
 
 
-def _tag_block(values, labels, plan: _Plan, scorer, top: int) -> tuple[np.ndarray, ...]:
+def _tag_block(
+    values: np.ndarray, labels: np.ndarray, plan: _Plan, scorer: Scorer, top: int
+) -> tuple[np.ndarray, ...]:
     """Candidates, scores, held-out scores, p-values, held-out ranks and intervals ``[rank, unit]``."""
     found = scorer(values[plan.first], labels[plan.first])
     best = np.argsort(-found, axis=0, kind="stable")[:top]
@@ -227,8 +218,8 @@ def _tag_block(values, labels, plan: _Plan, scorer, top: int) -> tuple[np.ndarra
     validation = np.take_along_axis(held_out, best, axis=0)
     ranks = 1 + (held_out[None] > validation[:, None]).sum(1)
     low, high = _intervals(values, labels, best, plan.draws, scorer)
-    p = _p_values(values[plan.first], labels[plan.first], plan.orders, scores, scorer)
-    return best, scores, validation, p, ranks, low, high
+    null = _null(values[plan.first], labels[plan.first], plan.orders, scorer)
+    return best, scores, validation, p_values(scores, null[:, None]), ranks, low, high
 
 
 def _tag_frame(names: np.ndarray, descriptors: np.ndarray, blocks: list[tuple], top: int) -> pd.DataFrame:
@@ -252,24 +243,29 @@ def _tag_frame(names: np.ndarray, descriptors: np.ndarray, blocks: list[tuple], 
     )
 
 
-def _p_values(values, labels, orders, scores, scorer) -> np.ndarray:
-    """(1 + permutations whose best score reaches ``scores``) / (1 + permutations), ``[rank, unit]``."""
-    if not orders:
-        return np.full_like(scores, np.nan)
-    reached, n = np.ones_like(scores), labels.shape[1]
-    at_once = max(1, LABELS_AT_ONCE // max(1, labels.nbytes))
-    for some in (orders[i : i + at_once] for i in range(0, len(orders), at_once)):
+def _null(values: np.ndarray, labels: np.ndarray, orders: Sequence[np.ndarray], scorer: Scorer) -> np.ndarray:
+    """A unit's best score over all descriptors with the labels' rows permuted ``[permutation, unit]``."""
+    parts, n = [np.empty((0, values.shape[1]))], labels.shape[1]
+    for some in _at_once(orders, labels.nbytes):
         # permuted copies of the labels ride along as further descriptors: one product for many
-        shuffled = np.concatenate([labels[order] for order in some], axis=1)
-        null = scorer(values, shuffled)  # [(end,) permutation, descriptor; unit]
-        null = null.reshape(-1, len(some), n, null.shape[1]).max((0, 2))
-        reached += (null[:, None, :] >= scores - 1e-9).sum(0)
-    return reached / (1 + len(orders))
+        found = scorer(values, np.concatenate([labels[order] for order in some], axis=1))
+        # [(end,) permutation, descriptor; unit]
+        parts.append(found.reshape(-1, len(some), n, found.shape[1]).max((0, 2)))
+    return np.concatenate(parts)
 
 
-def _intervals(values, labels, best, draws, scorer) -> tuple[np.ndarray, np.ndarray]:
+def _at_once(orders: Sequence[np.ndarray], size: int) -> Iterator[Sequence[np.ndarray]]:
+    step = max(1, LABELS_AT_ONCE // max(1, size))
+    return (orders[i : i + step] for i in range(0, len(orders), step))
+
+
+def _intervals(
+    values: np.ndarray, labels: np.ndarray, best: np.ndarray, draws: list[np.ndarray], scorer: Scorer
+) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile intervals ``[rank, unit]`` of the chosen pairs; NaN without draws."""
     n = labels.shape[1]
+    if not draws:
+        return np.full(best.shape, np.nan), np.full(best.shape, np.nan)
     found = np.full((len(draws), *best.shape), np.nan)
     for i, rows in enumerate(draws):
         x, c = values[rows], labels[rows]
@@ -277,41 +273,38 @@ def _intervals(values, labels, best, draws, scorer) -> tuple[np.ndarray, np.ndar
             rank, unit = np.nonzero(best % n == descriptor)
             some = scorer(x[:, unit], c[:, [descriptor]])
             found[i, rank, unit] = some[best[rank, unit] // n, np.arange(len(unit))]
-    if not draws:
-        return np.full(best.shape, np.nan), np.full(best.shape, np.nan)
-    return tuple(np.quantile(found, [0.025, 0.975], axis=0))
+    low, high = np.quantile(found, [0.025, 0.975], axis=0)
+    return low, high
 
 
-def of_texts(frame, text_ids: pd.Series, what: str):
-    """``frame`` (series, or frame by text_id) in the order of the rows, all of them there."""
-    missing = ~text_ids.isin(frame.index)
-    if missing.any() or frame.loc[text_ids].isna().to_numpy().any():
+def of_texts(given: Frame, text_ids: pd.Series, what: str) -> Frame:
+    """``given`` (by text_id) in the order of ``text_ids``. A missing text or value: ``ValueError``."""
+    missing = ~text_ids.isin(given.index)
+    if missing.any() or given.loc[text_ids].isna().to_numpy().any():
         which = text_ids[missing].iloc[0] if missing.any() else "(a value is missing)"
         raise ValueError(f"`{what}` must have a value for every text_id; there is none for {which}")
-    return frame.loc[text_ids]
+    return given.loc[text_ids]
 
 
 def _cells(covariates: pd.DataFrame, bins: int = 10) -> np.ndarray:
     """Cell of each row: categories crossed with quantile bins of the numbers."""
-    parts = [
-        pd.qcut(covariates[name], bins, labels=False, duplicates="drop")
-        if pd.api.types.is_numeric_dtype(covariates[name]) and covariates[name].nunique() > 2
-        else covariates[name].astype(str)
-        for name in covariates
-    ]
-    return (
-        pd.DataFrame(dict(enumerate(parts)), index=covariates.index)
-        .groupby(list(range(len(parts))))
-        .ngroup()
-        .to_numpy()
-    )
+    parts = {}
+    for i, name in enumerate(covariates):
+        column = covariates[name]
+        if pd.api.types.is_numeric_dtype(column) and column.nunique() > 2:
+            parts[i] = pd.qcut(column, bins, labels=False, duplicates="drop")
+        else:
+            parts[i] = column.astype(str)
+    return pd.DataFrame(parts, index=covariates.index).groupby(list(parts)).ngroup().to_numpy()
 
 
 def _numbers(covariates: pd.DataFrame) -> np.ndarray:
     return covariates.select_dtypes("number").to_numpy(dtype=np.float64)
 
 
-def _without(values: np.ndarray, cells: np.ndarray, numbers: np.ndarray, parts) -> np.ndarray:
+def _without(
+    values: np.ndarray, cells: np.ndarray, numbers: np.ndarray, parts: Sequence[np.ndarray]
+) -> np.ndarray:
     """``values`` less mean and slope on the numbers in each cell, for each part of the rows by itself."""
     left = values.copy()
     for part in parts:
