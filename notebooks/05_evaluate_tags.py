@@ -48,6 +48,15 @@ assert (precision.value, recall.value) == (1 / 2, 1 / 3)
 precision
 
 # %% [markdown]
+# Where people have rated tags, theirs is the gold: a CSV or a frame with unit, descriptor, rating (yes, no or
+# unsure) and annotator. A majority of the votes decides; the unsure do not vote.
+
+# %%
+ratings = toy_tags.assign(rating=["yes", "no"], annotator="a")
+by_people = evaluation.from_annotations(ratings)
+evaluation.precision_at_k(toy_tags, by_people, k=1)
+
+# %% [markdown]
 # ## Known answers: planted units
 #
 # Nobody knows what a real unit means. So we build some for which we do: rows added to the feed-forward

@@ -170,6 +170,7 @@ def test_people_are_read_by_majority(tmp_path):
     gold = evaluation.from_annotations(path)
     assert gold[["unit", "descriptor", "votes"]].values.tolist() == [["u", "x", 3], ["w", "x", 1]]
     assert gold["share"].tolist() == pytest.approx([2 / 3, 1])
+    pd.testing.assert_frame_equal(gold, evaluation.from_annotations(pd.read_csv(path)))
     assert gold.attrs == {"pairs": 3, "ties": 1, "unsure": 1, "annotators": 3, "judged": ["u", "w"]}
 
 
@@ -181,5 +182,5 @@ def test_ratings_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match="no column rating"):
         evaluation.from_annotations(path)
     path.write_text("unit,descriptor,rating\nu,x,yes\nu,y,perhaps\n")
-    with pytest.raises(ValueError, match="line 3: rating 'perhaps'"):
+    with pytest.raises(ValueError, match="line 3 of the ratings: 'perhaps'"):
         evaluation.from_annotations(path)

@@ -83,8 +83,8 @@ YES, NO = {"yes", "right", "true", "1", "1.0"}, {"no", "wrong", "false", "0", "0
 UNSURE = {"unsure", "?", ""}
 
 
-def from_annotations(path: str | Path) -> pd.DataFrame:
-    """Gold from people's ratings: a CSV with unit, descriptor, rating and, optionally, annotator.
+def from_annotations(ratings: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """Gold from people's ratings: a frame, or a CSV, with unit, descriptor, rating and, optionally, annotator.
 
     rating   yes, right, true, 1; no, wrong, false, 0; or unsure, ?, nothing, which is no vote. Anything else
              is a ``ValueError`` with its line
@@ -96,7 +96,7 @@ def from_annotations(path: str | Path) -> pd.DataFrame:
     ``.attrs`` counts pairs, ties, unsure ratings and annotators, and ``.attrs["judged"]`` lists the units
     with a vote: precision is over the tags of these.
     """
-    ratings = _ratings(path)
+    ratings = _votes(ratings if isinstance(ratings, pd.DataFrame) else _read(Path(ratings)))
     groups = ratings.dropna(subset="vote").groupby(["unit", "descriptor"])["vote"]
     votes = groups.agg(votes="size", share="mean").reset_index()
     gold = votes[votes["share"] > 0.5].reset_index(drop=True)
@@ -110,20 +110,24 @@ def from_annotations(path: str | Path) -> pd.DataFrame:
     return gold
 
 
-def _ratings(path: str | Path) -> pd.DataFrame:
-    """The file's lines with ``vote`` (1, 0 or NaN), one for each annotator and pair."""
-    if not Path(path).exists():
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
         raise FileNotFoundError(f"no ratings at {path}: save the annotations there first")
-    ratings = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+
+
+def _votes(ratings: pd.DataFrame) -> pd.DataFrame:
+    """``ratings`` with ``vote`` (1, 0 or NaN), one line for each annotator and pair."""
     missing = {"unit", "descriptor", "rating"} - set(ratings)
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(ratings)}")
-    rating = ratings["rating"].str.strip().str.lower()
+        have = ", ".join(map(str, ratings))
+        raise ValueError(f"the ratings have no column {', '.join(sorted(missing))}; they have {have}")
+    rating = ratings["rating"].fillna("").astype(str).str.strip().str.lower()
     unknown = ~rating.isin(YES | NO | UNSURE)
     if unknown.any():
         line = int(np.flatnonzero(unknown)[0])
-        raise ValueError(f"{path}, line {line + 2}: rating {rating[line]!r} is not yes, no or unsure")
-    ratings["vote"] = rating.map(dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0))
+        raise ValueError(f"line {line + 2} of the ratings: {rating.iloc[line]!r} is not yes, no or unsure")
+    ratings = ratings.assign(vote=rating.map(dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0)))
     if "annotator" not in ratings:
         return ratings
     return ratings.drop_duplicates(["unit", "descriptor", "annotator"], keep="last")
