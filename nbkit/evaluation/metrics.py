@@ -84,7 +84,7 @@ UNSURE = {"unsure", "?", ""}
 
 
 def from_annotations(ratings: str | Path | pd.DataFrame) -> pd.DataFrame:
-    """Gold from people's ratings: a frame, or a CSV, with unit, descriptor, rating and, optionally, annotator.
+    """Gold from people's ratings: a frame or CSV with unit, descriptor, rating and, optionally, annotator.
 
     rating   yes, right, true, 1; no, wrong, false, 0; or unsure, ?, nothing, which is no vote. Anything else
              is a ``ValueError`` with its line
