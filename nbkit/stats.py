@@ -2,7 +2,8 @@
 
     bootstrap(values)               a mean with its 95 % interval: an ``Estimate``
     halves(n, groups=documents)     a random partition of rows; whole groups stay on one side
-    shuffled, resampled, thinned    rows permuted, drawn with replacement, and with fewer positives
+    permutations(n_rows, n)         random orders of rows, within cells, or of whole groups
+    resampled, thinned              rows drawn with replacement, and with fewer positives
     p_values(found, null)           permutation p: (1 + draws that reach what was found) / (1 + draws)
     q_values(p)                     Benjamini-Hochberg
     correlation(x, y)               Pearson along the last axis; ``rank_correlation`` Spearman;
@@ -29,6 +30,8 @@ import scipy.stats
 
 Seed = int | np.random.Generator
 
+ALIKE = 8  # groups of like size, at least, that trade places in a permutation
+
 __all__ = [
     "Estimate",
     "auroc_of_ranks",
@@ -41,11 +44,11 @@ __all__ = [
     "direction_units",
     "halves",
     "p_values",
+    "permutations",
     "q_values",
     "random_directions",
     "rank_correlation",
     "resampled",
-    "shuffled",
     "thinned",
     "top_texts",
     "unit_vectors",
@@ -123,17 +126,61 @@ def halves(
     return np.flatnonzero(taken), np.flatnonzero(~taken)
 
 
-def shuffled(rows: np.ndarray, cells: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
-    """A random order of the positions in ``rows``, within their cells where there are any.
+def permutations(
+    size: int,
+    n: int,
+    generator: np.random.Generator,
+    *,
+    cells: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """``n`` random orders of ``range(size)``: which row takes the place of each.
 
-    ``cells`` has one value for each row of the whole, not only for those in ``rows``.
+    cells    [row] rows trade places only within their cell
+    groups   [row] whole groups (documents) trade places, with one of about their size and, under ``cells``,
+             the part that is in a cell with another group's part in it. A group takes consecutive rows of the
+             other from a random start, the first after the last; so where sizes differ some rows come twice,
+             and some not at all
+
+    Rows of a document are alike, in labels as in activations. Permuting single rows destroys that and
+    gives p-values that are far too small.
     """
-    order = generator.permutation(len(rows))
-    if cells is None:
-        return order
-    found = np.empty_like(order)
-    found[np.argsort(cells[rows], kind="stable")] = order[np.argsort(cells[rows][order], kind="stable")]
-    return found
+    if groups is not None:
+        yield from _exchanges(np.zeros(size) if cells is None else cells, groups, n, generator)
+        return
+    for _ in range(n):
+        order = generator.permutation(size)
+        if cells is not None:
+            within = np.empty_like(order)
+            within[np.argsort(cells, kind="stable")] = order[np.argsort(cells[order], kind="stable")]
+            order = within
+        yield order
+
+
+def _exchanges(
+    cells: np.ndarray, groups: np.ndarray, n: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """``permutations`` of blocks of rows: a block is what a cell has of a group."""
+    cell_of_row, _ = pd.factorize(cells)
+    block = (
+        pd.DataFrame({"cell": cell_of_row, "group": groups}).groupby(["cell", "group"]).ngroup().to_numpy()
+    )
+    rows = np.argsort(block, kind="stable")  # block after block
+    sizes = np.bincount(block)
+    first = np.cumsum(sizes) - sizes
+    offset = np.empty_like(rows)
+    offset[rows] = np.arange(len(rows)) - first[block[rows]]
+    cell = cell_of_row[rows[first]]  # of each block; blocks are numbered cell by cell
+    blocks_in = np.bincount(cell)
+    place = np.arange(len(cell)) - (np.cumsum(blocks_in) - blocks_in)[cell]
+    alike = np.minimum(place // ALIKE, np.maximum(blocks_in[cell] // ALIKE - 1, 0))
+    for _ in range(n):
+        by_size = np.lexsort((generator.random(len(cell)), sizes, cell))  # equal sizes in random order
+        source = np.empty_like(by_size)
+        source[by_size] = by_size[np.lexsort((generator.random(len(cell)), alike, cell))]
+        start = (generator.random(len(cell)) * sizes[source]).astype(int)
+        other = source[block]
+        yield rows[first[other] + (start[block] + offset) % sizes[other]]
 
 
 def resampled(

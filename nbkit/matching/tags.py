@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from nbkit import stats
 from nbkit.activations import Activations
 from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, both, checked, named, scorer_of
-from nbkit.stats import correlation_interval, halves, p_values, q_values, resampled, shuffled
+from nbkit.stats import correlation_interval, halves, p_values, q_values, resampled
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
 LABELS_AT_ONCE = 2**26  # permuted labels [row, descriptor] at a time, in bytes
@@ -144,7 +145,7 @@ def permutation_test(
         raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
     scorer, generator = scorer_of(method), np.random.default_rng(seed)
     cells = None if covariates is None else _cells(covariates)
-    orders = [shuffled(np.arange(len(labels)), cells, generator) for _ in range(permutations)]
+    orders = list(stats.permutations(len(labels), permutations, generator, cells=cells))
     p = np.full(len(units), np.nan)
     for descriptor in np.unique(descriptors):
         mine = descriptors == descriptor
@@ -203,7 +204,8 @@ def _planned(
         covariates = of_texts(covariates, text_ids, "covariates")
         cells, numbers = _cells(covariates), _numbers(covariates)
     generator = np.random.default_rng(seed)
-    orders = [shuffled(first, cells, generator) for _ in range(permutations)]
+    inside = None if cells is None else cells[first]
+    orders = list(stats.permutations(len(first), permutations, generator, cells=inside))
     return _Plan(first, second, orders, list(resampled(second, known, resamples, generator)), cells, numbers)
 
 
