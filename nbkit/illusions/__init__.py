@@ -1,66 +1,48 @@
-"""Illusions: does a tag survive another corpus?
+"""Illusions: does a unit's tag survive another corpus?
 
-After Bolukbasi et al. 2021 (arXiv 2104.07143, read second hand): what a unit's top texts have in common
-in one corpus is often not what they have in common in the next. A description is a claim about a model
-*and* a corpus.
+What a unit's top texts have in common in one corpus is often not what they have in common in the next. A
+description is a claim about a model *and* a corpus. The usual loop:
 
-    compare(activations_by_corpus, labels_by_corpus) -> Report
-    Report.agreement    one line for each kind of unit: agreement within and across corpora, the gap
-    Report.controls     the same lines for the floors, beside the units
-    Report.units        every tag chosen, with its fate on each other corpus
-    Report.geometry     overlap of the top-10 activation ranges of two corpora (the paper's figure: 38 %)
-    Report.taxonomy     how many tags survive in how many corpora
-    Report.summary()    a dict of the headline numbers
+    report = compare(activations_by_corpus, labels_by_corpus)   every tag, on held-out texts and elsewhere
+    report.agreement, report.baselines                          shares and intervals, beside the baselines
+    report.units                                                one line for each tag and corpus
+    found = taxonomy(activations_by_corpus, labels_by_corpus, min_score=.3)
+    found.verdicts                                              global, dataset-level or local
 
-    annotation_set(activations_by_corpus, texts_by_corpus)   blinded sets of texts for people to judge
-    agreement_of(annotations, key)                           the paper's table of what they said
+Activations are stores (or arrays [text, unit]) and labels frames [text, descriptor], both {corpus: ...}, with
+the same units and one vocabulary of descriptors in all corpora.
 
-The paper's other tests are reached from here, too: ``confusion``, ``outlier_share``, ``without_outliers``,
-``locality``, ``layout`` (``nbkit.illusions.geometry``), ``pattern_rate`` (``nbkit.illusions.patterns``), ``taxonomy``,
-``monotonicity``, ``distinct_tags``, ``quintile_rates`` (``nbkit.illusions.taxonomy``).
+    compare, Report, shared_descriptors    the test of tags: within a corpus and across corpora
+    distinct_tags                          different tags of a unit over the corpora
+    taxonomy, quintile_rates               where a tag has a trend; the curves behind a verdict
+    monotonicity                           tokens whose frequency is monotone along a unit's activations
+    pattern_rate, mean_cosine, enrichment, random_sets    do top texts have more in common than random ones?
+    confusion, range_overlap, outlier_share, without_outliers, locality, layout   where the corpora lie
+    directions, DIRECTIONS                 probes, class means, components: tested like units
+    annotation_set, agreement_of           the paper's experiment with people
 
-The test (ours). In each corpus the texts are cut into two halves. A unit's tag is its best descriptor on
-the first half. *Within*: is it the best on the second half too, and how much of its score is left?
-*Across*: the same on the second halves of the other corpora. Within measures sampling noise and is the
-ceiling; the illusion gap is what across loses beyond it. Only descriptors that every corpus knows take
-part, since nothing can be said of a tag that the other corpus has no word for.
+The test. In each corpus the texts are cut into two halves. A unit's tag is its best descriptor on the first
+half. *Within*: is it the best on the second half too? *Across*: is it on the second halves of the other
+corpora? Within measures sampling noise and is the ceiling; the gap is what across loses beyond it.
 
-Beside the first tag and its score, ``agreement`` and ``controls`` hold, within and across:
+The baselines. *Random directions* in the space of the units; *permuted units*, each tag looked up on another
+unit, shows what frequent tags agree by themselves; *permuted rows*, labels shuffled within each corpus,
+leaves only luck; *random weights*, the same architecture untrained, is a baseline and not a null, because
+untrained units still encode which tokens are present.
 
-    jaccard     overlap of the unit's first two tags, |both| / |either|
-    spearman    rank correlation of its scores over all descriptors; 0 where a side is constant
-    matched     the tag's score where its descriptor is equally frequent everywhere: of the texts with it, as
-                many are drawn (without replacement) in each corpus as bring its share down to that of
-                the corpus where it is rarest; all texts without it stay. ``pearson`` and others fall
-                with the share, and would show an illusion where only the share differs
-    held        share of the tags with q <= ``alpha``: is the tag related to the unit there at all? A weaker
-                question than being its first tag, and with the false discoveries counted
-    distinct    different tags of a unit over the corpora, for the units that have one in each (the
-                paper: 2.5 of 4; ``distinct_tags`` has its floor)
-
-Intervals are 95 %, by a bootstrap over the texts (``nbkit.illusions.transfer`` says how); ``over="units"`` holds the
-texts fixed and draws units again, all tags of a unit together. ``matched``, ``held`` and ``distinct`` have
-intervals over units in any case.
-
-``units`` has a line for each tag: split (the cut), corpus it was chosen in, unit, descriptor, score (on the
-half it was chosen on), above (is that the minimum or more: the others are kept for floors that hardly
-have any), and its fate, on the other half of its corpus (``within_same``, ...) and on the second halves of
-the others (``same:NAME``, ...; NaN in its own):
-
-    same        1 if it is the unit's first tag there
-    score       of the same pair there
-    jaccard, spearman, matched    as above
-    p           by permuted labels, one-sided: would chance let the pair score as high there?
-    q           Benjamini-Hochberg over the units with a tag of one corpus that are looked up in another
-
-The floors. *Random directions* in the space of the units (the illusion holds for them too);
-*permuted units*, each tag looked up on some other unit, which shows what frequent tags agree by
-themselves; *permuted rows*, labels shuffled within each corpus, where only luck is left; *random weights*,
-the same architecture untrained: a floor and not a null, since it still carries which words are there.
+Sources
+-------
+Bolukbasi et al. 2021 (arXiv 2104.07143, known here from summaries) is the source of the illusion itself, of
+distinct tags, range overlap, the SVM's confusion, outliers, locality, monotonicity, the three kinds of concepts
+and the annotation protocol. New here: descriptors in place of people's words, the split-half ceiling and the
+gap, the baselines other than random directions, the bootstrap over texts, p and q of each tag, what counts as
+a trend in ``taxonomy``, and coherence against random sets in ``pattern_rate``.
 """
 
-from nbkit.illusions.annotation import annotation_set
+from nbkit.illusions.agreement import distinct_tags
+from nbkit.illusions.annotation import agreement_of, annotation_set
 from nbkit.illusions.compare import Report, compare
+from nbkit.illusions.corpora import shared_descriptors
 from nbkit.illusions.geometry import (
     DIRECTIONS,
     confusion,
@@ -71,12 +53,15 @@ from nbkit.illusions.geometry import (
     range_overlap,
     without_outliers,
 )
+from nbkit.illusions.monotone import monotonicity
 from nbkit.illusions.patterns import enrichment, mean_cosine, pattern_rate, random_sets
-from nbkit.illusions.taxonomy import distinct_tags, monotonicity, quintile_rates, shared_descriptors, taxonomy
+from nbkit.illusions.taxonomy import Taxonomy, quintile_rates, taxonomy
 
 __all__ = [
     "DIRECTIONS",
     "Report",
+    "Taxonomy",
+    "agreement_of",
     "annotation_set",
     "compare",
     "confusion",

@@ -1,4 +1,4 @@
-"""Annotation."""
+"""Annotation: blinded sets of texts for people to judge, and the table of what they said."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONDITIONS = ("units", "random directions", "random texts")  # of the sets that 
 
 
 class Agreement(NamedTuple):
-    """What annotators said; ``agreement_of`` says what each frame holds."""
+    """What annotators said: the frames ``table`` and ``patterns`` of ``agreement_of``."""
 
     table: pd.DataFrame
     patterns: pd.DataFrame
@@ -37,12 +37,12 @@ def annotation_set(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sets of texts for people to judge, blinded, and the key to them.
 
-    After Bolukbasi et al. 2021 (read second hand): the top ``k`` texts of ``units`` units and of
-    ``directions`` random directions, a set in each corpus, and ``random`` sets of texts drawn at random, the
-    corpora in turn. The annotator sees the corpus, and not which of the three a set is.
+    The top ``k`` texts of ``units`` units and of ``directions`` random directions, a set in each corpus, and
+    ``random`` sets of texts drawn at random, the corpora in turn. The annotator sees the corpus, and not
+    which of the three a set is (the protocol and the numbers of Bolukbasi et al. 2021).
 
     Returns (sets, key). Sets: set_id, corpus, rank (from 1), text_id, text, the sets in random order; give
-    them to ``widgets.annotate``. Key: set_id, condition ("units", "random directions", "random texts"),
+    them to ``plots.annotate``. Key: set_id, condition ("units", "random directions", "random texts"),
     unit (a name, or None). Keep it away from the annotators. Too few units or texts: ``ValueError``.
     """
     rng, first = np.random.default_rng(seed), next(iter(activations_by_corpus.values()))
@@ -76,7 +76,7 @@ def agreement_of(
     """The paper's table of what annotators said, and how many patterns a unit has.
 
     annotations  frame annotator, set_id, pattern (yes or no), name, positives ("1 4 7"); or the folder in
-                 which ``widgets.annotate`` saved them
+                 which ``plots.annotate`` saved them
     key          of ``annotation_set``
     same         {name: name it counts as}, for names that mean one pattern; case and spaces never count
 
@@ -128,7 +128,7 @@ def _saved(folder: Path) -> pd.DataFrame:
     """All annotations in a folder, one file for each annotator."""
     files = sorted(folder.glob("*.csv"))
     if not files:
-        raise FileNotFoundError(f"no annotations in {folder}: widgets.annotate saves them there")
+        raise FileNotFoundError(f"no annotations in {folder}: plots.annotate saves them there")
     return pd.concat([pd.read_csv(f, dtype=str, keep_default_na=False) for f in files], ignore_index=True)
 
 

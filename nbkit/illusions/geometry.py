@@ -1,18 +1,8 @@
 """Geometry: where the corpora lie in the space of a site, and why a tag may hold in one of them only.
 
-After Bolukbasi et al. 2021 (arXiv 2104.07143, read second hand). A direction's top texts come from the
-region a corpus occupies, so two corpora can answer the same direction with different things.
-
-    confusion(values_by_corpus)         -> frame [corpus, predicted]: a linear SVM's guesses, cross-validated
-    outlier_share(values_by_corpus)     -> frame: how many top-k places the most distant texts fill
-    without_outliers(values_by_corpus)  -> {corpus: rows that stay}, to run a test again without those texts
-    locality(values, top_texts(values)) -> frame: is a top set one tight neighbourhood?
-    layout(values_by_corpus)            -> frame corpus, row, x, y: a map (``figures.corpus_map`` draws it)
-    random_directions(values_by_corpus, n)   projections on directions that mean nothing
-    directions(activations_by_corpus, labels_by_corpus, "probe")   projections to be tested like units
-
-All but the last take matrices [text, unit] of one site: one, or one for each corpus. ``top_texts`` and the
-others speak of texts by their row in it.
+A direction's top texts come from the region that a corpus occupies, so two corpora can answer the same
+direction with different things. All functions but ``range_overlap`` and ``directions`` take matrices
+[text, unit] of one site, one or {corpus: ...}; texts are named by their row.
 """
 
 from __future__ import annotations
@@ -39,7 +29,7 @@ def confusion(values_by_corpus: Mapping[str, np.ndarray], *, folds: int = 5, see
 
     A frame [corpus, predicted] whose rows sum to 1, every text judged by a model that did not see it
     (the paper's diagonal: .73 to 1.00). Units are standardized on the training folds, classes weighted
-    by their sizes (ours). Raises ``ValueError`` for fewer than two corpora, or fewer texts than ``folds``.
+    by their sizes. Raises ``ValueError`` for fewer than two corpora, or fewer texts than ``folds``.
     """
     from sklearn.metrics import confusion_matrix
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -62,13 +52,31 @@ def confusion(values_by_corpus: Mapping[str, np.ndarray], *, folds: int = 5, see
     return pd.DataFrame(shares, index=index, columns=pd.Index(names, name="predicted"))
 
 
+def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10) -> pd.DataFrame:
+    """Do the ranges of a unit's top ``k`` activations in two corpora overlap?
+
+    A frame with corpus, other and overlap, the share of units whose ranges [k-th, highest] intersect
+    (Bolukbasi et al. 2021 report .38 over all neuron/corpus pairs).
+    """
+    ranges = {}
+    for name, stored in activations_by_corpus.items():
+        values = np.asarray(stored.values, dtype=np.float32)
+        k_th = min(k, len(values))
+        ranges[name] = (np.partition(values, -k_th, axis=0)[-k_th], values.max(0))
+    lines = []
+    for one, two in ordered_pairs(ranges, 2):
+        (low1, high1), (low2, high2) = ranges[one], ranges[two]
+        lines.append((one, two, float(((low1 <= high2) & (low2 <= high1)).mean())))
+    return pd.DataFrame(lines, columns=["corpus", "other", "overlap"])
+
+
 def outlier_share(
     values_by_corpus: Mapping[str, np.ndarray], *, distant: float = 0.01, k: int = 10
 ) -> pd.DataFrame:
     """How many of the units' top-``k`` places does the most distant share of the texts fill?
 
-    Distance is Euclidean, from the mean of the corpus (ours; the paper's 1 % of QQP fill .48). A frame
-    with corpus, texts, outliers (their number, at least 1) and share, to be read beside ``distant``.
+    Distance is Euclidean, from the mean of the corpus. A frame with corpus, texts, outliers (their number,
+    at least 1) and share, to be read beside ``distant`` (the paper's most distant 1 % of QQP fill .48).
     """
     lines = []
     for name, stored in values_by_corpus.items():
@@ -106,7 +114,7 @@ def directions(
     share: float = 0.5,
     seed: int = 0,
 ) -> dict[str, Activations]:
-    """Linear combinations of the units, for every test that takes units: the illusion holds for them too.
+    """Projections on linear combinations of the units, for every test that takes units.
 
     kind    "probe"                 ridge regression on a descriptor in one corpus, units standardized
             "class means"           from the mean of a corpus's texts without a descriptor to that with it
@@ -151,13 +159,13 @@ def locality(values: np.ndarray, top: np.ndarray, *, neighbours: int = 10, bins:
 
     A frame with one line for each set:
 
-    locality    L of Bolukbasi et al. 2021 (read second hand): sum of min(h1, h2) / sum of max(h1, h2)
-                of the histograms of dot products, h1 of the set's pairs, h2 of its members with their
-                neighbours. The paper: .026 for meaningful sets, .010 for others. Its bins are not known, and
-                that both histograms have the area 1 is ours: compare sets, not papers
-    bin_free    1 - the Kolmogorov-Smirnov distance of the same two samples (ours): no bins to choose
+    locality    sum of min(h1, h2) / sum of max(h1, h2) of the histograms of dot products, each of area 1:
+                h1 of the set's pairs, h2 of its members with their neighbours. The paper: .026 for
+                meaningful sets, .010 for others; its bins are not known, so compare sets, not papers
+    bin_free    1 - the Kolmogorov-Smirnov distance of the same two samples: no bins to choose
 
-    Both are in [0, 1]; 1 where the set is one neighbourhood.
+    Both are in [0, 1]; 1 where the set is one neighbourhood. ``neighbours`` out of range, and sets of one
+    text, are a ``ValueError``.
     """
     x, top = np.asarray(values, dtype=np.float32), np.asarray(top)
     if not 1 <= neighbours < len(x):
@@ -194,7 +202,7 @@ def layout(
     n       texts drawn from each corpus (None: all)
     keep    {corpus: rows} that are on the map in any case, such as a unit's top set in each corpus
 
-    Distances between t-SNE's islands mean nothing; what is in one island does.
+    Distances between clusters of a t-SNE map mean nothing; membership of a cluster does.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -214,6 +222,9 @@ def layout(
     corpus = np.repeat(list(rows), [len(r) for r in rows.values()])
     frame = pd.DataFrame({"corpus": corpus, "row": np.concatenate(list(rows.values()))})
     return frame.assign(x=flat[:, 0], y=flat[:, 1])
+
+
+# ---------------------------------------------------------------------------------- inside
 
 
 def _random(train: dict, labels: dict, n: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
@@ -304,21 +315,3 @@ def _ks(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     distance = np.abs(step.cumsum(1))
     distance[:, :-1][ordered[:, 1:] == ordered[:, :-1]] = 0  # only the last of equal values counts
     return distance.max(1)
-
-
-def range_overlap(activations_by_corpus: Mapping[str, Activations], k: int = 10) -> pd.DataFrame:
-    """Do the ranges of a unit's top ``k`` activations in two corpora overlap?
-
-    A frame with corpus, other and overlap, the share of units whose ranges [k-th, highest] intersect
-    (Bolukbasi et al. 2021 report .38 over all neuron/corpus pairs).
-    """
-    ranges = {}
-    for name, stored in activations_by_corpus.items():
-        values = np.asarray(stored.values, dtype=np.float32)
-        k_th = min(k, len(values))
-        ranges[name] = (np.partition(values, -k_th, axis=0)[-k_th], values.max(0))
-    lines = []
-    for one, two in ordered_pairs(ranges, 2):
-        (low1, high1), (low2, high2) = ranges[one], ranges[two]
-        lines.append((one, two, float(((low1 <= high2) & (low2 <= high1)).mean())))
-    return pd.DataFrame(lines, columns=["corpus", "other", "overlap"])

@@ -1,23 +1,13 @@
-"""Coherence: do a unit's top texts have more in common than texts drawn at random?
+"""Patterns: do a unit's top texts have more in common than texts drawn at random?
 
-After Bolukbasi et al. 2021 (arXiv 2104.07143, read second hand), where people looked at ten sentences and
-said whether they saw a pattern: in the sets of 80 % of the neurons, 82 % of random directions, and 14 % of
-random sentences both annotators saw one. Here a measure takes the place of the people (ours).
+A measure of coherence takes the place of people. It is a function of sets [k, set], rows of the texts in
+them, to numbers [set]; higher is more coherent. A set has a pattern if it is more coherent than random sets
+of as many texts of the same corpus; random sets tested like units have one in ``alpha`` of the cases.
 
     measures = {name: enrichment(labels[name]) for name in labels}      or mean_cosine(vectors[name])
-    pattern_rate(values_by_corpus, measures)     -> frame: share of the sets with a pattern, by kind
-    patterns(values, measure)                    -> frame: coherence, p and q of every unit of one corpus
-    enriched(labels, sets)                       -> z [descriptor, set]: what a set has in common
-
-A measure is a function of sets [k, set], rows of the texts in them, to numbers [set]; higher is more
-coherent. Give your own, or one of two:
-
-    mean_cosine(vectors)   mean cosine of the pairs; vectors [text, d] best come from another encoder than
-                           the subject, whose own space puts its top texts together by construction
-    enrichment(labels)     how far the most over-represented descriptor is above its share of the corpus
-
-Whether a set has a pattern is a test: is it more coherent than random sets of as many texts of the same
-corpus? Random sets that are tested like units must then have a pattern in ``alpha`` of the cases.
+    pattern_rate(values_by_corpus, measures)     frame: share of the sets with a pattern, by kind
+    patterns(values, measure)                    frame: coherence, p and q of every unit of one corpus
+    enriched(labels, sets)                       z [descriptor, set]: what a set has in common
 """
 
 from __future__ import annotations
@@ -98,7 +88,10 @@ def patterns(
 
 
 def mean_cosine(vectors: np.ndarray) -> Measure:
-    """Mean cosine over the pairs of a set; ``vectors`` [text, d]. A text of length 0 has cosine 0."""
+    """Mean cosine over the pairs of a set; ``vectors`` [text, d]. A text of length 0 has cosine 0.
+
+    Take vectors of another encoder than the subject, whose own space puts its top texts together.
+    """
     x = np.asarray(vectors, dtype=np.float32)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
@@ -116,7 +109,10 @@ def mean_cosine(vectors: np.ndarray) -> Measure:
 
 
 def enrichment(labels: pd.DataFrame | np.ndarray, *, min_positives: float = 5) -> Measure:
-    """The largest z of ``enriched`` over the descriptors; 0 where no descriptor is frequent enough."""
+    """How far the most over-represented descriptor of a set is above its share of the corpus.
+
+    The largest z of ``enriched`` over the descriptors; 0 where none is frequent enough.
+    """
     return lambda sets: enriched(labels, sets, min_positives=min_positives).max(0, initial=0.0)
 
 

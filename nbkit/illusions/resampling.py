@@ -1,0 +1,135 @@
+"""Intervals of the agreement by a bootstrap over texts.
+
+Texts are the sampling unit, so we bootstrap over texts: every corpus is dealt into 50 groups at random,
+groups are drawn with replacement, tags are chosen again on the first halves of what was drawn and looked up
+on the second halves. No text is in both, and a text weighs the same in all cuts. Scores of a resample are
+made of sums over groups, which makes it cheap; scorers other than pearson score every resample from its
+rows. At most 1,000 of the units with a tag are used, drawn at random.
+
+A resample is noisier than the sample it is from, so its agreement is a little lower: we use the spread of
+the resamples, centred on the estimate. In the simulations of the tests, intervals of means cover in 90 % or
+more; those of shares are up to a sixth too narrow where units are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from nbkit import matching, stats
+from nbkit.illusions.transfer import FEWEST, Ordered, Rule, compared, judged
+
+GROUPS = 50  # of the texts of a corpus, drawn together
+UNITS_RESAMPLED = 1000  # that carry the bootstrap over texts
+NUMBERS_AT_ONCE = 2**24  # scores [resample, descriptor, unit] of a corpus held at a time
+RESAMPLED = ("within", "across", "gap", "kept_within", "kept_across", "jaccard_within", "jaccard_across")
+RESAMPLED += ("spearman_within", "spearman_across")
+
+
+def resample(
+    values: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    rule: Rule,
+    table: pd.DataFrame,
+    *,
+    elsewhere: np.ndarray | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Agreement [resample; column] where the texts of every corpus are drawn again.
+
+    ``table`` is what ``transfer.look_up`` found; the other arguments are the same.
+    """
+    rng = np.random.default_rng(rule.seed)
+    units = np.sort(rng.permutation(table["unit"].unique())[:UNITS_RESAMPLED])
+    places = units, units if elsewhere is None else elsewhere[units]
+    mine = {name: [np.asarray(x[:, some], np.float32) for some in places] for name, x in values.items()}
+    minimum = rule.min_score if judged(table)["above"].all() else None
+    dealt = {name: rng.permutation(len(x)) % min(GROUPS, len(x)) for name, x in values.items()}
+    drawn = {name: _times(rule.resamples, groups, rng) for name, groups in dealt.items()}
+    size = max(y.shape[1] for y in labels.values()) * len(units)
+    step, totals = max(1, NUMBERS_AT_ONCE // max(1, size)), []
+    blocks = range(0, rule.resamples, step)
+    for start in tqdm(blocks, desc="texts drawn again", leave=False, disable=not progress):
+        some, parts = {name: times[start : start + step] for name, times in drawn.items()}, []
+        for cut in rule.cuts:
+            here, there = _scored_again(mine, labels, dealt, some, cut, rule.method)
+            parts += [_sums(name, here, there, minimum) for name in values]
+        totals.append(sum(parts))
+    sums = pd.concat(totals, ignore_index=True)
+    return sums.div(sums.pop("tags"), axis=0)[list(RESAMPLED)]
+
+
+# ---------------------------------------------------------------------------------- inside
+
+
+def _times(resamples: int, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How often each group is drawn [resample, group]."""
+    n = groups.max() + 1
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
+
+
+def _scored_again(mine, labels, dealt, times, cut: int, method: str) -> tuple[dict, dict]:
+    """Scores [resample, unit, descriptor] of each corpus on its first half, and on its second."""
+    here: dict[str, Ordered] = {}
+    there: dict[str, Ordered] = {}
+    for name, parts in mine.items():
+        sides = stats.halves(len(labels[name]), 0.5, cut)
+        for rows, x, found in zip(sides, parts, (here, there), strict=True):
+            y, groups = labels[name][rows], dealt[name][rows]
+            found[name] = Ordered.of(_drawn_again(x[rows], y, groups, times[name], method))
+    return here, there
+
+
+def _drawn_again(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray, method: str
+) -> np.ndarray:
+    """Scores [resample, descriptor, unit] of rows whose groups are drawn ``times`` [resample, group]."""
+    if method == "pearson":
+        return _pearson_of_sums(x, y, groups, times)
+    scorer = matching.scorer_of(method)
+    rows = [np.repeat(np.arange(len(x)), often[groups].astype(int)) for often in times]
+    return np.stack([scorer(x[some], y[some]) for some in rows])
+
+
+def _pearson_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Pearson of every resample, out of sums over groups of z, z^2, labels, labels^2 and z * labels."""
+    z = x - x.mean(0)
+    z /= np.maximum(z.std(0), 1e-6 * np.abs(x).max(0, initial=0)) + 1e-12
+    c = (y - y.mean(0)).astype(np.float32)
+    d, u, sums, sizes = y.shape[1], x.shape[1], [], []
+    for group in range(times.shape[1]):
+        rows = groups == group
+        zg, cg = z[rows], c[rows]
+        parts = (cg.T @ zg).ravel(), zg.sum(0), (zg * zg).sum(0), cg.sum(0), (cg * cg).sum(0)
+        sums.append(np.concatenate(parts))
+        sizes.append(rows.sum())
+    n = np.maximum(1, times @ np.array(sizes, np.float32))[:, None]
+    cz, mz, zz, mc, cc = np.split(times @ np.stack(sums) / n, np.cumsum([d * u, u, u, d]), axis=1)
+    sz, sc = (np.sqrt((square - mean**2).clip(min=0)) for square, mean in ((zz, mz), (cc, mc)))
+    found = cz.reshape(-1, d, u) - mc[:, :, None] * mz[:, None]
+    spread = sc[:, :, None] * sz[:, None]
+    return np.divide(found, spread, out=np.zeros_like(found), where=spread > 1e-6)
+
+
+def _sums(
+    name: str, here: Mapping[str, Ordered], there: Mapping[str, Ordered], minimum: float | None
+) -> pd.DataFrame:
+    """Over the tags of corpus ``name``: their number and the sums of what they keep, by resample."""
+    top = here[name].scores.max(-1)  # [resample, unit]
+    if minimum is None:
+        place = max(0, top.shape[1] - FEWEST)
+        tags = top >= np.partition(top, place, axis=1)[:, [place]]
+    else:
+        tags = top > minimum
+    kept = {other: compared(here[name], scores) for other, scores in there.items()}
+    for found in kept.values():
+        found["kept"] = np.divide(found["transfer_score"], top, out=np.zeros_like(top), where=tags)
+    within, sums = kept.pop(name), {"tags": tags.sum(1).astype(float)}
+    for what in ("same", "kept", "jaccard", "spearman"):
+        prefix = "" if what == "same" else f"{what}_"
+        sums[f"{prefix}within"] = (tags * within[what]).sum(1)
+        sums[f"{prefix}across"] = np.mean([(tags * found[what]).sum(1) for found in kept.values()], axis=0)
+    return pd.DataFrame(sums).assign(gap=sums["within"] - sums["across"])
