@@ -46,14 +46,14 @@ def registers(n: int) -> dict[str, texts.Texts]:
 
 def verdicts(made: evaluation.Planted, min_score: float) -> pd.DataFrame:
     """The taxonomy's lines about what the planted units were planted for, with their kind."""
-    held = made.units[made.units["planted"]]
-    units = held["unit"].unique().tolist()
+    meant = made.units[made.units["planted"]]
+    units = meant["unit"].unique().tolist()
     stored = {
         name: activations.capture(made.subject, corpus, sites="ffn").select(units=units)
         for name, corpus in made.held_out.items()
     }
-    found = illusions.taxonomy(stored, made.labels, min_score=min_score)
-    meant = held[["unit", "kind", "descriptor"]].drop_duplicates()
+    found = illusions.taxonomy(stored, made.labels, min_score=min_score).verdicts
+    meant = meant[["unit", "kind", "descriptor"]].drop_duplicates()
     return meant.merge(found, on=["unit", "descriptor"], how="left")
 
 
@@ -95,7 +95,9 @@ def main() -> None:
         result["seeds"][seed] = flagged(verdicts(made, min_score=0.3))
         print(seed, made, result["seeds"][seed], flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"illusions-{given.corpora}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (given.out / f"illusions-{given.corpora}.json").write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
     print(json.dumps(result["seeds"], indent=1))
 
 

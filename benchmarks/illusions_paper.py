@@ -1,10 +1,10 @@
-"""The illusion paper's figures beside ours: five registers of real text, MiniLM, every unit.
+"""The illusion paper's figures beside those of the kit: five registers of real text, MiniLM, every unit.
 
     python benchmarks/illusions_paper.py               all units, and the time it takes
     python benchmarks/illusions_paper.py --units 1000  so many FFN units and hidden states, drawn at random
 
 2,000 texts each of product reviews, questions, encyclopedia, fiction and dialogue; descriptors by rules on
-the plain text, those that every register knows. Every test of Bolukbasi et al. 2021 (read second hand) runs
+the plain text, those that every register knows. Every test of Bolukbasi et al. 2021 runs
 on the last layer's units ([CLS] as in the paper, and mean), on all hidden states, and on all FFN units.
 Linear combinations of the units (probes, differences of class means, principal components, random) go through
 the same comparison. Activations are captured into the cache first, which is not timed; then the whole report
@@ -116,13 +116,13 @@ def tested(acts: dict[str, activations.Activations], material: Material, min_sco
     }
 
 
-def localities(values, tops, measures, draws: int = 10_000, level: float = 0.05) -> dict:
+def localities(values, tops, measures, draws: int = 10_000, alpha: float = 0.05) -> dict:
     """L of the units' top sets with and without a pattern (by the words), and of random sets."""
     parts = []
     rng = np.random.default_rng(0)
     for name, top in tops.items():
         null = measures[name](illusions.random_sets(len(values[name]), draws, len(top), rng))
-        bound = np.quantile(null, 1 - level)
+        bound = np.quantile(null, 1 - alpha)
         found = illusions.locality(values[name], top).assign(pattern=measures[name](top) > bound)
         random = illusions.random_sets(len(values[name]), 1000, len(top), rng)
         drawn = illusions.locality(values[name], random)
@@ -152,11 +152,11 @@ def without_outliers(acts, material: Material, min_score: float) -> dict:
 
 def by_length(acts, material: Material, min_score: float) -> pd.Series:
     """The agreement again, of what length in wordpieces leaves of the activations."""
-    control = {
+    lengths = {
         n: pd.DataFrame({"length": material.lengths[n]}, index=labels.index)
         for n, labels in material.labels.items()
     }
-    options = OPTIONS | dict(min_score=min_score, covariates=control)
+    options = OPTIONS | dict(min_score=min_score, covariates=lengths)
     return illusions.compare(acts, material.labels, **options).agreement.iloc[0]
 
 
@@ -177,7 +177,7 @@ def combinations(acts, material: Material, min_score: float) -> pd.DataFrame:
 
 
 def counterparts(found: dict[str, dict], confusions: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each figure of the paper, ours for each kind of unit, and a sentence on what differs."""
+    """Each figure of the paper, the one found here for each kind of unit, and a sentence on what differs."""
     some = {kind: found[kind] for kind in SHOWN}
     lines = [
         *_pattern_lines(some),
@@ -203,7 +203,7 @@ def _pattern_lines(found: dict) -> list[dict]:
     for kind, published in paper.items():
         here = {}
         for name, part in found.items():
-            means = [t[t["kind"] == kind]["rate"].mean() for t in part["patterns"].values()]
+            means = [t[t["kind"] == kind]["share"].mean() for t in part["patterns"].values()]
             here[name] = " / ".join(f"{mean:.2f}" for mean in means)
         lines.append(_line(f"sets with a pattern, {kind} (words / descriptors)", published, here, ""))
     ffn, cls = (lines[0][name] for name in ("FFN units", "last layer, [CLS]"))
@@ -217,12 +217,12 @@ def _pattern_lines(found: dict) -> list[dict]:
 
 
 def _distinct_line(found: dict) -> dict:
-    here, floors = {}, {}
+    here, baselines = {}, {}
     for name, part in found.items():
         last = part["distinct"].iloc[-1]
         here[name] = f"{last['distinct']} of {int(last['tagged'])} ({int(last['units'])} units)"
-        floors[name] = last["floor"]
-    text = "; ".join(f"{name} {floor:.2f}" for name, floor in floors.items())
+        baselines[name] = last["baseline"]
+    text = "; ".join(f"{name} {baseline:.2f}" for name, baseline in baselines.items())
     remark = (
         "Units with a tag in all five registers, out of a fixed vocabulary and not named freely."
         f" Tags that know nothing of each other would give: {text}."
@@ -259,7 +259,7 @@ def _locality_line(found: dict) -> dict:
     parts = {name: part["locality"] for name, part in found.items()}
     here = {n: f"{p['meaningful']:.3f} / {p['meaningless']:.3f} (p {p['p']:.0e})" for n, p in parts.items()}
     higher = [n for n, p in parts.items() if p["meaningful"] > p["meaningless"] and p["p"] <= 0.05]
-    same = f"holds for {', '.join(higher)}" if higher else "holds for none of ours"
+    same = f"holds for {', '.join(higher)}" if higher else "holds for none here"
     random = ", ".join(f"{p['random']:.3f}" for p in parts.values())
     remark = (
         f"That sets with a pattern are more local {same}. The level depends on bins that are not known, on"
@@ -288,7 +288,7 @@ def _outlier_lines(found: dict) -> list[dict]:
             "illusion gap with all texts / without 1 % / 10 %",
             "survives both",
             gaps,
-            "The gap is ours (agreement within less across); it is not made by the outliers where it stays.",
+            "The gap (agreement within less across) is not in the paper; it is not made by the outliers where it stays.",
         ),
         _line(
             "illusion gap, length controlled",
@@ -329,17 +329,17 @@ def _monotone_lines(found: dict) -> list[dict]:
 def _agreement_lines(found: dict) -> list[dict]:
     lines, names = [], {"": "share of first tags kept", "jaccard_": "Jaccard of the first two tags"}
     names |= {"spearman_": "rank correlation of scores", "matched_": "score at equal shares"}
-    names |= {"held_": "share of tags related there at all (q <= .05)"}
+    names |= {"significant_": "share of tags related there at all (q <= .05)"}
     for column, name in names.items():
         for where in ("within", "across"):
             here = {k: str(part["agreement"].agreement.iloc[0][column + where]) for k, part in found.items()}
             lines.append(_line(f"{name}, {where}", UNKNOWN, here, ""))
-    for floor in ("random directions", "permuted units", "permuted rows"):
+    for baseline in ("random directions", "permuted units", "permuted rows"):
         here = {}
         for kind, part in found.items():
-            line = part["agreement"].controls.set_index("kind").loc[floor]
+            line = part["agreement"].baselines.set_index("kind").loc[baseline]
             here[kind] = str(line["across"]) + ("" if line["judged"] == "above" else f" ({line['judged']})")
-        lines.append(_line(f"share of first tags kept, across, {floor}", UNKNOWN, here, ""))
+        lines.append(_line(f"share of first tags kept, across, {baseline}", UNKNOWN, here, ""))
     gaps = {k: part["agreement"].agreement.iloc[0]["gap"] for k, part in found.items()}
     widest = max(gaps, key=lambda k: gaps[k].value)
     lines[0]["remark"] = "Held-out texts of the same corpus: the ceiling. The paper has no such figure."
@@ -356,7 +356,7 @@ def _agreement_lines(found: dict) -> list[dict]:
 def _taxonomy_line(found: dict) -> dict:
     here, shares = {}, {}
     for name, part in found.items():
-        counts = part["taxonomy"]["verdict"].value_counts()
+        counts = part["taxonomy"].verdicts["verdict"].value_counts()
         order = [f"{counts.get(v, 0)} {v}" for v in ("global", "dataset-level", "local", "none")]
         here[name] = ", ".join(order)
         shares[name] = counts.get("global", 0) / max(1, counts.sum())
@@ -365,10 +365,10 @@ def _taxonomy_line(found: dict) -> dict:
 
 
 def figure(found: dict, folder: Path, sources: dict) -> None:
-    """Agreement of every kind of units, beside the floors."""
+    """Agreement of every kind of units, beside the baselines."""
     with plots.style():
         _, ax = plt.subplots(figsize=(8.5, 4))
-        plots.agreement({kind: part["agreement"].controls for kind, part in found.items()}, ax=ax)
+        plots.agreement({kind: part["agreement"].baselines for kind, part in found.items()}, ax=ax)
         ax.set_title("Five registers, 2,000 texts each: tags within a register and across")
         plots.save(ax.figure, "illusions_paper-figure", sources, folder=folder)
         plt.close(ax.figure)
@@ -377,9 +377,9 @@ def figure(found: dict, folder: Path, sources: dict) -> None:
 def plain(found: object) -> object:
     """``found`` as what JSON can hold; frames become records, and a taxonomy its counts."""
     if isinstance(found, illusions.Report):
-        return {"controls": plain(found.controls), "survives": plain(found.taxonomy)}
-    if isinstance(found, pd.DataFrame) and "verdict" in found:
-        return found["verdict"].value_counts().to_dict()
+        return {"baselines": plain(found.baselines), "survives": plain(found.taxonomy)}
+    if isinstance(found, illusions.Taxonomy):
+        return found.verdicts["verdict"].value_counts().to_dict()
     if isinstance(found, pd.DataFrame):
         return [plain(line) for line in found.to_dict("records")]
     if isinstance(found, pd.Series):
@@ -441,7 +441,7 @@ def main() -> None:
         found=plain(found),
     )
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "illusions_paper.json").write_text(json.dumps(result, indent=1) + "\n")
+    (given.out / "illusions_paper.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     figure({name: found[name] for name in SHOWN}, given.out, sources)
     for line in table.to_dict("records"):
         print("\n" + "\n".join(f"{key:>20}  {value}" for key, value in line.items() if value))

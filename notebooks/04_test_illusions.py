@@ -41,7 +41,7 @@ pd.set_option("display.max_colwidth", 90)
 # ## Four kinds of units
 #
 # Feed-forward units, pooled by maximum or by mean, and the last layer's hidden units, pooled by mean or read
-# at [CLS] as in the paper. The untrained copy of the subject serves as a floor.
+# at [CLS] as in the paper. The untrained copy of the subject serves as a baseline.
 
 # %%
 last = subject.select("hidden")[-1]
@@ -82,11 +82,11 @@ pd.DataFrame({name: {"best": s[unit].idxmax(), tag: s[unit].get(tag)} for name, 
 # %%
 reports = {}
 for kind, (site, pool) in KINDS.items():
-    floor = preset["min_score"]["ffn" if site == "ffn" else "hidden"]
+    least = preset["min_score"]["ffn" if site == "ffn" else "hidden"]
     reports[kind] = illusions.compare(
         captured(subject, site, pool),
         labels,
-        min_score=floor,
+        min_score=least,
         min_positives=preset["min_positives"],
         random_weights=captured(untrained, site, pool),
         seed=SEED,
@@ -100,14 +100,14 @@ for kind, (site, pool) in KINDS.items():
 
 # %%
 report = reports["last layer, mean over tokens"]
-fates = report.units
-held = fates[(fates["within_same"] == 1) & fates["above"]]
-lost = held[held.filter(like="same:").sum(axis=1) == 0]
-case = (lost if len(lost) else held).sort_values("within_score").iloc[-1]
+tags = report.units[report.units["above"]]
+at_home = tags["other"] == tags["corpus"]
+kept = tags[~at_home].groupby(["split", "corpus", "unit"], observed=True)["same"].sum().rename("kept")
+held_out = tags[at_home & tags["same"]].join(kept, on=["split", "corpus", "unit"])
+case = held_out.sort_values(["kept", "transfer_score"], ascending=[False, True]).iloc[-1]
 shared = report.settings["descriptors"]
-fate = {name: s.loc[shared] for name, s in scores.items()}
 with plots.style():
-    ax = plots.transfer(fate, case["unit"])
+    ax = plots.transfer({name: s.loc[shared] for name, s in scores.items()}, case["unit"])
     ax.set_title(f"{case['unit']}: “{case['descriptor']}” in {case['corpus']}")
     plt.show()
 
@@ -116,7 +116,8 @@ with plots.style():
 # in the corpus where the tag is weakest.
 
 # %%
-away = min((c for c in corpora if c != case["corpus"]), key=lambda c: case[f"score:{c}"])
+lines = tags[(tags[["split", "corpus", "unit"]] == case[["split", "corpus", "unit"]]).all(axis=1)]
+away = lines.set_index("other")["transfer_score"].drop(case["corpus"]).idxmin()
 side_by_side = {
     name: exemplars.top(acts[name], corpora[name], case["unit"], k=5)["text"]
     for name in (case["corpus"], away)
@@ -134,7 +135,7 @@ table = pd.concat({kind: r.agreement[columns].map(str) for kind, r in reports.it
 table.droplevel(1)
 
 # %% [markdown]
-# `kept` is the share of the tag's score that is left. `held` is a weaker claim, tested for each tag with
+# `kept` is the share of the tag's score that is left. `significant` is a weaker claim, tested for each tag with
 # permuted labels: the share of tags that are related to their unit in the other corpus *at all* (q ≤ .05,
 # false discoveries counted over the units). Brackets are 95 % intervals: texts are drawn again, and tags
 # chosen again. (`over="units"` holds the texts fixed.)
@@ -144,7 +145,7 @@ table.droplevel(1)
 # %%
 with plots.style():
     fig, ax = plt.subplots(figsize=(8.5, 4))
-    plots.agreement({kind: r.controls for kind, r in reports.items()}, ax=ax)
+    plots.agreement({kind: r.baselines for kind, r in reports.items()}, ax=ax)
     ax.set_title("A tag that holds on held-out texts may not hold in another corpus")
     plt.show()
 
@@ -154,16 +155,16 @@ with plots.style():
 # would have believed them. (The sample is small: mind the intervals. `make run PRESET=treebank` runs
 # this notebook on 9,000 sentences of real text.)
 #
-# ## The floors
+# ## The baselines
 #
 # Random directions in the same space do nearly as well as the units themselves in the last layer: its basis
 # is not special. Looked up on another unit (*permuted units*), a tag agrees as often as two units' tags do
-# by chance. Shuffled labels leave nothing. The untrained network is a floor and not a null: its units
+# by chance. Shuffled labels leave nothing. The untrained network is a baseline and not a null: its units
 # still see which words are there. It has other tags, mostly of descriptors that hang on single words and
 # marks, and those travel well from corpus to corpus.
 
 # %%
-reports["last layer, mean over tokens"].controls[["kind", *columns]].astype(str)
+reports["last layer, mean over tokens"].baselines[["kind", *columns]].astype(str)
 
 # %% [markdown]
 # ## Why? Every corpus has its own region
@@ -209,14 +210,14 @@ verdicts = {
     kind: illusions.taxonomy(
         captured(subject, site, pool),
         labels,
-        min_score=preset["min_score"][floor],
+        min_score=preset["min_score"][which],
         min_positives=2 * preset["min_positives"],
     )
-    for kind, (floor, site, pool) in places.items()
+    for kind, (which, site, pool) in places.items()
 }
-pd.DataFrame({kind: found["verdict"].value_counts() for kind, found in verdicts.items()}).fillna(0).astype(
-    int
-)
+pd.DataFrame({kind: found.verdicts["verdict"].value_counts() for kind, found in verdicts.items()}).fillna(
+    0
+).astype(int)
 
 # %% [markdown]
 # One of the best global tags, and one of the best dataset-level ones. The texts of each corpus are ordered by
@@ -225,7 +226,8 @@ pd.DataFrame({kind: found["verdict"].value_counts() for kind, found in verdicts.
 
 # %%
 def strongest(kind, verdict):
-    some = verdicts[kind][verdicts[kind]["verdict"] == verdict]
+    table = verdicts[kind].verdicts
+    some = table[table["verdict"] == verdict]
     return some.sort_values(["undecided", "score"], ascending=[True, False]).iloc[0]
 
 
@@ -245,7 +247,7 @@ with plots.style():
 #
 # ## Browse
 #
-# Choose a descriptor and a unit. The table shows the fate of its tags, the columns its exemplars in every
+# Choose a descriptor and a unit. The table shows what becomes of its tags, the columns its exemplars in every
 # corpus with the tokens shaded by activation.
 
 # %%
@@ -270,7 +272,7 @@ judge
 # ## What to do
 #
 # State the corpus with every tag. Test it on corpora of another kind, not only on held-out texts. Report
-# the gap, and the floors beside it. Say of each tag whether it is global, and if not, in which corpora it
+# the gap, and the baselines beside it. Say of each tag whether it is global, and if not, in which corpora it
 # holds. If it is the texts' length that two corpora differ in, `compare(covariates=...)` takes it away.
 #
 # ## Exercises
@@ -282,16 +284,18 @@ judge
 # 4. The cells below are the answers to the first one, and to one more; in `exercises/` they are yours.
 
 # %% tags=["solution"]
-# `report.units` has a line for every tag: `within_same` says whether it is the unit's first tag on the other
-# half of its corpus, `same:NAME` whether it is so in the corpus NAME (NaN in its own), and `above` whether it
-# reached the minimum. What is the gap, by hand?
+# `report.units` has a line for every tag and every corpus it was looked up in: `corpus` is where it was chosen,
+# `other` where it was looked up (the other half of its own corpus, where both are one), `same` whether it is
+# the unit's first tag there, and `above` whether it reached the minimum. What is the gap, by hand?
 judged = report.units[report.units["above"]]
-gap_by_hand = (judged["within_same"] - judged.filter(like="same:").mean(axis=1)).mean()
+home = judged["other"] == judged["corpus"]
+gap_by_hand = judged.loc[home, "same"].mean() - judged.loc[~home, "same"].mean()
 
 # %% tags=["check"]
 
 told, every = report.agreement["gap"].iloc[0].value, report.units
-not_above = (every["within_same"] - every.filter(like="same:").mean(axis=1)).mean()
+not_above = every["same"].groupby(every["other"].astype(str) == every["corpus"].astype(str)).mean()
+not_above = not_above[True] - not_above[False]
 exercises.check(
     gap_by_hand,
     (lambda g: -1 <= g <= 1, "a gap is the difference of two shares"),

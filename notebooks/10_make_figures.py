@@ -147,21 +147,21 @@ make("held_out", held_out, corpora={home: corpora[home].fingerprint}, permutatio
 # %%
 last = subject.select("hidden")[-1]
 kinds = {"FFN units,\nmax over tokens": ("ffn", "max"), "last layer,\nmean over tokens": (last, "mean")}
-controls = {}
+baselines = {}
 for kind, (site, pool) in kinds.items():
-    controls[kind] = illusions.compare(
+    baselines[kind] = illusions.compare(
         captured(site, pool),
         labels,
         min_score=preset["min_score"]["ffn" if site == "ffn" else "hidden"],
         min_positives=preset["min_positives"],
         random_weights=captured(site, pool, untrained),
         seed=SEED,
-    ).controls
+    ).baselines
 
 
 def agreement(column):
     fig, ax = plt.subplots(figsize=(plots.COLUMNS[column], 2.6))
-    return plots.agreement(controls, ax=ax).figure
+    return plots.agreement(baselines, ax=ax).figure
 
 
 make("agreement", agreement, min_score=preset["min_score"], min_positives=preset["min_positives"])

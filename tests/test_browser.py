@@ -283,20 +283,20 @@ def test_two_corpora_are_held_against_each_other(compared):
 
 
 def test_its_view_says_what_the_illusion_test_said(compared):
-    fates = compared.report.units[compared.report.units["above"]]
-    judged = compared.verdicts.merge(fates[["unit", "descriptor"]])
+    tags = compared.report.units[compared.report.units["above"]]
+    judged = compared.verdicts.verdicts.merge(tags[["unit", "descriptor"]].astype(str))
     compared_units = judged[judged["descriptor"] == "question"]
     line = next(
         line for line in compared_units.itertuples() if "question" in compared.tags(line.unit, *NAMES).index
     )
     view = Page(compared.view(line.unit, *NAMES)).text
     assert f"{line.verdict} (trends in {line.trends} of 2 corpora)" in view
-    own = fates[(fates["unit"] == line.unit) & (fates["descriptor"] == "question")]
+    own = tags[(tags["unit"] == line.unit) & (tags["descriptor"] == "question")]
     here = own.iloc[0]["corpus"]
     own = own[own["corpus"] == here]
     there = NAMES[1 - NAMES.index(here)]
-    assert f"chosen in {len(own)} of 2 cuts of {here}" in view
-    home, away = own["within_same"].sum(), own[f"same:{there}"].sum()
+    assert f"chosen in {own['split'].nunique()} of 2 cuts of {here}" in view
+    home, away = (own.loc[own["other"] == name, "same"].sum() for name in (here, there))
     assert f"best on the other half in {home:.0f}, in {there} in {away:.0f}" in view
     for name in NAMES:
         top = column(compared.browser, name, line.unit).argmax()

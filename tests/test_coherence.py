@@ -47,19 +47,19 @@ def test_random_sets_have_a_pattern_at_the_level_of_the_test(made, name):
         {"a": made[0]}, {"a": measure}, sets=4000, directions=50, draws=8000, progress=False
     ).set_index("kind")
     error = 3 * np.sqrt(0.05 * 0.95 * (1 / 4000 + 1 / 8000))
-    rate = table.loc["random sets", "rate"]
+    rate = table.loc["random sets", "share"]
     assert abs(rate - 0.05) <= error  # the enrichment has many ties
-    assert table.loc["random sets", "rate_fdr"] < 0.002
-    assert table.loc["units", "rate"] == pytest.approx(0.5, abs=0.06)
+    assert table.loc["random sets", "share_fdr"] < 0.002
+    assert table.loc["units", "share"] == pytest.approx(0.5, abs=0.06)
     assert table.loc["units", "coherence"] > table.loc["random sets", "coherence"]
-    assert table.loc["random sets", "coherence"] == pytest.approx(table.loc["units", "chance"], abs=0.35)
+    assert table.loc["random sets", "coherence"] == pytest.approx(table.loc["units", "expected"], abs=0.35)
 
 
 def test_a_measure_of_nothing_but_ties_is_at_the_level_too(made):
     """Two values only, the higher one in a third of the sets: without the draw no p would reach .05."""
     coin = lambda sets: (sets[0] % 3 == 0).astype(float)  # noqa: E731
     table = illusions.pattern_rate({"a": made[0]}, {"a": coin}, sets=4000, directions=9, progress=False)
-    assert table.set_index("kind").loc["random sets", "rate"] == pytest.approx(0.05, abs=0.012)
+    assert table.set_index("kind").loc["random sets", "share"] == pytest.approx(0.05, abs=0.012)
 
 
 def test_kinds_may_be_added_and_corpora_need_a_measure(made):
@@ -75,7 +75,7 @@ def test_kinds_may_be_added_and_corpora_need_a_measure(made):
         progress=False,
     )
     assert table["kind"].tolist() == ["units", "random directions", "class means", "random sets"]
-    assert table.set_index("kind").loc["class means", ["sets", "rate"]].tolist() == [6, 1]
+    assert table.set_index("kind").loc["class means", ["sets", "share"]].tolist() == [6, 1]
     with pytest.raises(ValueError, match="no measure of coherence for the corpus 'b'"):
         illusions.pattern_rate({"a": values, "b": values}, {"a": illusions.enrichment(labels)})
 

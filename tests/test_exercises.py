@@ -128,14 +128,14 @@ def test_what_03_says():
 
 
 def test_what_04_says():
-    units = pd.DataFrame(
-        {"within_same": [1, 1, 0, 0], "same:a": [np.nan, 0, 1, 1], "same:b": [0, 1, np.nan, 0]}
-    )
-    units["same:c"], units["above"] = [0.0, 1, 0, 1], [True, True, True, False]
-    gap = stats.Estimate((1 + 1 / 3 - 1 / 2) / 3, 0, 1, 3)
+    homes, same = ["a", "d", "b", "d"], {"a": [1, 0, 1, 1], "b": [0, 1, 0, 0], "c": [0, 1, 0, 1]}
+    same["d"] = [0, 1, 0, 0]
+    lines = [(home, other, bool(same[other][i]), i < 3) for i, home in enumerate(homes) for other in same]
+    units = pd.DataFrame(lines, columns=["corpus", "other", "same", "above"])
+    gap = stats.Estimate(1 / 3, 0, 1, 3)
     report = SimpleNamespace(units=units, agreement=pd.DataFrame({"gap": [gap]}))
     wrong = [(-gap.value, "the other way round"), (2, "two shares"), (0.5, "its other corpora")]
-    wrong += [((1 + 1 / 3 - 1 / 2 - 2 / 3) / 4, "`above`"), ("x", "two shares")]
+    wrong += [(1 / 12, "`above`"), ("x", "two shares")]
     told("04_test_illusions", {"report": report}, 0, "gap_by_hand", wrong)
     scope = {"told": gap.value}
     sentences = [say("04_test_illusions", scope, 1, gap_at_home=g) for g in (0.03, gap.value, 0.4, 2)]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from nbkit import illusions, matching
 from nbkit.activations import Activations
-from nbkit.illusions import transfer
+from nbkit.illusions import resampling, transfer
+from nbkit.illusions.agreement import agreement
 from nbkit.illusions.transfer import Rule
 
 D, U = 4, 60  # descriptors and units
@@ -33,9 +34,9 @@ def drawn(meaning, n, rng):
 
 
 def line(values, labels, rule, **options):
-    frame = transfer.followed(values, labels, rule, **options)
-    draws = transfer.resampled(values, labels, rule, frame, progress=False, **options)
-    return transfer.agreement("units", frame, rule, draws if rule.over == "texts" else None)
+    frame = transfer.look_up(values, labels, rule, **options)
+    draws = resampling.resample(values, labels, rule, frame, progress=False, **options)
+    return agreement("units", frame, rule, draws if rule.over == "texts" else None)
 
 
 # ------------------------------------------------------------------------- texts drawn again
@@ -48,13 +49,13 @@ def test_sums_over_groups_score_a_resample_like_its_rows(seed, n, groups):
     x = rng.standard_normal((n, 6)).astype(np.float32) * [1, 5, 0.1, 1, 1, 0] + [0, 90, 0, 0, 0, 7]
     y = (rng.random((n, 4)) < [0.3, 0.5, 0.1, 0]).astype(np.float32)
     dealt = rng.permutation(n) % groups
-    times = transfer._times(5, dealt, rng)
+    times = resampling._times(5, dealt, rng)
     assert (times.sum(1) == groups).all()
-    found = transfer._drawn_again(x.astype(np.float32), y, dealt, times, "pearson")
+    found = resampling._drawn_again(x.astype(np.float32), y, dealt, times, "pearson")
     for often, scores in zip(times, found, strict=True):
         rows = np.repeat(np.arange(n), often[dealt].astype(int))
         assert np.allclose(scores, matching.pearson(x[rows], y[rows]), atol=2e-3)
-    slow = transfer._drawn_again(x, y, dealt, times, "auroc")
+    slow = resampling._drawn_again(x, y, dealt, times, "auroc")
     rows = np.repeat(np.arange(n), times[0][dealt].astype(int))
     assert np.allclose(slow[0], matching.auroc(x[rows], y[rows]))
 
@@ -62,7 +63,7 @@ def test_sums_over_groups_score_a_resample_like_its_rows(seed, n, groups):
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 60))
 def test_equal_scores_share_their_rank_and_the_first_is_first(seed, descriptors, different):
     scores = np.random.default_rng(seed).integers(0, different, (3, descriptors, 5)).astype(np.float32)
-    found, by_unit = transfer._Ordered.of(scores), np.moveaxis(scores, 1, 2)
+    found, by_unit = transfer.Ordered.of(scores), np.moveaxis(scores, 1, 2)
     assert np.array_equal(found.scores, by_unit)
     assert np.array_equal(found.first, np.argsort(-by_unit, axis=-1, kind="stable")[..., :2])
     assert np.array_equal(found.ranks, scipy.stats.rankdata(by_unit, axis=-1) - (descriptors + 1) / 2)
@@ -73,13 +74,13 @@ def test_a_resample_of_every_group_once_is_what_was_found():
     values, labels = drawn(loadings(), 400, np.random.default_rng(1))
     for minimum in (0.15, 0.9):  # tags above the minimum, and the best ones where none is
         rule = Rule(min_score=minimum, resamples=3, permutations=0)
-        frame = transfer.followed(values, labels, rule)
+        frame = transfer.look_up(values, labels, rule)
         once = lambda resamples, groups, rng: np.ones((resamples, groups.max() + 1), np.float32)  # noqa: E731
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transfer, "_times", once)
-            draws = transfer.resampled(values, labels, rule, frame, progress=False)
-        found = transfer.agreement("units", frame, rule, draws)
-        for column in transfer.RESAMPLED:
+            patch.setattr(resampling, "_times", once)
+            draws = resampling.resample(values, labels, rule, frame, progress=False)
+        found = agreement("units", frame, rule, draws)
+        for column in resampling.RESAMPLED:
             assert draws[column].tolist() == pytest.approx([found[column].value] * 3, abs=1e-4), column
 
 
@@ -87,10 +88,10 @@ def test_intervals_over_texts_hold_the_known_agreement():
     """Nominal 95 %: of 40 samples of texts, 80 % or more hold the mean over 120 other samples."""
     rng, meaning = np.random.default_rng(2), loadings()
     rule = Rule(min_score=0.2, splits=2, permutations=0)
-    plain = [transfer.followed(*drawn(meaning, 300, rng), rule) for _ in range(120)]
-    truth = pd.DataFrame([transfer.agreement("units", frame, rule) for frame in plain])
+    plain = [transfer.look_up(*drawn(meaning, 300, rng), rule) for _ in range(120)]
+    truth = pd.DataFrame([agreement("units", frame, rule) for frame in plain])
     found = pd.DataFrame([line(*drawn(meaning, 300, rng), rule) for _ in range(40)])
-    for column in transfer.RESAMPLED:
+    for column in resampling.RESAMPLED:
         known = np.mean([estimate.value for estimate in truth[column]])
         spread = np.std([estimate.value for estimate in truth[column]])
         held = np.mean([e.low <= known <= e.high for e in found[column]])
@@ -165,12 +166,12 @@ def test_false_discoveries_are_as_few_as_the_level_says():
     """250 of 300 tags are lost elsewhere: a test of each at 5 % would be wrong in a fifth of its finds."""
     wrong = found = missed = 0
     for seed in range(8):
-        frame = transfer.followed(*corpora(seed, common=50), Rule(min_score=0.2, splits=1))
-        q = frame.filter(regex="^q:").mean(axis=1)  # one other corpus
-        lost = frame["unit"] >= 50
+        frame = transfer.look_up(*corpora(seed, common=50), Rule(min_score=0.2, splits=1))
+        away, lost = frame["other"] != frame["corpus"], frame["unit"] >= 50
+        assert frame.loc[~away, "significant"].mean() > 0.98
+        q, lost = frame.loc[away, "q"], lost[away]
         wrong, found = wrong + (q[lost] <= 0.05).sum(), found + (q <= 0.05).sum()
         missed += (q[~lost] > 0.05).sum()
-        assert (frame["within_q"] <= 0.05).mean() > 0.98
     assert wrong / found <= 0.07 and missed / found < 0.02, (wrong, found, missed)
 
 
@@ -180,15 +181,16 @@ def stores(values, labels):
     return acts, {n: pd.DataFrame(y, columns=[f"d{i}" for i in range(5)]) for n, y in labels.items()}
 
 
-def test_the_report_counts_what_holds_beside_its_floors():
+def test_the_report_counts_what_holds_beside_its_baselines():
     report = illusions.compare(*stores(*corpora(0)), min_score=0.2, directions=50, progress=False)
-    controls = report.controls.set_index("kind")
-    assert controls.loc["units", "significant_within"].value > 0.98
-    assert controls.loc["units", "significant_across"].value == pytest.approx(0.5, abs=0.05)
-    assert controls.loc["permuted rows", "significant_across"].value <= 0.02
-    assert controls.loc["permuted rows", "significant_within"].value <= 0.02
-    assert {"within_p", "within_q", "p:a", "q:b"} <= set(report.units)
-    assert report.units.loc[report.units["corpus"] == "a", ["p:a", "q:a"]].isna().all(axis=None)
+    baselines = report.baselines.set_index("kind")
+    assert baselines.loc["units", "significant_within"].value > 0.98
+    assert baselines.loc["units", "significant_across"].value == pytest.approx(0.5, abs=0.05)
+    assert baselines.loc["permuted rows", "significant_across"].value <= 0.02
+    assert baselines.loc["permuted rows", "significant_within"].value <= 0.02
+    assert (report.units["significant"] == (report.units["q"] <= 0.05)).all()
+    tags = report.units.groupby(["split", "corpus", "unit"], observed=True)["other"].agg(list)
+    assert (tags.str.join("") == "ab").all()
     assert report.settings["over"] == "texts" and report.settings["permutations"] == 200
 
 
@@ -199,4 +201,6 @@ def test_what_cannot_be_done_is_named():
     with pytest.raises(ValueError, match="'soft_wpmi' scores a unit beside others"):
         illusions.compare(*made, method="soft_wpmi", progress=False)
     free = illusions.compare(*made, permutations=0, over="units", directions=20, progress=False)
-    assert "significant_across" not in free.agreement and free.units["p:b"].isna().all()
+    assert "significant_across" not in free.agreement and free.units[["p", "q", "significant"]].isna().all(
+        axis=None
+    )

@@ -30,6 +30,7 @@ UNUSED: dict[str, str] = {
     "descriptors.Generator": "the type of whatever answers requests, for those who write one",
     "descriptors.Reply": "what a generator of one's own returns",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
+    "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }
 
 #: DESIGN's "out" words as whole names: of functions, parameters, variables, attributes and columns.

@@ -26,6 +26,11 @@ def corpus(seed, n=600, local=None):
     return stored, pd.DataFrame(labels, columns=[f"d{i}" for i in range(6)])
 
 
+def number_of(table):
+    """The number at the end of each unit's name."""
+    return table["unit"].astype(str).str.extract(r"(\d+)$")[0].astype(int)
+
+
 @pytest.fixture(scope="module")
 def three():
     made = {
@@ -41,12 +46,11 @@ def report(three):
 
 
 def test_global_units_survive_and_local_units_do_not(report):
-    fates = report.units[report.units["above"]]
-    number = fates["unit"].str.extract(r"(\d+)$")[0].astype(int)
-    survived = fates.filter(like="same:").mean(axis=1)
-    assert survived[number < 150].mean() > 0.99
-    assert survived[number >= 150].mean() < 0.01
-    assert (fates["within_same"] == 1).mean() > 0.99
+    tags = report.units[report.units["above"]]
+    number, home = number_of(tags), tags["other"] == tags["corpus"]
+    assert tags.loc[~home & (number < 150), "same"].mean() > 0.99
+    assert tags.loc[~home & (number >= 150), "same"].mean() < 0.01
+    assert tags.loc[home, "same"].mean() > 0.99
 
 
 def test_the_gap_is_the_share_of_local_units(report):
@@ -58,20 +62,21 @@ def test_the_gap_is_the_share_of_local_units(report):
 
 
 def test_permuted_rows_leave_nothing(report):
-    floor = report.controls.set_index("kind").loc["permuted rows"]
-    assert floor["tags"] == 0
-    assert floor["within"].value < 0.35 and abs(floor["kept_within"].value) < 0.1
+    baseline = report.baselines.set_index("kind").loc["permuted rows"]
+    assert baseline["tags"] == 0
+    assert baseline["within"].value < 0.35 and abs(baseline["kept_within"].value) < 0.1
 
 
 def test_permuted_units_agree_as_often_as_two_random_units_do(report):
     """A tag of d0 to d2 finds its like on half of the units with chance 1/3; a local tag never does."""
-    floor = report.controls.set_index("kind").loc["permuted units"]
-    assert floor["across"].value == pytest.approx(0.5 * 0.5 / 3, abs=0.05)
-    assert floor["tags"] == report.agreement.iloc[0]["tags"]
+    baseline = report.baselines.set_index("kind").loc["permuted units"]
+    assert baseline["across"].value == pytest.approx(0.5 * 0.5 / 3, abs=0.05)
+    assert baseline["tags"] == report.agreement.iloc[0]["tags"]
 
 
 def test_taxonomy_counts_every_tag_once(report):
-    assert report.taxonomy["tags"].sum() == report.units["above"].sum()
+    tags = report.units[report.units["other"] == report.units["corpus"]]
+    assert report.taxonomy["tags"].sum() == tags["above"].sum()
     assert report.taxonomy["share"].sum() == pytest.approx(1)
     by_count = report.taxonomy.set_index("survives")["share"]
     assert by_count[2] == pytest.approx(0.5, abs=0.02) and by_count[0] == pytest.approx(0.5, abs=0.02)
@@ -105,14 +110,12 @@ def test_the_new_columns_by_brute_force(three, report):
     _, second = stats.halves(600, 0.5, 0)
     here = matching.score(acts["a"].values[first], labels["a"].iloc[first])
     there = matching.score(acts["b"].values[second], labels["b"].iloc[second])
-    lines = report.units.query("split == 0 and corpus == 'a'").set_index("unit")
+    lines = report.units.query("split == 0 and corpus == 'a' and other == 'b'").set_index("unit")
     for unit, line in lines.iloc[::20].iterrows():
         column = int(unit.rsplit(".", 1)[1])
         one, two = (set(s[column].nlargest(2).index) for s in (here, there))
-        assert line["jaccard:b"] == pytest.approx(len(one & two) / len(one | two))
-        assert line["spearman:b"] == pytest.approx(
-            scipy.stats.spearmanr(here[column], there[column]).statistic
-        )
+        assert line["jaccard"] == pytest.approx(len(one & two) / len(one | two))
+        assert line["spearman"] == pytest.approx(scipy.stats.spearmanr(here[column], there[column]).statistic)
 
 
 @settings(max_examples=50, deadline=None)
@@ -139,9 +142,11 @@ def test_a_share_that_differs_is_no_illusion_where_shares_are_matched():
     """Pearson falls with the share of the descriptor, .5 here and .05 there; matched scores do not."""
     (often, labels), (rarely, fewer) = shares(0, 0.5), shares(1, 0.05)
     found = illusions.compare({"x": often, "y": rarely}, {"x": labels, "y": fewer}, progress=False)
-    d0 = found.units[(found.units["descriptor"] == "d0") & (found.units["corpus"] == "x")]
-    assert (d0["within_score"] - d0["score:y"]).mean() > 0.2
-    assert abs(d0["within_matched"] - d0["matched:y"]).mean() < 0.05
+    d0, columns = found.units[found.units["descriptor"] == "d0"], ("transfer_score", "matched")
+    d0 = d0[d0["corpus"] == "x"]
+    score, matched = (d0.pivot(index=["split", "unit"], columns="other", values=v) for v in columns)
+    assert (score["x"] - score["y"]).mean() > 0.2
+    assert abs(matched["x"] - matched["y"]).mean() < 0.05
 
 
 def test_what_a_covariate_explains_is_no_tag():
@@ -173,9 +178,10 @@ def test_probe_directions_are_compared_like_units(three):
     acts, labels = three
     probes = illusions.directions(acts, labels, "probe")
     found = illusions.compare(probes, labels, min_positives=5, directions=50, progress=False).units
-    number = found["descriptor"].str.removeprefix("d").astype(int)
+    number = found["descriptor"].astype(str).str.removeprefix("d").astype(int)
+    away = found["other"] != found["corpus"]
     assert set(found["unit"]) <= set(probes["a"].units["unit"])
-    assert found[(number < 3) & found["above"]].filter(like="same:").mean(axis=1).mean() > 0.8
+    assert found.loc[(number < 3) & found["above"] & away, "same"].mean() > 0.8
 
 
 def test_two_samples_of_one_source_have_no_gap_even_when_sizes_differ():
@@ -207,9 +213,9 @@ def test_a_descriptor_that_one_corpus_lacks_is_left_out_and_named(three):
     found = illusions.compare(acts, rare, progress=False, directions=50)
     assert found.settings["left_out"] == ["d0"] and len(found.settings["descriptors"]) == 5
     assert "d0" not in set(found.units["descriptor"])
-    meant = found.units["unit"].str.extract(r"(\d+)$")[0].astype(int)
+    meant, home = number_of(found.units), found.units["other"] == found.units["corpus"]
     assert not ((meant < 150) & (meant % 3 == 0) & found.units["above"]).any()
-    assert (found.units.loc[meant < 150, "within_same"] == 1).all()
+    assert found.units.loc[home & (meant < 150), "same"].all()
 
 
 def test_identical_corpora_agree_in_geometry_and_monotonicity_too():
@@ -224,7 +230,7 @@ def test_identical_corpora_agree_in_geometry_and_monotonicity_too():
     assert illusions.distinct_tags(scores, 0.3)["distinct"].iloc[-1].value == 1
 
 
-def test_random_weights_are_a_further_floor(three):
+def test_random_weights_are_a_further_baseline(three):
     acts, labels = three
     rng = np.random.default_rng(0)
     noise = {
@@ -233,8 +239,8 @@ def test_random_weights_are_a_further_floor(three):
     }
     report = illusions.compare(acts, labels, random_weights=noise, directions=50, progress=False)
     kinds = ["units", "random directions", "permuted units", "permuted rows", "random weights"]
-    assert report.controls["kind"].tolist() == kinds
-    assert report.controls.set_index("kind").loc["random weights", "tags"] == 0
+    assert report.baselines["kind"].tolist() == kinds
+    assert report.baselines.set_index("kind").loc["random weights", "tags"] == 0
 
 
 def test_top_ranges_overlap_by_brute_force(three):

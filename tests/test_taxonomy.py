@@ -12,7 +12,8 @@ from matplotlib import pyplot as plt
 
 from nbkit import illusions, matching, plots, stats
 from nbkit.activations import Activations
-from nbkit.illusions import taxonomy
+from nbkit.illusions import monotone
+from nbkit.illusions.taxonomy import _outside, _tails
 
 KINDS = ["global"] * 40 + ["dataset-level"] * 40 + ["local"] * 40 + ["none"] * 40
 D = 8  # descriptors
@@ -47,7 +48,7 @@ def three():
 
 @pytest.fixture(scope="module")
 def verdicts(three):
-    return illusions.taxonomy(*three, min_score=0.3, progress=False)
+    return illusions.taxonomy(*three, min_score=0.3, progress=False).verdicts
 
 
 def kind_of(frame):
@@ -65,21 +66,26 @@ def test_every_planted_concept_gets_its_verdict(verdicts):
 
 
 def test_each_verdict_comes_with_its_evidence(verdicts, three):
+    evidence = illusions.taxonomy(*three, min_score=0.3, progress=False).evidence
+    evidence = evidence.set_index(["unit", "descriptor", "corpus"]).sort_index()
     line = verdicts[kind_of(verdicts).eq("dataset-level") & (verdicts["descriptor"] == "d4")].iloc[0]
     assert line["home"] == "b" and line["trends"] == 1 and line["undecided"] == 0
-    assert line["r:b"] == line["score"] > 0.4 and line["monotone:b"] == 1 and line["q:b"] < 1e-6
-    assert abs(line["r:a"]) < 0.12 and line["q:a"] > 0.05
+    a, b = (evidence.loc[(line["unit"], "d4", name)] for name in "ab")
+    assert b["r"] == line["score"] > 0.4 and b["monotone"] == 1 and b["q"] < 1e-6
+    assert abs(a["r"]) < 0.12 and a["q"] > 0.05
     local = verdicts[verdicts["verdict"] == "local"]
-    assert (local.filter(like="enriched:").min(axis=1) <= 0.05).all() and (local["score"] < 0.3).all()
+    least = evidence["enriched"].groupby(["unit", "descriptor"]).min()
+    assert (local.join(least, on=["unit", "descriptor"])["enriched"] <= 0.05).all()
+    assert (local["score"] < 0.3).all()
     assert set(local["chosen"]) == {"top set"}
     stored, labels = three[0]["b"], three[1]["b"]
     r = np.corrcoef(stored.values[:, stored.column(line["unit"])], labels["d4"])[0, 1]
-    assert line["r:b"] == pytest.approx(r, abs=1e-5)
+    assert b["r"] == pytest.approx(r, abs=1e-5)
 
 
 def test_identical_corpora_under_two_names_are_global(three):
     stored, labels = three[0]["a"], three[1]["a"]
-    found = illusions.taxonomy({"x": stored, "y": stored}, {"x": labels, "y": labels}, min_score=0.3)
+    found = illusions.taxonomy({"x": stored, "y": stored}, {"x": labels, "y": labels}, min_score=0.3).verdicts
     assert set(found.loc[found["chosen"] != "top set", "verdict"]) == {"global"}
     assert "dataset-level" not in set(found["verdict"])
 
@@ -87,7 +93,7 @@ def test_identical_corpora_under_two_names_are_global(three):
 def test_two_corpora_of_very_different_sizes():
     """300 texts beside 4,000: meanings that hold in both are not called dataset-level for want of texts."""
     acts, labels = by_name({"small": planted(1, 3, n=300), "large": planted(2, 4, n=4000)})
-    found = illusions.taxonomy(acts, labels, min_score=0.3, progress=False)
+    found = illusions.taxonomy(acts, labels, min_score=0.3, progress=False).verdicts
     kinds = kind_of(found)
     assert (found.loc[kinds == "global", "verdict"] == "global").mean() >= 0.95
     local = found[(kinds == "dataset-level") & (found["chosen"] != "top set")]
@@ -102,18 +108,20 @@ def test_a_sign_that_turns_and_a_rate_that_falls_in_between_are_not_global():
         values[:, 150] += 3 * sign * on
         both = np.flatnonzero(on)
         values[both, 151] += np.where(np.arange(len(both)) % 3, 4, -4)
-    found = illusions.taxonomy(acts, labels, min_score=0.3, progress=False).set_index(["unit", "descriptor"])
-    turned, bent = found.loc[("layer.0.ffn.150", "d6")], found.loc[("layer.0.ffn.151", "d6")]
-    assert turned["verdict"] == "dataset-level" and turned["trends"] == 1 and turned["monotone:b"] == -1
-    assert turned["undecided"] == 0
-    assert bent["trends"] == 0 and bent["monotone:a"] == 0 == bent["monotone:b"] and bent["q:a"] < 1e-6
+    found = illusions.taxonomy(acts, labels, min_score=0.3, progress=False)
+    verdicts, evidence = (table.set_index(["unit", "descriptor"]) for table in found[:2])
+    turned, bent = (verdicts.loc[(f"layer.0.ffn.{i}", "d6")] for i in (150, 151))
+    of_turned, of_bent = (evidence.loc[[(f"layer.0.ffn.{i}", "d6")]].set_index("corpus") for i in (150, 151))
+    assert turned["verdict"] == "dataset-level" and turned["trends"] == 1 and turned["undecided"] == 0
+    assert of_turned.loc["b", "monotone"] == -1
+    assert bent["trends"] == 0 and (of_bent["monotone"] == 0).all() and of_bent.loc["a", "q"] < 1e-6
 
 
 def test_too_few_texts_leave_it_undecided():
     acts, labels = by_name({"small": planted(1, 3, n=60, share=0.3), "large": planted(2, 4, n=4000)})
     for unit in range(40):  # weaker: half a deviation
         acts["small"].values[:, unit] -= 1.5 * labels["small"].to_numpy()[:, unit % 3]
-    found = illusions.taxonomy(acts, labels, min_score=0.3, min_positives=5, progress=False)
+    found = illusions.taxonomy(acts, labels, min_score=0.3, min_positives=5, progress=False).verdicts
     lost = found[(kind_of(found) == "global") & (found["verdict"] == "dataset-level")]
     assert len(lost) > 5 and (lost["undecided"] == 1).mean() > 0.9
 
@@ -122,14 +130,14 @@ def test_a_descriptor_that_one_corpus_lacks_is_left_out(three):
     acts, labels = three
     rare = {**labels, "b": labels["b"].assign(d0=0.0)}
     found = illusions.taxonomy(acts, rare, min_score=0.3, progress=False)
-    assert found.attrs["left_out"] == ["d0"] and "d0" not in set(found["descriptor"])
+    assert found.left_out == ["d0"] and "d0" not in set(found.verdicts["descriptor"])
     with pytest.raises(ValueError, match="'b' has 12 texts, too few for 5 quantiles and top 10"):
         few = acts["b"].select(text_ids=range(12))
         illusions.taxonomy({"a": acts["a"], "b": few}, labels, min_score=0.3, min_positives=1)
 
 
 def test_a_unit_that_follows_length_has_no_trend_when_length_is_controlled():
-    acts, labels, control = {}, {}, {}
+    acts, labels, lengths = {}, {}, {}
     for seed, name in enumerate("ab"):
         stored, matrix = planted(seed, 3)
         rng = np.random.default_rng(seed + 10)
@@ -137,14 +145,15 @@ def test_a_unit_that_follows_length_has_no_trend_when_length_is_controlled():
         matrix["d7"] = (rng.random(len(matrix)) < words / 60).astype(np.float32)  # long texts have it
         stored.values[:, 150] = words + rng.standard_normal(len(words))
         acts[name], labels[name] = stored, matrix
-        control[name] = pd.DataFrame({"words": words})
+        lengths[name] = pd.DataFrame({"words": words})
     pair = ("layer.0.ffn.150", "d7")
-    free = illusions.taxonomy(acts, labels, min_score=0.2, progress=False).set_index(["unit", "descriptor"])
+    free = illusions.taxonomy(acts, labels, min_score=0.2, progress=False).verdicts
+    free = free.set_index(["unit", "descriptor"])
     assert free.loc[pair, "verdict"] == "global"
-    held = illusions.taxonomy(acts, labels, min_score=0.2, covariates=control, progress=False)
-    held = held.set_index(["unit", "descriptor"])
-    assert pair not in held.index or held.loc[pair, "verdict"] in ("local", "none")
-    assert (held.loc["layer.0.ffn.1", "verdict"] == "global").all()
+    left = illusions.taxonomy(acts, labels, min_score=0.2, covariates=lengths, progress=False).verdicts
+    left = left.set_index(["unit", "descriptor"])
+    assert pair not in left.index or left.loc[pair, "verdict"] in ("local", "none")
+    assert (left.loc["layer.0.ffn.1", "verdict"] == "global").all()
 
 
 def test_a_perfect_detector_of_a_rare_thing_is_global_unless_rates_must_rise_strictly():
@@ -158,8 +167,9 @@ def test_a_perfect_detector_of_a_rare_thing_is_global_unless_rates_must_rise_str
         stored = Activations(values, pd.DataFrame({"text_id": np.arange(1000)}), units, {})
         made[name] = (stored, pd.DataFrame(labels, columns=["d"]))
     acts, labels = by_name(made)
-    assert illusions.taxonomy(acts, labels, min_score=0.3)["verdict"].tolist() == ["global"]
-    assert illusions.taxonomy(acts, labels, min_score=0.3, strict=True)["verdict"].tolist() == ["local"]
+    for strict, verdict in ((False, "global"), (True, "local")):
+        found = illusions.taxonomy(acts, labels, min_score=0.3, strict=strict).verdicts
+        assert found["verdict"].tolist() == [verdict]
 
 
 def test_the_trend_outside_the_top_set_by_brute_force():
@@ -167,8 +177,8 @@ def test_the_trend_outside_the_top_set_by_brute_force():
     values = rng.integers(0, 12, (90, 7)).astype(np.float32)  # many ties
     values[:, 6] = 1
     labels = rng.random((90, 4)).astype(np.float32)
-    top, ranks = stats.top_texts(values, 10), taxonomy._ranks(values)
-    found = taxonomy._outside(ranks, labels, top)
+    top, ranks = stats.top_texts(values, 10), monotone.ranks(values)
+    found = _outside(ranks, labels, top)
     for unit in range(6):
         rest = np.setdiff1d(np.arange(90), top[:, unit])
         rank = scipy.stats.rankdata(values[:, unit])[rest]
@@ -181,7 +191,7 @@ def test_the_trend_outside_the_top_set_by_brute_force():
 
 def test_the_top_set_is_judged_by_the_hypergeometric():
     on = np.arange(50)[:, None] < 20
-    tail = taxonomy._tails(on, 10)[0]
+    tail = _tails(on, 10)[0]
     table = [[7, 3], [13, 27]]
     assert tail[7] == pytest.approx(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
     assert tail[0] == 1
@@ -192,20 +202,20 @@ def test_the_top_set_is_judged_by_the_hypergeometric():
 def test_equal_activations_share_a_quantile_and_rates_do_not_depend_on_the_order(values, quantiles):
     x = np.array(values, dtype=np.float32)[:, None]
     y = np.arange(len(values), dtype=np.float32)[:, None]
-    cells = taxonomy._cells(taxonomy._ranks(x), quantiles)[:, 0]
+    cells = monotone.cells(monotone.ranks(x), quantiles)[:, 0]
     for value in set(values):
         assert len(set(cells[x[:, 0] == value])) == 1
     assert (np.diff(cells[np.argsort(x[:, 0], kind="stable")]) >= 0).all()
     order = np.random.default_rng(0).permutation(len(values))
-    one = taxonomy._rates(taxonomy._ranks(x), y, quantiles)
-    two = taxonomy._rates(taxonomy._ranks(x[order]), y[order], quantiles)
+    one = monotone.rates(monotone.ranks(x), y, quantiles)
+    two = monotone.rates(monotone.ranks(x[order]), y[order], quantiles)
     assert np.allclose(one[0], two[0]) and np.allclose(one[1], two[1])
     assert one[0].sum() == y.sum() and one[1].sum() == len(values)
 
 
 def test_steps_within_noise_do_not_break_a_trend_and_real_ones_do():
     sizes = np.full((5, 1), 200.0)
-    loose, strict = (taxonomy._Rule(10, 5, s, 0.0125) for s in (False, True))
+    loose, strict = ({"alpha": 0.0125, "strict": s} for s in (False, True))
     for counts, expected in (
         ([10, 20, 30, 40, 60], (1, 1)),
         ([0, 0, 0, 0, 60], (1, 0)),
@@ -216,30 +226,31 @@ def test_steps_within_noise_do_not_break_a_trend_and_real_ones_do():
         ([50, 10, 80, 150, 190], (1, 0)),  # a dip at the low end, significant and less than a third
     ):
         sums = np.array(counts, float)[:, None, None]
-        found = tuple(int(taxonomy._monotone(sums, sizes, rule)[0, 0]) for rule in (loose, strict))
+        found = tuple(int(monotone.direction(sums, sizes, **rule)[0, 0]) for rule in (loose, strict))
         assert found == expected, counts
 
 
 def test_quantiles_without_texts_are_passed_over():
     sums = np.array([[0, 10, 0, 0, 90], [90, 0, 10, 0, 0], [0, 0, 30, 0, 0]], float).T[:, None, :]
     sizes = np.array([[0, 100, 0, 0, 100], [100, 0, 100, 0, 0], [0, 0, 100, 0, 0]], float).T
-    assert taxonomy._monotone(sums, sizes, taxonomy._Rule(10, 5, False, 0.01)).tolist() == [[1, -1, 0]]
-    assert taxonomy._monotone(sums, sizes, taxonomy._Rule(10, 5, True, 0.01)).tolist() == [[0, 0, 0]]
+    assert monotone.direction(sums, sizes, 0.01).tolist() == [[1, -1, 0]]
+    assert monotone.direction(sums, sizes, 0.01, strict=True).tolist() == [[0, 0, 0]]
 
 
 def test_auroc_is_that_of_the_scorer_and_a_faint_echo_is_no_trend():
     rng = np.random.default_rng(7)
     values = rng.integers(0, 9, (200, 5)).astype(np.float32)
     labels = (rng.random((200, 3)) < [0.1, 0.5, 0]).astype(np.float32)
-    found = stats.auroc_of_ranks((labels.T > 0.5).astype(float), taxonomy._ranks(values).T)
+    found = stats.auroc_of_ranks((labels.T > 0.5).astype(float), monotone.ranks(values).T)
     assert np.allclose(found, matching.auroc(values, labels))
     acts, matrices = by_name({"a": planted(1, 3, n=5000), "b": planted(2, 4, n=5000)})
     acts["a"].values[:, 150] += 2 * matrices["a"]["d6"].to_numpy()
     acts["b"].values[:, 150] += 0.4 * matrices["b"]["d6"].to_numpy()
     for keep, verdict in ((0.5, "dataset-level"), (0.1, "global")):
         lines = illusions.taxonomy(acts, matrices, min_score=0.3, keep=keep, progress=False)
-        line = lines.set_index(["unit", "descriptor"]).loc[("layer.0.ffn.150", "d6")]
-        assert line["verdict"] == verdict and line["q:b"] < 1e-6
+        line = lines.verdicts.set_index(["unit", "descriptor"]).loc[("layer.0.ffn.150", "d6")]
+        b = lines.evidence.set_index(["unit", "descriptor", "corpus"]).loc[("layer.0.ffn.150", "d6", "b")]
+        assert line["verdict"] == verdict and b["q"] < 1e-6
 
 
 # ---------------------------------------------------------------------------------- monotonicity
@@ -251,14 +262,14 @@ def test_chance_is_that_of_the_paper_and_of_a_simulation():
     values = {name: rng.standard_normal((250, 200)).astype(np.float32) for name in "abcd"}
     counts = {name: rng.random((250, 300)) for name in values}
     table = illusions.monotonicity(values, counts, progress=False).set_index("corpora")
-    assert table.loc[1, "chance"] == pytest.approx(0.0167, abs=1e-4)
-    assert table.loc[4, "chance"] == pytest.approx(1e-8, rel=0.05)
+    assert table.loc[1, "expected"] == pytest.approx(0.0167, abs=1e-4)
+    assert table.loc[4, "expected"] == pytest.approx(1e-8, rel=0.05)
     for kind in ("found", "permuted"):
         assert table.loc[1, kind] == pytest.approx(2 / 120, abs=0.001)
         assert table.loc[2, kind] == pytest.approx(2 / 120**2, abs=1e-4)
     assert table.loc[1, "lowest"] <= table.loc[1, "found"] <= table.loc[1, "highest"]
     three = illusions.monotonicity({"a": values["a"]}, counts, quantiles=3, progress=False)
-    assert three.loc[0, "chance"] == pytest.approx(1 / 3) == pytest.approx(three.loc[0, "found"], abs=0.01)
+    assert three.loc[0, "expected"] == pytest.approx(1 / 3) == pytest.approx(three.loc[0, "found"], abs=0.01)
 
 
 def test_monotone_pairs_by_brute_force():
@@ -315,7 +326,7 @@ def test_distinct_tags_by_hand():
     assert table.loc[2, "units"] == 0
 
 
-def test_unrelated_tags_come_to_the_floor_and_one_meaning_to_one():
+def test_unrelated_tags_come_to_the_baseline_and_one_meaning_to_one():
     rng = np.random.default_rng(6)
     same = pd.DataFrame(rng.random((5, 900)))
     fixed = illusions.distinct_tags({"a": same, "b": same, "c": same}, 0.0).set_index("tagged").loc[3]
@@ -324,7 +335,7 @@ def test_unrelated_tags_come_to_the_floor_and_one_meaning_to_one():
     expected = 5 * (1 - 0.8**3)  # different ones among three draws of five
     assert fixed["distinct"] == (1, 1, 1, 900)
     assert free["distinct"].value == pytest.approx(expected, abs=0.08)
-    assert fixed["floor"] == pytest.approx(expected, abs=0.08) == free["floor"]
+    assert fixed["baseline"] == pytest.approx(expected, abs=0.08) == free["baseline"]
 
 
 # ---------------------------------------------------------------------------------- curves
@@ -336,14 +347,14 @@ def test_curves_of_a_global_and_a_dataset_level_tag(three):
     assert len(table) == 15 and set(table["texts"]) == {240}
     values, label = acts["a"].values[:, 0], labels["a"]["d0"].to_numpy()
     order = np.argsort(values)
-    assert table[table["corpus"] == "a"]["rate"].tolist() == pytest.approx(
+    assert table[table["corpus"] == "a"]["share"].tolist() == pytest.approx(
         label[order].reshape(5, 240).mean(1).tolist()
     )
-    assert (table["low"] <= table["rate"]).all() and (table["rate"] <= table["high"]).all()
+    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
     ax = plots.quintile_curves(table)
     assert [line.get_label() for line in ax.lines] == list("abc")
     assert all((np.diff(line.get_ydata()) > -0.05).all() for line in ax.lines)
     local = illusions.quintile_rates(acts, labels, "layer.0.ffn.40", "d3")
-    rise = local.groupby("corpus")["rate"].agg(lambda r: r.iloc[-1] - r.iloc[0])
+    rise = local.groupby("corpus")["share"].agg(lambda r: r.iloc[-1] - r.iloc[0])
     assert rise["a"] > 0.3 and rise[["b", "c"]].abs().max() < 0.15
     plt.close("all")

@@ -22,7 +22,7 @@ CAPTIONS = {
     "03_held_out": "Left: every unit's first tag, scored on the texts that chose it and on held-out texts of"
     " the same corpus. Right: units with a tag, by layer.",
     "04_agreement": "How often a unit's first tag is still its first tag: on held-out texts of its corpus"
-    " (blue), and in the other corpora (red). The distance is the illusion gap. Small marks are floors.",
+    " (blue), and in the other corpora (red). The distance is the illusion gap. Small marks are baselines.",
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",
@@ -67,8 +67,8 @@ def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         for what in ("within", "across", "gap"):
             name = {"within": "agreement within", "across": "agreement across", "gap": "illusion gap"}[what]
             lines.append((f"{kind}: {name}", _estimate(found[what])))
-        floors = ", ".join(f"{floor} {_estimate(e)}" for floor, e in found["floors"].items())
-        lines.append((f"{kind}: floors (across)", floors))
+        baselines = ", ".join(f"{name} {_estimate(e)}" for name, e in found["baselines"].items())
+        lines.append((f"{kind}: baselines (across)", baselines))
     found = facts["salience"]
     few = " / ".join(f"{found[key]:.2f}" for key in ("greedy_30", "greedy_100", "all"))
     name = f"part of speech from 30 / 100 / all {found['units']:,} units"

@@ -11,7 +11,13 @@ import pandas as pd
 from nbkit.illusions.transfer import FEWEST, Rule, judged
 from nbkit.stats import Estimate, bootstrap
 
-MEASURES = {"same": "", "kept": "kept_", "jaccard": "jaccard_", "spearman": "spearman_", "matched": "matched_"}
+MEASURES = {
+    "same": "",
+    "kept": "kept_",
+    "jaccard": "jaccard_",
+    "spearman": "spearman_",
+    "matched": "matched_",
+}
 MEASURES |= {"significant": "significant_"}
 
 
@@ -31,7 +37,8 @@ def agreement(
     found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
     sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
     for column in by_tag:
-        found[column] = _over_units(sums[column].to_numpy(), sizes, rule.seed)
+        # units are drawn, not tags: a unit's tags in several corpora are not independent
+        found[column] = bootstrap(sums[column].to_numpy() / sizes, weights=sizes, seed=rule.seed)
         if draws is not None and column in draws:
             found[column] = _over_texts(column, found[column], draws[column].to_numpy())
     found["distinct"] = _distinct_of_tags(some, rule.seed)
@@ -102,17 +109,6 @@ def _distinct_of_tags(table: pd.DataFrame, seed: int) -> Estimate:
     by_unit = tags.groupby(["unit", "split"], observed=True)["descriptor"].agg(["size", "nunique"])
     everywhere = by_unit.loc[by_unit["size"] == table["other"].nunique(), "nunique"]
     return bootstrap(everywhere.groupby("unit", observed=True).mean().to_numpy(), seed=seed)
-
-
-def _over_units(sums: np.ndarray, sizes: np.ndarray, seed: int, n: int = 1000) -> Estimate:
-    """Mean over tags, resampling units: a unit's tags in several corpora are not independent."""
-    if len(sums) < 2:
-        return bootstrap(sums / sizes, seed=seed)
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, len(sums), (n, len(sums)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), len(sums))
 
 
 def _over_texts(column: str, found: Estimate, draws: np.ndarray) -> Estimate:

@@ -96,13 +96,13 @@ def agreement_of(
         raise ValueError(
             f"set {min(unknown)!r} was annotated and is not in the key: is it that of other sets?"
         )
-    said = annotations.drop_duplicates(["annotator", "set_id"], keep="last").merge(key, on="set_id")
-    said["yes"] = said["pattern"].astype(str).str.lower().isin(("yes", "true"))
-    said["marked"] = said["positives"].fillna("").astype(str).str.split().str.len()
+    answers = annotations.drop_duplicates(["annotator", "set_id"], keep="last").merge(key, on="set_id")
+    answers["yes"] = answers["pattern"].astype(str).str.lower().isin(("yes", "true"))
+    answers["marked"] = answers["positives"].fillna("").astype(str).str.split().str.len()
     alike = {_folded(name): _folded(meant) for name, meant in (same or {}).items()}
-    said["named"] = said["name"].fillna("").astype(str).map(_folded).replace(alike)
-    parts = {c: said[said["condition"] == c] for c in CONDITIONS if c in set(said["condition"])}
-    table = pd.DataFrame([_both_said(condition, part) for condition, part in parts.items()])
+    answers["named"] = answers["name"].fillna("").astype(str).map(_folded).replace(alike)
+    parts = {c: answers[answers["condition"] == c] for c in CONDITIONS if c in set(answers["condition"])}
+    table = pd.DataFrame([_shares(condition, part) for condition, part in parts.items()])
     corpora = key.dropna(subset="unit").groupby("unit").size().max()
     lines = [_named(c, part, int(corpora)) for c, part in parts.items() if part["unit"].notna().all()]
     return Agreement(table, pd.DataFrame(lines))
@@ -137,9 +137,9 @@ def _folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def _both_said(condition: str, said: pd.DataFrame) -> dict[str, Any]:
+def _shares(condition: str, answers: pd.DataFrame) -> dict[str, Any]:
     """A line of the table."""
-    yes = said.pivot(index="set_id", columns="annotator", values="yes")
+    yes = answers.pivot(index="set_id", columns="annotator", values="yes")
     pairs = [yes[[a, b]].dropna().astype(bool) for a, b in combinations(yes, 2)]
     votes = pd.concat(pairs).sum(axis=1) if pairs else pd.Series(dtype=int)
     return {
@@ -148,15 +148,15 @@ def _both_said(condition: str, said: pd.DataFrame) -> dict[str, Any]:
         "both": (votes == 2).mean(),
         "neither": (votes == 0).mean(),
         "conflict": (votes == 1).mean(),
-        "positives": said.loc[said["yes"], "marked"].mean(),
+        "positives": answers.loc[answers["yes"], "marked"].mean(),
     }
 
 
-def _named(condition: str, said: pd.DataFrame, corpora: int) -> dict[str, Any]:
+def _named(condition: str, answers: pd.DataFrame, corpora: int) -> dict[str, Any]:
     """A line of the patterns: differently named ones of each annotator and unit."""
-    groups = said.groupby(["annotator", "unit"])
+    groups = answers.groupby(["annotator", "unit"])
     whole = groups.size() == corpora
-    seen = said[said["yes"]].groupby(["annotator", "unit"])["named"].nunique()
+    seen = answers[answers["yes"]].groupby(["annotator", "unit"])["named"].nunique()
     distinct = seen.reindex(whole.index, fill_value=0)[whole]
     shares = {n: (distinct == n).mean() for n in range(corpora + 1)}
     return {"condition": condition, "units": len(distinct), "distinct": distinct.mean(), **shares}

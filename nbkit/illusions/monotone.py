@@ -38,7 +38,7 @@ def monotonicity(
     found             share of the pairs that rise (or fall) in all m, mean over the choices of m corpora
     lowest, highest   over those choices
     permuted          the same with the rows of the counts permuted: ties make it less than chance
-    chance            2 / (q!)^m for q quantiles: all rising, or all falling
+    expected          2 / (q!)^m for q quantiles: all rising, or all falling
 
     A corpus without counts is a ``ValueError``. Bolukbasi et al. 2021, 915 tokens: 22.7-29.6 % in one
     corpus, 7.4-10.9 % in two, 3.0-4.2 % in three, 1.9 % in all four; by chance 1.7 % and 1e-8.
@@ -62,8 +62,8 @@ def monotonicity(
         }
         line = {"corpora": m, "found": np.mean(rates["found"])}
         line |= {"lowest": min(rates["found"]), "highest": max(rates["found"])}
-        chance = 2 / factorial(quantiles) ** m
-        lines.append(line | {"permuted": np.mean(rates["permuted"]), "chance": chance})
+        expected = 2 / factorial(quantiles) ** m
+        lines.append(line | {"permuted": np.mean(rates["permuted"]), "expected": expected})
     return pd.DataFrame(lines)
 
 

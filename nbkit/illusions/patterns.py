@@ -47,9 +47,9 @@ def pattern_rate(
     draws             random sets that make the null of a corpus, the same for all its kinds
     alpha             of the test
 
-    A frame with corpus, kind, sets, rate (share with p <= alpha), rate_fdr (share with q <= alpha,
-    Benjamini-Hochberg over the sets of the kind) and coherence (the median), beside chance (that of the
-    random draws). A corpus without a measure is a ``ValueError``.
+    A frame with corpus, kind, sets, share (of the sets with p <= alpha), share_fdr (with q <= alpha,
+    Benjamini-Hochberg over the sets of the kind) and coherence (the median), beside expected (that of the random
+    draws). A corpus without a measure is a ``ValueError``.
     """
     missing = set(values_by_corpus) - set(measures)
     if missing:
@@ -67,8 +67,8 @@ def pattern_rate(
         tops["random sets"] = random_sets(n, sets, k, generator)
         for kind, top in tops.items():
             found = _tested(measure(top), null, generator)
-            shares = {"rate": (found["p"] <= alpha).mean(), "rate_fdr": (found["q"] <= alpha).mean()}
-            middle = {"coherence": found["coherence"].median(), "chance": np.median(null)}
+            shares = {"share": (found["p"] <= alpha).mean(), "share_fdr": (found["q"] <= alpha).mean()}
+            middle = {"coherence": found["coherence"].median(), "expected": np.median(null)}
             lines.append({"corpus": corpus, "kind": kind, "sets": len(found), **shares, **middle})
     return pd.DataFrame(lines)
 

@@ -108,10 +108,8 @@ def _pearson_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np
         sizes.append(rows.sum())
     n = np.maximum(1, times @ np.array(sizes, np.float32))[:, None]
     cz, mz, zz, mc, cc = np.split(times @ np.stack(sums) / n, np.cumsum([d * u, u, u, d]), axis=1)
-    sz, sc = (np.sqrt((square - mean**2).clip(min=0)) for square, mean in ((zz, mz), (cc, mc)))
-    found = cz.reshape(-1, d, u) - mc[:, :, None] * mz[:, None]
-    spread = sc[:, :, None] * sz[:, None]
-    return np.divide(found, spread, out=np.zeros_like(found), where=spread > 1e-6)
+    c, z = (mc[:, :, None], cc[:, :, None]), (mz[:, None], zz[:, None])
+    return stats.correlation_of_sums(1, *c, *z, cz.reshape(-1, d, u))
 
 
 def _sums(

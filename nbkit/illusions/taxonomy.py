@@ -22,11 +22,10 @@ import pandas as pd
 import scipy.stats
 from tqdm.auto import tqdm
 
-from nbkit import matching
+from nbkit import matching, stats
 from nbkit.activations import Activations
 from nbkit.illusions.corpora import aligned, covariates_of, residuals_of, shared_descriptors
 from nbkit.illusions.monotone import UNITS_AT_ONCE, cells, direction, ranks, rates
-from nbkit.stats import fdr, top_texts, two_sided
 
 
 class Taxonomy(NamedTuple):
@@ -112,7 +111,7 @@ def quintile_rates(
 ) -> pd.DataFrame:
     """How frequent ``descriptor`` is in each fifth of a unit's activations, from the lowest.
 
-    A frame corpus, quantile (from 1), texts, rate, low, high (Wilson's 95 % interval);
+    A frame corpus, quantile (from 1), texts, share, low, high (Wilson's 95 % interval);
     ``plots.quintile_curves`` draws it. An unknown unit or descriptor is an error that names it.
     """
     lines = []
@@ -124,9 +123,9 @@ def quintile_rates(
             inside = label[cell == quantile]
             if not len(inside):  # the unit is constant over more than a fifth of the texts
                 continue
-            spread = scipy.stats.binomtest(round(inside.sum()), len(inside)).proportion_ci(method="wilson")
-            lines.append((name, quantile + 1, len(inside), inside.mean(), spread.low, spread.high))
-    return pd.DataFrame(lines, columns=["corpus", "quantile", "texts", "rate", "low", "high"])
+            interval = scipy.stats.binomtest(round(inside.sum()), len(inside)).proportion_ci(method="wilson")
+            lines.append((name, quantile + 1, len(inside), inside.mean(), interval.low, interval.high))
+    return pd.DataFrame(lines, columns=["corpus", "quantile", "texts", "share", "low", "high"])
 
 
 # ---------------------------------------------------------------------------------- inside
@@ -163,21 +162,21 @@ def _evidence(name: str, values: np.ndarray, labels: np.ndarray, rule: _Rule, pr
     blocks = range(0, values.shape[1], UNITS_AT_ONCE)
     for start in tqdm(blocks, desc=f"taxonomy of {name}", leave=False, disable=not progress):
         x = np.asarray(values[:, start : start + UNITS_AT_ONCE], dtype=np.float32)
-        top, ranked = top_texts(x, rule.k), ranks(x)
+        top, ranked = stats.top_texts(x, rule.k), ranks(x)
         trend = _outside(ranked, labels, top)
         hits = sum((labels[rows] > 0.5).astype(int) for rows in top).T  # [descriptor, unit]
         parts.append(
             (
                 matching.pearson(x, labels),
-                _auroc(ranked, labels > 0.5),
+                stats.auroc_of_ranks((labels.T > 0.5).astype(float), ranked.T),
                 trend,
-                two_sided(trend, n - rule.k),
+                stats.correlation_p(trend, n - rule.k),
                 direction(*rates(ranked, labels, rule.quantiles), rule.alpha, rule.strict),
                 np.take_along_axis(tail, hits, axis=1),
             )
         )
-    r, auroc, trend, p, monotone, chance = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    return _Evidence(n, r, auroc, trend, fdr(p), monotone, fdr(chance))
+    r, auroc, trend, p, monotone, tails = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return _Evidence(n, r, auroc, trend, stats.q_values(p), monotone, stats.q_values(tails))
 
 
 def _verdicts(
@@ -193,7 +192,7 @@ def _verdicts(
     for i, e in enumerate(found.values()):
         trend = (e.trend[some] > 0) & (e.q[some] <= alpha) & (e.monotone[some] == 1)
         trends += trend & (e.auroc[some] - 0.5 >= keep * (best - 0.5))
-        undecided += (e.q[some] > alpha) & _reaches(e.r[some], score / 2, e.texts)
+        undecided += (e.q[some] > alpha) & (stats.correlation_interval(e.r[some], e.texts)[1] >= score / 2)
         enriched |= e.enriched[some] <= alpha
         numbers = {what: getattr(e, what)[some] for what in e._fields[1:]}
         corpus = pd.Categorical.from_codes(np.full(len(unit), i), names)
@@ -223,19 +222,6 @@ def _chosen(found: dict[str, _Evidence], min_score: float, alpha: float) -> tupl
     return descriptor, unit, chosen
 
 
-def _reaches(r: np.ndarray, bound: np.ndarray, n: int) -> np.ndarray:
-    """Is the upper end of the 95 % interval (Fisher) of ``r`` over n texts at ``bound`` or above?"""
-    return np.tanh(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)) + 1.96 / np.sqrt(n - 3)) >= bound
-
-
-def _auroc(ranks: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """P(a text with the descriptor is above one without), ties half [descriptor, unit]."""
-    n = on.sum(0)[:, None]
-    pairs = n * (len(on) - n)
-    won = on.T.astype(np.float64) @ ranks - n * (n + 1) / 2
-    return np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
-
-
 def _outside(ranks: np.ndarray, labels: np.ndarray, top: np.ndarray) -> np.ndarray:
     """Correlation [descriptor, unit] of label and rank over the texts that are not in the unit's top set."""
     z = (ranks - (len(ranks) + 1) / 2) / len(ranks)
@@ -246,9 +232,8 @@ def _outside(ranks: np.ndarray, labels: np.ndarray, top: np.ndarray) -> np.ndarr
     for rows in top:
         here, label = z[rows, units], labels[rows].T.astype(np.float64)  # [unit], [descriptor, unit]
         x, xx, c, cc, cx = x - here, xx - here**2, c - label, cc - label**2, cx - label * here
-    spread = (xx - x**2 / n).clip(min=0) * (cc - c**2 / n).clip(min=0)
-    known = spread > 1e-6  # ranks of n texts are in steps of 1 / n, labels in [0, 1]: less is rounding
-    return np.divide(cx - c * x / n, np.sqrt(spread), out=np.zeros_like(cx), where=known)
+    # ranks of n texts are in steps of 1 / n, labels in [0, 1]: less is rounding
+    return stats.correlation_of_sums(n, x, xx, c, cc, cx, tiny=1e-3 / n)
 
 
 def _tails(on: np.ndarray, k: int) -> np.ndarray:

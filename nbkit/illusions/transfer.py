@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.stats
-from scipy.stats import false_discovery_control
 
 from nbkit import matching, stats
 
@@ -93,9 +92,7 @@ def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, covariates) -> pd.
     options = dict(method=rule.method, permutations=rule.permutations, seed=cut)
     blocks = []
     for other in names:
-        p = matching.permutation_test(
-            *second[other], descriptor, place, covariates=covered[other], **options
-        )
+        p = matching.permutation_test(*second[other], descriptor, place, covariates=covered[other], **options)
         for name in names:
             mine = home == name
             found = {w: number[unit[mine]] for w, number in compared(here[name], there[other]).items()}
@@ -106,7 +103,7 @@ def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, covariates) -> pd.
 
 def _lines(tags, other: int, names: list[str], found: dict, p: np.ndarray, rule: Rule) -> pd.DataFrame:
     """The tags of one corpus, looked up in one. Small types: a site has 10,000 units, and a line for each."""
-    q = false_discovery_control(p) if rule.permutations else p
+    q = stats.q_values(p)
     significant = pd.array(q <= rule.alpha if rule.permutations else [None] * len(q), dtype="boolean")
     same = found.pop("same").astype(bool)
     numbers = {name: number.astype(np.float32) for name, number in (found | {"p": p, "q": q}).items()}
@@ -168,7 +165,7 @@ def compared(here: Ordered, there: Ordered) -> dict[str, np.ndarray]:
         "same": (there.first[..., 0] == best[..., 0]).astype(float),
         "transfer_score": np.take_along_axis(there.scores, best, axis=-1)[..., 0],
         "jaccard": _overlap(here.first, there.first),
-        "spearman": stats.rank_correlation(here.ranks, there.ranks),
+        "spearman": stats.cosine(here.ranks, there.ranks),
     }
 
 
@@ -200,16 +197,8 @@ def _matched(
     for name, (values, labels) in halves.items():
         found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
         for descriptor, units in pairs.groupby("descriptor")["unit"]:
-            rows = _thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
+            rows = stats.thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
             columns = units.to_numpy() if elsewhere is None else elsewhere[units.to_numpy()]
             scores = scorer(values[np.ix_(rows, columns)], labels[np.ix_(rows, [descriptor])])
             found[name][descriptor, units] = scores[0]
     return found
-
-
-def _thinned(on: np.ndarray, odds: float, seed: int) -> np.ndarray:
-    """Rows: all that are not ``on``, and of those that are, ``odds`` for each of them."""
-    positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
-    n = min(len(positive), round(odds * len(negative)))
-    drawn = np.random.default_rng(seed).permutation(positive)[:n]
-    return np.sort(np.concatenate([drawn, negative]))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nbkit.activations import Activations
-from nbkit.illusions import Report
+from nbkit.illusions import Report, Taxonomy
 from nbkit.models import Subject
 from nbkit.plots.browser import NeuronBrowser, neuron_browser, scale_html
 from nbkit.plots.html import Views, cell_html, controls, live_and_static, table_html
@@ -25,7 +25,7 @@ def corpus_compare(
     labels: Mapping[str, pd.DataFrame],
     *,
     report: Report | None = None,
-    verdicts: pd.DataFrame | None = None,
+    verdicts: Taxonomy | None = None,
     method: str = "pearson",
     k: int = 6,
 ) -> CorpusCompare:
@@ -46,7 +46,7 @@ def corpus_compare(
 class CorpusCompare:
     """See ``corpus_compare``. ``browser`` is the ``NeuronBrowser`` of the same units."""
 
-    def __init__(self, browser: NeuronBrowser, report: Report | None, verdicts: pd.DataFrame | None) -> None:
+    def __init__(self, browser: NeuronBrowser, report: Report | None, verdicts: Taxonomy | None) -> None:
         self.browser, self.report, self.verdicts = browser, report, verdicts
         self._shaded: dict[str, pd.DataFrame] = {}
 
@@ -193,21 +193,22 @@ class CorpusCompare:
         cuts = table["split"].nunique()
         for here, there in ((one, other), (other, one)):
             at = (table["unit"] == unit) & (table["descriptor"] == tag) & (table["corpus"] == here)
-            own = table[at & table["above"]]
+            own = table[at & table["above"]].set_index("other")["same"]
             if len(own):
                 said.append(
-                    f"chosen in {len(own)} of {cuts} cuts of {here}; best on the other half in"
-                    f" {own['within_same'].sum():.0f}, in {there} in {own[f'same:{there}'].sum():.0f}"
+                    f"chosen in {own[[here]].size} of {cuts} cuts of {here}; best on the other half in"
+                    f" {own[[here]].sum()}, in {there} in {own[[there]].sum()}"
                 )
         return "; ".join(said) or f"below {self.report.settings['min_score']:g}, or too rare: not judged"
 
     def _verdict(self, unit: str, tag: str, *_: str) -> str:
         """The verdict of ``illusions.taxonomy``, over all its corpora."""
-        table = self.verdicts
+        table = self.verdicts.verdicts
         found = table[(table["unit"] == unit) & (table["descriptor"] == tag)]
         if found.empty:
             return "not judged"
         line = found.iloc[0]
         return (
-            f"{line['verdict']} (trends in {line['trends']} of {sum('trend:' in c for c in table)} corpora)"
+            f"{line['verdict']} (trends in {line['trends']} of"
+            f" {self.verdicts.evidence['corpus'].nunique()} corpora)"
         )

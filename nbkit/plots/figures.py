@@ -1,7 +1,7 @@
 """Figures: one style; every plot takes ``ax`` and returns it; every saved file says what made it.
 
     with style(): ...                       the kit's look, for any matplotlib code
-    agreement(controls_by_kind, ax=ax)      within and across corpora, beside the floors
+    agreement(baselines_by_kind, ax=ax)     within and across corpora, beside the baselines
     fate(scores_by_corpus, unit, ax=ax)     the scores of a unit's tags in every corpus
     shift(tags, ax=ax)                      score on the texts that chose a tag against held-out texts
     layers(tags, ax=ax)                     tagged units by layer
@@ -46,16 +46,16 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size)[1] if ax is None else ax
 
 
-def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
+def agreement(baselines_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
     """How often a unit's first tag stays first: on held-out texts of its corpus, and elsewhere.
 
-    ``controls_by_kind`` maps a name for the units to ``Report.controls``. Bars join within and across;
-    whiskers are 95 % intervals; the floors' agreement across is drawn smaller.
+    ``baselines_by_kind`` maps a name for the units to ``Report.baselines``. Bars join within and across;
+    whiskers are 95 % intervals; the baselines' agreement across is drawn smaller.
     """
-    ax = _axes(ax, (8, 0.9 + 0.75 * len(controls_by_kind)))
+    ax = _axes(ax, (8, 0.9 + 0.75 * len(baselines_by_kind)))
     seen, dot = set(), 1.5 * plt.rcParams["lines.markersize"]
-    for y, controls in enumerate(reversed(controls_by_kind.values())):
-        lines = controls.set_index("kind")
+    for y, table in enumerate(reversed(baselines_by_kind.values())):
+        lines = table.set_index("kind")
         within, across = lines.loc["units", "within"], lines.loc["units", "across"]
         ax.plot([across.value, within.value], [y, y], color=RED, lw=dot / 2, alpha=0.25, zorder=1)
         ends = ("left", "right") if within.value >= across.value else ("right", "left")
@@ -75,11 +75,11 @@ def agreement(controls_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = No
                 seen.add(floor)
                 x = lines.loc[floor, "across"].value
                 ax.plot(x, y - 0.22, marker, ms=0.6 * dot, color=color, label=label, alpha=0.9, ls="none")
-    ax.set_yticks(range(len(controls_by_kind)), list(reversed(controls_by_kind)))
-    ax.set(xlim=(0, 1), ylim=(-0.6, len(controls_by_kind) - 0.4))
+    ax.set_yticks(range(len(baselines_by_kind)), list(reversed(baselines_by_kind)))
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(baselines_by_kind) - 0.4))
     ax.set_xlabel("share of tags that are still the unit's first tag")
     ax.grid(axis="x", alpha=0.3)
-    _legend_below(ax, 0.28 / max(1, len(controls_by_kind) / 3))
+    _legend_below(ax, 0.28 / max(1, len(baselines_by_kind) / 3))
     return ax
 
 
@@ -174,7 +174,7 @@ def quintile_curves(rates: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, (4.6, 3.4))
     looks = zip((BLUE, ORANGE, GREEN, PINK, SKY, RED), "os^Dv<", strict=True)
     for (color, shape), (corpus, part) in zip(looks, rates.groupby("corpus", sort=False), strict=False):
-        ax.plot(part["quantile"], part["rate"], shape + "-", ms=5, color=color, label=corpus)
+        ax.plot(part["quantile"], part["share"], shape + "-", ms=5, color=color, label=corpus)
         ax.fill_between(part["quantile"], part["low"], part["high"], color=color, alpha=0.15, lw=0)
     ax.set_xticks(sorted(rates["quantile"].unique()))
     ax.set(xlabel="activation, from the lowest texts to the highest", ylabel="share of texts", ylim=(0, None))

@@ -470,7 +470,7 @@ FACTS = {
         for rule in ("pearson", "frequency") for where in ("same corpus", "other corpora")
     ],
     "agreement": {
-        kind: {"tags": 61, "within": FOUND, "across": FOUND, "gap": FOUND, "floors": {"permuted rows": FOUND}}
+        kind: {"tags": 61, "within": FOUND, "across": FOUND, "gap": FOUND, "baselines": {"permuted rows": FOUND}}
         for kind in (report.FFN, report.LAST)
     },
     "salience": {
