@@ -1,20 +1,15 @@
 """nbkit: what does this unit of this language model respond to, and does the answer survive another corpus?
 
-One flow, in the order of the modules::
+Two matrices with aligned rows meet everywhere: activations ``[row, unit]`` and labels ``[row, descriptor]``.
+The rooms in order; each imports only those before it, and ``help(nbkit.illusions)`` is the manual of one:
 
-    texts -> models -> activations -> exemplars
-      |                     |
-      +-> generators -> descriptors -> matching -> illusions -> evaluation
-
-and at the end of every path ``figures``, ``widgets`` and ``provenance``. Everything reduces to two
-matrices with aligned rows, *activations* ``[row, unit]`` and *labels* ``[row, descriptor]``; each
-method is a function of the two. Modules are imported by name (``from nbkit import texts``); nothing
-happens at import.
-
->>> from nbkit import activations, matching, models, texts
->>> reviews = texts.load("sample:reviews")                                       # doctest: +SKIP
->>> acts = activations.capture(models.load("minilm"), reviews, sites="ffn")      # doctest: +SKIP
->>> tags = matching.tag(acts, reviews.descriptors())                             # doctest: +SKIP
+    stats, provenance          each statistic once; what made a number
+    texts, models              corpora with exact word spans; subjects with names for every place inside
+    activations, descriptors   the two matrices: one forward pass, stored; short properties of texts
+    matching, evaluation       which descriptors a unit responds to; how good such tags are
+    illusions                  does a tag survive another corpus?
+    salience, trees            units that carry word labels; dependency trees in the vectors
+    plots, workshop            figures and widgets; what serves the notebooks
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -36,9 +36,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbkit import __version__
+
 #: The libraries whose version can change a number.
 LIBRARIES = (
-    "nbkit",
     "torch",
     "transformers",
     "tokenizers",
@@ -73,8 +74,8 @@ def fingerprint(*parts: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Installed version of every library of ``LIBRARIES``; absent ones are left out."""
-    found = {}
+    """The version of nbkit and of every library of ``LIBRARIES``; absent ones are left out."""
+    found = {"nbkit": __version__}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -1,7 +1,7 @@
 """Fixtures for all tests: the subject, the real corpora, and caches that leave nothing behind."""
 
-import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,19 @@ def own_cache(tmp_path_factory, monkeypatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real corpora: $NBKIT_DATA, or shared/data beside the checkout; in CI they must be there."""
-    places = [os.environ.get("NBKIT_DATA"), ROOT.parent / "shared" / "data"]
-    found = next((Path(p) for p in places if p and Path(p).is_dir()), None)
-    if found is None:
-        message = "NOT RUN: the real corpora are absent (set NBKIT_DATA to their folder)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        logging.getLogger(__name__).warning(message)
-        pytest.skip(message)
-    return found
+    """The real corpora: $NBKIT_DATA, which must be there, or shared/data beside the checkout if it is."""
+    if named := os.environ.get("NBKIT_DATA"):
+        assert Path(named).is_dir(), (
+            f"NBKIT_DATA={named} is no folder: correct it, or unset it to skip these tests"
+        )
+        return Path(named)
+    if not (beside := ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the real corpora are absent: set NBKIT_DATA to their folder")
+    return beside
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests did not run, and what would make them: the last thing before the counts."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, n in reasons.most_common():
+        terminalreporter.write_line(f"{n} NOT RUN: {reason.removeprefix('Skipped: ')}")

@@ -37,6 +37,7 @@ SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LAB = (
     "--no-browser --allow-root --ServerApp.ip=127.0.0.1 --LabApp.news_url=None"
     " --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
@@ -44,8 +45,15 @@ LAB = (
 
 
 def installed() -> str | None:
-    """The path of Chromium, or None."""
-    return shutil.which("chromium")
+    """The path of Chromium: ``$NBKIT_CHROMIUM``, else what is on the PATH, else None.
+
+    ``FileNotFoundError`` when the variable names what is not there.
+    """
+    if named := os.environ.get("NBKIT_CHROMIUM"):
+        if path := shutil.which(named):
+            return path
+        raise FileNotFoundError(f"NBKIT_CHROMIUM={named} cannot be run: correct it, or unset it to skip")
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextlib.contextmanager
@@ -87,7 +95,7 @@ def _start(folder: Path, private: Path, port: int, token: str) -> tuple[subproce
     for name, values in SETTINGS.items():
         path = private / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(values))
+        path.write_text(json.dumps(values), encoding="utf-8")
     places = {
         "JUPYTER_CONFIG_DIR": private / "config",
         "JUPYTER_DATA_DIR": private / "data",
@@ -99,7 +107,7 @@ def _start(folder: Path, private: Path, port: int, token: str) -> tuple[subproce
     log = private / "log"
     command = [sys.executable, "-m", "jupyterlab", *LAB, f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         return subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=out), log
 
 
@@ -111,7 +119,9 @@ def _wait(address: str, process: subprocess.Popen, log: Path, seconds: float) ->
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise RuntimeError(f"no JupyterLab within {seconds} s; its log ends:\n{log.read_text()[-2000:]}")
+    raise RuntimeError(
+        f"no JupyterLab within {seconds} s; its log ends:\n{log.read_text(encoding='utf-8')[-2000:]}"
+    )
 
 
 def run_all(page: Page, address: str, cells: int, seconds: float = 180) -> None:
@@ -128,8 +138,10 @@ def run_all(page: Page, address: str, cells: int, seconds: float = 180) -> None:
     try:
         last.wait_for(timeout=1000 * seconds)
     except TimeoutError:
-        said = page.locator("body").inner_text()
-        raise RuntimeError(f"{cells} cells have not run within {seconds} s; the page says:\n{said}") from None
+        shown = page.locator("body").inner_text()
+        raise RuntimeError(
+            f"{cells} cells have not run within {seconds} s; the page says:\n{shown}"
+        ) from None
 
 
 def cell_output(page: Page, number: int) -> Locator:

@@ -64,17 +64,18 @@ MINUTES = {"half a minute": 0.5, "a minute": 1, "two minutes": 2, "three minutes
 def stated_minutes(source: Path) -> float:
     """What a notebook says that it needs, as "about two minutes". Not one of ``MINUTES``: ``ValueError``."""
     text = source.read_text(encoding="utf-8")
-    said = re.search(r"\*\*Need\*\* (?:about |less than )?([a-z ]+)", text)
-    if said is None or said[1] not in MINUTES:
+    stated = re.search(r"\*\*Need\*\* (?:about |less than )?([a-z ]+)", text)
+    if stated is None or stated[1] not in MINUTES:
         raise ValueError(f"{source.name}: after **Need** stands none of {', '.join(MINUTES)}")
-    return MINUTES[said[1]]
+    return MINUTES[stated[1]]
 
 
 def _record(seconds: dict[str, float]) -> None:
     """The seconds of what was built now, beside those of what was built before."""
     path = NOTEBOOKS / "seconds.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(dict(sorted({**known, **seconds}.items())), indent=1) + "\n")
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    table = json.dumps(dict(sorted({**known, **seconds}.items())), indent=1)
+    path.write_text(table + "\n", encoding="utf-8")
 
 
 def _name_cells(notebook: nbformat.NotebookNode) -> None:

@@ -39,7 +39,9 @@ def python() -> str:
 
 def packages() -> str:
     """Every package that nbkit and its notebooks ask for is there and can be imported."""
-    wanted = [r for r in importlib.metadata.requires("nbkit") if re.search(r"notebooks|^[^;]+$", r)]
+    wanted = [
+        r for r in importlib.metadata.requires("nbkit-neurons") or [] if re.search(r"notebooks|^[^;]+$", r)
+    ]
     modules_of: dict[str, list[str]] = {}
     for module, owners in importlib.metadata.packages_distributions().items():
         for owner in owners:
@@ -167,8 +169,8 @@ def main() -> int:
             print(f"ok      {check.name:<9} {check.run()}", flush=True)
         except Exception as error:  # a check may fail in any way: the line says which
             failed += 1
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"FAILED  {check.name:<9} {said}\n        {'':<9} mend: {check.mend}", flush=True)
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"FAILED  {check.name:<9} {message}\n        {'':<9} mend: {check.mend}", flush=True)
     print(f"{failed} of {len(CHECKS)} checks FAILED" if failed else "ready: the Wi-Fi can be turned off")
     return 1 if failed else 0
 

@@ -90,7 +90,7 @@ def _estimate(values: list[float]) -> str:
 
 def write_report(preset: presets.Preset) -> Path:
     """build/report/index.html: one file, no scripts from elsewhere, opens from disk."""
-    facts = json.loads((preset.results / "summary.json").read_text())
+    facts = json.loads((preset.results / "summary.json").read_text(encoding="utf-8"))
     folder = ROOT / "build" / "report"
     folder = folder if preset.name == "sample" else folder / preset.name
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,17 @@
 """The main job: run every notebook with a preset, write the figures and the report, print the table.
 
     python tools/run.py --preset sample
+    python tools/run.py --preset sample --figures figures      refresh the committed figures
 
-Executed notebooks go to build/notebooks/PRESET, figures to figures/ (or figures/PRESET), the report to
-build/report/index.html (or build/report/PRESET/index.html).
+Executed notebooks go to build/notebooks/PRESET, figures to build/figures (or build/figures/PRESET), the
+report to build/report/index.html (or build/report/PRESET/index.html): the checkout stays as it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -28,8 +30,12 @@ from nbkit.workshop import presets
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="sample")
-    name = parser.parse_args(arguments).preset
+    parser.add_argument("--preset", default="sample", help="a section of notebooks/presets.toml")
+    parser.add_argument("--figures", type=Path, help="the folder for the figures, instead of build/figures")
+    given = parser.parse_args(arguments)
+    if given.figures:
+        os.environ["NBKIT_FIGURES"] = str(given.figures.resolve())  # the notebooks' kernels read it, too
+    name = given.preset
     preset = presets.load(name, ROOT / "notebooks" / "presets.toml")
     if absent := preset.missing():
         print(f"The preset {name!r} cannot run here:", *absent, sep="\n  ", file=sys.stderr)
@@ -57,7 +63,7 @@ def _run(preset: presets.Preset) -> int:
     seconds = run_all(preset.name)
     preset.record(seconds=seconds)
     report = write_report(preset)
-    facts = json.loads((preset.results / "summary.json").read_text())
+    facts = json.loads((preset.results / "summary.json").read_text(encoding="utf-8"))
     print("\n" + summary_table(facts))
     for name in slow(seconds) if preset.name == "sample" else []:
         print(f"{name} took {seconds[name]:.0f} s, more than twice what it states: is the machine busy?")

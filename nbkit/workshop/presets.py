@@ -8,6 +8,7 @@
     preset.keep(name, frame)         hand a frame to the next notebook ...
     preset.kept(name)                ... and take it there
     preset.record(**facts)           numbers for the closing table and the report
+    preset.figures                   the folder for the figures: below build, so that a checkout stays clean
 
 Notebooks talk to each other only through the activation store and these files. A file is there whole or not
 at all, so that notebooks may be interrupted, and several may run at once.
@@ -106,7 +107,7 @@ class Preset:
             loaded = {name: texts.load(source, **limits) for name, source in sources.items()}
         else:
             whole = texts.load(self.source())
-            column = self["by"]
+            column = self["groups"]
             groups = sorted(whole.frame[column].dropna().unique())
             loaded = {group: whole.where(**{column: group}) for group in groups}
         return {name: self._cut(corpus, seed) for name, corpus in loaded.items()}
@@ -122,8 +123,8 @@ class Preset:
         return self._filled(self["source"])
 
     def _filled(self, source: str) -> str:
-        os.environ.setdefault("NBKIT_DATA", str(self.home.parent.parent / "shared" / "data"))
-        return os.path.expandvars(source)
+        beside = self.home.parent.parent / "shared" / "data"
+        return source.replace("$NBKIT_DATA", os.environ.get("NBKIT_DATA", str(beside)))
 
     def _cut(self, corpus: texts.Texts, seed: int) -> texts.Texts:
         if "words" in self.settings:
@@ -140,14 +141,17 @@ class Preset:
 
     @property
     def results(self) -> Path:
-        """Where the notebooks leave what others read: ``$NBKIT_RESULTS`` or ``build/results``."""
+        """Where the notebooks leave what others read: a folder in ``$NBKIT_RESULTS`` or ``build/results``."""
         root = os.environ.get("NBKIT_RESULTS", self.home.parent / "build" / "results")
         return Path(root) / self.name
 
     @property
     def figures(self) -> Path:
-        """``figures`` for the sample, ``figures/NAME`` for the others."""
-        folder = self.home.parent / "figures"
+        """``$NBKIT_FIGURES`` or ``build/figures``; presets other than the sample have a folder of their own there.
+
+        `make figures` names the committed folder.
+        """
+        folder = Path(os.environ.get("NBKIT_FIGURES", self.home.parent / "build" / "figures"))
         return folder if self.name == "sample" else folder / self.name
 
     def keep(self, name: str, frame: pd.DataFrame) -> None:
@@ -183,7 +187,7 @@ def load(name: str | None = None, path: str | Path | None = None) -> Preset:
     """
     name = name or os.environ.get("NBKIT_PRESET", "sample")
     found = _file(path)
-    sections = tomllib.loads(found.read_text())
+    sections = tomllib.loads(found.read_text(encoding="utf-8"))
     if name not in sections:
         raise ValueError(f"unknown preset {name!r}; {found} has {', '.join(sections)}")
     return Preset(name, sections[name], found.resolve().parent)
@@ -191,7 +195,7 @@ def load(name: str | None = None, path: str | Path | None = None) -> Preset:
 
 def names(path: str | Path | None = None) -> list[str]:
     """The presets of the file, in its order."""
-    return list(tomllib.loads(_file(path).read_text()))
+    return list(tomllib.loads(_file(path).read_text(encoding="utf-8")))
 
 
 def _file(path: str | Path | None) -> Path:
