@@ -195,6 +195,18 @@ def test_every_room_has_a_door_and_a_manual():
     outside(bare, "bare")
 
 
+def test_every_function_that_others_call_says_what_it_does():
+    silent = {
+        f"{source.path}: {node.name}"
+        for source in package()
+        for node in source.tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    }
+    outside(silent, "silent")
+
+
 # --------------------------------------------------------------------------------------------- sizes
 
 

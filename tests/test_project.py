@@ -1,6 +1,5 @@
 """The project as a product: style, types, pins, commands, names of packages, the wheel."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -52,18 +51,6 @@ def test_the_conda_environment_agrees():
     assert "--constraint constraints.txt" in from_index
     extras = ",".join(PROJECT["optional-dependencies"])
     assert f"--editable .[{extras}]" in from_index
-
-
-def test_every_public_function_says_what_it_does():
-    silent = [
-        f"{path.stem}.{node.name}"
-        for path in (ROOT / "nbkit").rglob("*.py")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-        and not node.name.startswith("_")
-        and not ast.get_docstring(node)
-    ]
-    assert not silent
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from nbkit.workshop import presets
 
 
 def check(path: str | Path) -> list[provenance.Finding]:
-    """``provenance.check`` against the preset that the figure names, or else all presets whose data are here."""
+    """``provenance.check`` against the preset that the figure names, or all whose data are here."""
     return provenance.check(path, known=known_sources(read(path)))
 
 

@@ -147,7 +147,7 @@ class Preset:
 
     @property
     def figures(self) -> Path:
-        """``$NBKIT_FIGURES`` or ``build/figures``; presets other than the sample have a folder of their own there.
+        """``$NBKIT_FIGURES`` or ``build/figures``; presets other than the sample have a folder of their own.
 
         `make figures` names the committed folder.
         """
