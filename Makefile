@@ -11,7 +11,7 @@
 # Without make: python tools/make.py run --preset treebank --data ../shared/data
 
 PYTHON ?= python3
-COMMANDS := run test lab preflight docs figures notebooks coverage clean
+COMMANDS := run figures lab preflight notebooks test coverage docs clean
 
 .PHONY: $(COMMANDS)
 

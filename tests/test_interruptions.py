@@ -101,7 +101,7 @@ def right_stores(home, minilm, monkeypatch):
         assert np.array_equal(store.load(there).values, here.values)
     assert not list((home.parent / "cache" / "activations").glob("*.part"))
     assert len(list((home.parent / "cache" / "activations").glob("*/manifest.json"))) == len(corpora) + 1
-    assert (home.parent / "figures" / "01_unit_by_corpus.svg").exists()
+    assert (home.parent / "build" / "figures" / "01_unit_by_corpus.svg").exists()
     return True
 
 

@@ -46,7 +46,7 @@ def test_the_notebook_was_executed_in_order_without_errors(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_notebook_is_clean(name):
     path = ROOT / "notebooks" / f"{name}.ipynb"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for bad in (str(Path.home()) + "/", str(ROOT), "/tmp/", " at 0x", "widget-state", "widget-view", "%|"):
         assert bad not in text, bad
     assert '"widgets"' not in text and "stderr" not in text
@@ -72,8 +72,8 @@ def test_the_notebook_follows_the_template(name):
 
 
 def test_presets_name_what_the_notebooks_ask_for():
-    presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text())
-    code = "".join(source.read_text() for source in SOURCES)
+    presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text(encoding="utf-8"))
+    code = "".join(source.read_text(encoding="utf-8") for source in SOURCES)
     asked = set(re.findall(r'preset\["(\w+)"\]', code))
     for name, preset in presets.items():
         assert asked <= set(preset), name
@@ -123,7 +123,7 @@ def test_no_output_names_a_machine(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_time_it_took_is_at_most_twice_what_it_states(name):
     """Recorded by `make notebooks` where the notebook was built, and by nobody's clock here."""
-    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text())[name]
+    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))[name]
     assert 0 < seconds <= 120 * build_notebooks.stated_minutes(ROOT / "notebooks" / f"{name}.py")
 
 
@@ -159,7 +159,7 @@ def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
     copy = tmp_path / "checkout" / "notebooks"
     copy.mkdir(parents=True)
     for path in [*SOURCES, ROOT / "notebooks" / "presets.toml"]:
-        (copy / path.name).write_text(path.read_text())
+        (copy / path.name).write_bytes(path.read_bytes())
     for name in NAMES:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", BLOCKED, f"{name}.py"],
@@ -167,5 +167,7 @@ def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
     for folder in ("figures", "figures/paper"):
-        made = {p.name for p in (tmp_path / "checkout" / folder).glob("*.svg")}
+        made = {p.name for p in (tmp_path / "checkout" / "build" / folder).glob("*.svg")}
         assert made == {p.name for p in (ROOT / folder).glob("*.svg")}
+    assert {p.name for p in (tmp_path / "checkout").iterdir()} == {"notebooks", "build"}
+    assert {p.name for p in copy.iterdir()} <= {f"{name}.py" for name in NAMES} | {"presets.toml"}

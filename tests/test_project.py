@@ -1,14 +1,22 @@
 """The project as a product: style, types, pins, commands, names of packages, the wheel."""
 
+import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
+import browsing
+import make
 import pytest
 import yaml
+
+import nbkit
+from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -51,6 +59,138 @@ def test_the_conda_environment_agrees():
     assert "--constraint constraints.txt" in from_index
     extras = ",".join(PROJECT["optional-dependencies"])
     assert f"--editable .[{extras}]" in from_index
+
+
+# ------------------------------------------------------------------------------------------ commands
+
+
+@pytest.fixture
+def called(monkeypatch, tmp_path):
+    """What tools/make.py would run: a list of (arguments, environment); every call succeeds."""
+    calls = []
+    monkeypatch.setattr(make, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(make, "BIN", tmp_path / "venv" / "bin")
+
+    def call(command, cwd=None, env=None):
+        (tmp_path / "venv").mkdir(exist_ok=True)
+        calls.append((command[1:], env))
+        return 0
+
+    monkeypatch.setattr(make.subprocess, "call", call)
+    return calls
+
+
+def test_the_makefile_and_the_tool_have_the_same_commands():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^COMMANDS := (.*)$", makefile, re.MULTILINE)[1].split() == list(make.COMMANDS)
+    assert all(f"# make {command} " in makefile for command in make.COMMANDS)
+    for _, steps in make.COMMANDS.values():
+        assert all((ROOT / step[0]).exists() or step[0] == "-m" for step in steps)
+
+
+def test_the_tool_needs_the_standard_library_only():
+    tree = ast.parse((ROOT / "tools" / "make.py").read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    assert imported <= set(sys.stdlib_module_names)
+
+
+def test_the_first_command_installs_and_the_second_does_not(called, tmp_path, monkeypatch):
+    monkeypatch.delenv("NBKIT_DATA", raising=False)
+    assert make.main(["run"]) == make.main(["run", "--preset", "treebank", "--data", str(tmp_path)]) == 0
+    asked = [" ".join(arguments) for arguments, _ in called]
+    pips = [line for line in asked if "pip install" in line]
+    assert asked[0].startswith("-m venv") and len(pips) == len(make.INSTALL["notebooks"])
+    assert "--constraint constraints.txt torch --editable" in pips[0]
+    assert [line for line in asked if line.startswith("tools")] == [
+        "tools/run.py --preset sample",
+        "tools/run.py --preset treebank",
+    ]
+    data = [env.get("NBKIT_DATA") for arguments, env in called if arguments[0].startswith("tools")]
+    assert data == [None, str(tmp_path)]
+    assert make.main(["test", "-k", "x"]) == 0 and called[-1][0] == ["-m", "pytest", "-k", "x"]
+
+
+def test_what_stops_the_tool_is_said_with_its_mend(called, monkeypatch, capsys):
+    monkeypatch.setattr(make.sys, "version_info", (3, 9))
+    assert make.main(["run"]) == 1 and not called
+    assert "nbkit needs Python >= 3.11" in (told := capsys.readouterr().err) and "PYTHON=" in told
+    monkeypatch.undo()
+    monkeypatch.setattr(make, "VENV", ROOT / "nowhere")
+    monkeypatch.setattr(make.subprocess, "call", lambda *_, **__: 1)
+    assert make.main(["run"]) == 1
+    assert "No virtual environment could be made" in capsys.readouterr().err
+
+
+def test_no_message_names_an_extra_of_a_strangers_package():
+    """The name nbkit on the package index is another project's."""
+    files = [
+        path
+        for pattern in ("nbkit/**/*.py", "tools/*.py", "notebooks/*.py", "*.md")
+        for path in ROOT.glob(pattern)
+    ]
+    named = [
+        path.name for path in files if re.search(r"pip install\W+nbkit\b", path.read_text(encoding="utf-8"))
+    ]
+    assert not named
+    assert PROJECT["name"] == "nbkit-neurons" and nbkit.__version__ == "0.2.0"
+
+
+def test_what_a_preset_writes_lies_below_build_and_git_ignores_it(monkeypatch):
+    for name in ("NBKIT_RESULTS", "NBKIT_FIGURES", "NBKIT_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    for name in presets.names(ROOT / "notebooks" / "presets.toml"):
+        preset = presets.load(name, ROOT / "notebooks" / "presets.toml")
+        preset._data_missing()
+        for folder in (preset.results, preset.figures):
+            assert folder.is_relative_to(ROOT / "build")
+    assert dict(os.environ) == before, "a preset changed the environment"
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"build/", "cache/", ".venv/"} <= set(ignored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "nowhere"])
+def test_a_strangers_clone_skips_real_text_and_says_so(named, tmp_path):
+    """Even where CI is set: only a folder that NBKIT_DATA names is obligatory."""
+    tests = tmp_path / "clone" / "tests"
+    tests.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "conftest.py", tests)
+    (tests / "test_one.py").write_text(
+        "def test_one(shared_data): ...\ndef test_two(): ...\n", encoding="utf-8"
+    )
+    given = {name: value for name, value in os.environ.items() if name != "NBKIT_DATA"}
+    given |= {"CI": "true", "PYTHONPATH": str(ROOT)} | ({"NBKIT_DATA": named} if named else {})
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tests)]
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True)
+    if named:
+        assert done.returncode == 1 and "NBKIT_DATA=nowhere is no folder" in done.stdout
+    else:
+        assert done.returncode == 0 and "1 NOT RUN: the real corpora are absent" in done.stdout, done.stdout
+
+
+def test_a_browser_is_obligatory_where_it_is_named(monkeypatch):
+    monkeypatch.delenv("NBKIT_CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert browsing.installed() is None
+    monkeypatch.setenv("NBKIT_CHROMIUM", "no-such-browser")
+    with pytest.raises(FileNotFoundError, match="NBKIT_CHROMIUM=no-such-browser"):
+        browsing.installed()
+
+
+# --------------------------------------------------------------------------------------------- types
+
+
+@pytest.mark.slow
+def test_pyright_is_clean():
+    """basedpyright is pyright with Node in its wheel, so that nothing is fetched when it runs."""
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+# ------------------------------------------------------------------------------------------- package
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
     activations.capture(subject, texts, engine="dask")       two or more workers on this machine
     activations.reduce(subject, texts, reducers, engine=Client("scheduler:8786"))
 
-Install with ``pip install 'nbkit[cluster]'``. A worker gets the subject and the plan once, then blocks of
+Needs ``pip install distributed``. A worker gets the subject and the plan once, then blocks of
 texts. It writes its blocks straight into the store, so the cache folder must be on a file system that all
 workers see; reducers come back and are merged in the order of the blocks. A worker that dies costs
 its unfinished blocks, which others take over. The result is that of one process, up to float rounding.
@@ -97,7 +97,7 @@ def _client(engine: Any) -> Iterator[Any]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise ImportError("engine='dask' needs Dask: pip install 'nbkit[cluster]'") from error
+        raise ImportError("engine='dask' needs Dask: pip install distributed") from error
     n = _local_workers()
     threads = max(1, (os.cpu_count() or 1) // n)
     with (

@@ -165,5 +165,5 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("hdf5 files need h5py: pip install 'nbkit[neurox]'") from error
+        raise ImportError("hdf5 files need h5py: pip install h5py") from error
     return h5py

@@ -489,6 +489,7 @@ FACTS = {
 def written_report(neurons, tmp_path, monkeypatch):
     """The report on invented numbers, with the committed figures and the small browser."""
     monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path))
+    monkeypatch.setenv("NBKIT_FIGURES", str(ROOT / "figures"))
     monkeypatch.setattr(report, "ROOT", tmp_path)
     preset = presets.load("sample", ROOT / "notebooks" / "presets.toml")
     built = [name for name in report.MORE if (preset.figures / f"{name}.svg").exists()]
