@@ -9,11 +9,11 @@ which texts and which versions are behind it.
     fingerprint(*parts)                             SHA-256 over strings, numbers and arrays
     cache_root()                                    where stores live: $NBKIT_CACHE, else ./cache
     atomic(path)                                    ``with atomic(path) as part: part.write_text(...)``
-    place()                                         the notebook and the cell that are running
+    place()                                         the notebook and cell, or the script, that is running
     read("figures/NAME.svg")                        the manifest inside a figure's file (.svg or .png)
     check("figures/NAME.svg")                       can it still be made here? one line a question
 
-    python -m nbkit.provenance figures/NAME.svg     the same for a terminal; exit code 0: it can
+In a terminal ``python -m nbkit.workshop.figures figures/NAME.svg`` asks the same.
 
 Nothing here names the user, the host or a path: manifests are made to be published.
 """
@@ -49,6 +49,7 @@ LIBRARIES = (
     "scipy",
     "scikit-learn",
     "matplotlib",
+    "seaborn",
 )
 
 
@@ -153,31 +154,24 @@ class Finding(NamedTuple):
 
 
 def place() -> dict[str, Any]:
-    """``{"notebook": "03_match_neurons", "cell": 17}`` of the code that runs, ``{}`` outside of notebooks.
+    """What is running: ``{"notebook": "03_match_neurons", "cell": 17}``, ``{"script": "capture"}`` or ``{}``.
 
-    The cell is the number in its brackets, [17]. A source that runs as a script counts its cells itself,
-    so that both ways give the same. JupyterLab and our builder say the name in ``$JPY_SESSION_NAME``.
+    The cell is the number in its brackets, [17]. Jupyter gives the notebook's name in the environment variable
+    ``JPY_SESSION_NAME``; without it the name is "unnamed". Code from standard input or ``-c`` has no place.
     """
     main = sys.modules["__main__"]
     if hasattr(main, "get_ipython"):
         name = os.environ.get("JPY_SESSION_NAME", "")
         history = main.get_ipython().user_ns["In"]  # the running cell is its last entry
         return {"notebook": Path(name).stem or "unnamed", "cell": len(history) - 1}
-    source, frame, line = getattr(main, "__file__", None), sys._getframe(), 0
-    if source and not Path(source).is_file():  # code from standard input has a name, "<stdin>", and no file
-        return {}
-    while source and frame:  # the outermost line of the source: the cell that called, not one that defined
-        line = frame.f_lineno if frame.f_globals.get("__file__") == source else line
-        frame = frame.f_back
-    if not line or "\n# %%" not in (text := Path(source).read_text(encoding="utf-8")):
-        return {}
-    above = text.splitlines()[:line]
-    cells = sum(line.startswith("# %%") and "[markdown]" not in line for line in above)
-    return {"notebook": Path(source).stem, "cell": cells}
+    if getattr(main, "__spec__", None):  # python -m package.module
+        return {"script": main.__spec__.name.removesuffix(".__main__")}
+    file = Path(getattr(main, "__file__", ""))
+    return {"script": file.stem} if file.is_file() else {}
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The manifest that ``figures.save`` put into the file (.svg or .png). None in it: ``ValueError``."""
+    """The manifest that ``plots.save`` put into the file (.svg or .png). None in it: ``ValueError``."""
     path = Path(path)
     if path.suffix == ".svg":
         tag = "{http://purl.org/dc/elements/1.1/}description"
@@ -194,7 +188,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict) or "figure" not in found:
-        raise ValueError(f"{path.name} does not say how it was made: figures.save writes that into the file")
+        raise ValueError(f"{path.name} does not say how it was made: plots.save writes that into the file")
     return found
 
 

@@ -9,7 +9,9 @@ from nbkit.plots.figures import (
     arcs,
     confusion_map,
     corpus_map,
+    facets,
     gains,
+    histograms,
     layer_bars,
     layer_lines,
     layers,
@@ -19,7 +21,7 @@ from nbkit.plots.figures import (
     transfer,
 )
 from nbkit.plots.html import Views
-from nbkit.plots.style import COLUMNS, save, style
+from nbkit.plots.style import COLUMNS, save, short, style
 from nbkit.plots.widgets import descriptor_editor, salience_slider, tree_stepper
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "corpus_compare",
     "corpus_map",
     "descriptor_editor",
+    "facets",
     "gains",
+    "histograms",
     "layer_bars",
     "layer_lines",
     "layers",
@@ -43,6 +47,7 @@ __all__ = [
     "salience_slider",
     "save",
     "shift",
+    "short",
     "style",
     "transfer",
     "tree_stepper",

@@ -1,48 +1,66 @@
-"""Style."""
+"""The look of figures, names as they are, and files that say what made them."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import logging
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
-import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.collections import LineCollection
-from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, ScalarFormatter
+from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatterMathtext
+from matplotlib.transforms import ScaledTranslation
 
 from nbkit import provenance
+from nbkit.stats import Estimate
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
+log = logging.getLogger(__name__)
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
     "#0072B2",
     "#E69F00",
     "#009E73",
     "#CC79A7",
     "#56B4E9",
     "#D55E00",
-    "#F0E442",
     "#7F7F7F",
 )
+COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
+MARKERS = "os^Dv<>P"
+DASHES = ("", (4, 1.5), (1, 1), (4, 1, 1, 1))  # on and off, in widths of the line; "" is solid
 
 STYLE = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper"),
+    "font.sans-serif": matplotlib.rcParamsDefault["font.sans-serif"],  # DejaVu first: it is everywhere
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "figure.constrained_layout.use": True,
     "font.size": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
-    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, RED]),
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
     "legend.frameon": False,
     "svg.hashsalt": "nbkit",  # the same figure gives the same bytes
     "svg.fonttype": "path",
@@ -56,6 +74,10 @@ COLUMNS = {"single": 3.3, "double": 6.9}
 PAPER = {
     "savefig.dpi": 300,
     "font.size": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 6.5,
     "axes.titlesize": 7.5,
     "legend.handlelength": 1.5,
     "lines.linewidth": 1.0,
@@ -63,6 +85,8 @@ PAPER = {
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
 }
 
 
@@ -81,13 +105,143 @@ def _paper(column: str | None) -> dict[str, Any]:
     return {**PAPER, "figure.figsize": (COLUMNS[column], 2.4)}
 
 
+# ---------------------------------------------------------------------------------- series and their names
+
+
+class Look(NamedTuple):
+    """How one series is drawn."""
+
+    color: str
+    marker: str
+    dash: str | tuple = ""  # as in ``DASHES``
+
+    @property
+    def line(self) -> str | tuple:
+        """The dash as matplotlib's ``linestyle``."""
+        return (0, self.dash) if self.dash else "-"
+
+
+def looks(names: Iterable[Any]) -> dict[Any, Look]:
+    """A look for each distinct name, in order; no two are the same. More than 28 names: ``ValueError``."""
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) > len(COLORS) * len(DASHES):
+        raise ValueError(
+            f"{len(distinct)} series: {len(COLORS) * len(DASHES)} can be told apart, draw fewer at once"
+        )
+    return {
+        name: Look(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], DASHES[i // len(COLORS) % len(DASHES)])
+        for i, name in enumerate(distinct)
+    }
+
+
+def legend(ax: Axes, series: Mapping[Any, Look], *, lines: bool = True, **place: Any) -> None:
+    """The names and looks of ``series`` under ``ax``, or in another ``place`` (as for matplotlib's ``legend``).
+
+    ``lines=False``: markers only. A name that begins with "_" is shown, too; matplotlib leaves it out.
+    """
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line if lines else "none")
+        for look in series.values()
+    ]
+    named_legend(ax, handles, list(map(short, series)), **(place or _below(ax, list(map(short, series)))))
+
+
+def named_legend(
+    target: Axes | Figure, handles: Sequence[Artist], names: Sequence[str], **place: Any
+) -> None:
+    """A legend that shows ``names`` as they are."""
+    box = target.legend(handles, [str(i) for i in range(len(handles))], **place)
+    for text, name in zip(box.get_texts(), names, strict=True):
+        text.set_text(name)
+        text.set_parse_math(False)
+
+
+def _below(ax: Axes, names: Sequence[str]) -> dict[str, Any]:
+    """Under the label of the x axis, in as many columns as there is room for."""
+    size = matplotlib.rcParams["legend.fontsize"]
+    wide = ax.get_window_extent().width / ax.figure.dpi * 72 / size  # in letters' heights
+    columns = int(wide / (4.5 + 0.45 * max(map(len, names))))
+    down = ScaledTranslation(0, -3.6 * matplotlib.rcParams["font.size"] / 72, ax.figure.dpi_scale_trans)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": ax.transAxes + down}
+    return {**place, "ncol": min(max(1, columns), len(names))}
+
+
+def short(name: Any, width: int = 40) -> str:
+    """``name`` on one line; what is longer than ``width`` characters is cut and ends in an ellipsis."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def plain(ax: Axes) -> Axes:
+    """Show the names in ``ax`` as they are: "$" is a dollar sign, and every letter has a font if any has it."""
+    _plain(ax.findobj(Text), [ax])
+    return ax
+
+
+def _plain(texts: Iterable[Text], axes: Iterable[Axes]) -> None:
+    numbers = {  # matplotlib writes powers of ten as mathematics
+        label
+        for ax in axes
+        for axis in (ax.xaxis, ax.yaxis)
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext)
+        for label in axis.get_ticklabels(which="both")
+    }
+    for text in texts:
+        if text not in numbers:
+            text.set_parse_math(False)
+        missing = _missing(text)
+        if missing and (found := _fonts_for(missing)):
+            text.set_fontfamily(list(dict.fromkeys([*text.get_fontfamily(), *found])))
+
+
+def _missing(text: Text) -> frozenset[str]:
+    """Letters of ``text`` that its font has not."""
+    letters = {c for c in text.get_text() if ord(c) > 127 and unicodedata.category(c)[0] not in "CZ"}
+    if not letters:
+        return frozenset()
+    known = _letters(findfont(text.get_fontproperties()))
+    return frozenset(c for c in letters if ord(c) not in known)
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    return frozenset(get_font(path).get_charmap())
+
+
+@functools.cache
+def _fonts_for(missing: frozenset[str]) -> tuple[str, ...]:
+    """Installed fonts that have the letters, as few as do; for letters that none has, a warning."""
+    left, chosen = set(missing), []
+    fonts = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal"}
+    boxes = [name for name in fonts if name.startswith("Last Resort")]  # matplotlib's own: a box for any letter
+    real = sorted(set(fonts).difference(boxes), key=lambda name: (not name.startswith("Noto Sans"), name))
+    while left and real:
+        having = {name: {c for c in left if ord(c) in _letters(fonts[name])} for name in real}
+        best = max(real, key=lambda name: len(having[name]))
+        if not having[best]:
+            break
+        chosen.append(best)
+        left -= having[best]
+    if left:
+        log.warning(
+            "no installed font has %s (%s): figures show boxes there. Install one that has, such as Noto Sans"
+            " of that script",
+            "".join(sorted(left)[:10]),
+            unicodedata.name(min(left), "an unnamed character").title(),
+        )
+    return (*chosen, *(boxes if left else ()))
+
+
+# ---------------------------------------------------------------------------------- files
+
+
 def save(
     fig: Figure,
     name: str,
     sources: Mapping[str, Any],
     *,
+    data: pd.DataFrame | Mapping[str, pd.DataFrame],
     folder: str | Path = "figures",
-    data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
     column: str | None = None,
 ) -> Path:
     """Write NAME.svg, NAME.png, NAME.csv and NAME.json into ``folder``; the path of the SVG.
@@ -95,8 +249,8 @@ def save(
     sources   what the figure was made from: fingerprints of subject and corpora, seeds, settings.
               Without any: ``ValueError``. ``subject``, ``corpora`` (or ``corpus``) and ``preset`` are
               looked up again by ``provenance.check``
-    data      the numbers behind the figure: a frame, or several by name (a column ``table`` says which);
-              by default what the axes show (``drawn``)
+    data      the frame that the figure was drawn from, or several by name (a column ``table`` says which).
+              An ``Estimate`` becomes three columns: NAME, NAME_low, NAME_high
     column    "single" or "double": the width of the files, at 300 dots an inch. Draw within
               ``style(column)``: here the figure is resized, its letters are not
 
@@ -111,107 +265,35 @@ def save(
         width, height = fig.get_size_inches()
         fig.set_size_inches(COLUMNS[column], height * COLUMNS[column] / width)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.svg"
-    table = _csv(drawn(fig) if data is None else data)
+    path, table = folder / f"{name}.svg", _csv(data)
     path.with_suffix(".csv").write_bytes(table)
     made = {"figure": name, **sources, **provenance.place(), "data": hashlib.sha256(table).hexdigest()}
     inside = json.dumps({**made, "versions": provenance.versions()}, default=str)
+    _plain(fig.findobj(Text), fig.axes)
     with matplotlib.rc_context(look):
         fig.savefig(path, metadata={"Date": None, "Title": name, "Description": inside})
         fig.savefig(path.with_suffix(".png"), metadata={"Software": "nbkit", "Description": inside})
-    path.with_suffix(".json").write_text(
-        json.dumps(provenance.manifest(**made), indent=1, default=str) + "\n"
-    )
+    kept = json.dumps(provenance.manifest(**made), indent=1, default=str)
+    path.with_suffix(".json").write_text(kept + "\n", encoding="utf-8")
     return path
 
 
 def _csv(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> bytes:
-    """CSV with six digits; a frame's index is written where it says something."""
-
-    def flat(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
-
+    """CSV (UTF-8) with six digits; a frame's index is written where it says something."""
     if not isinstance(data, pd.DataFrame):
-        tables = [(name, flat(frame)) for name, frame in data.items()]
-        data = pd.concat([frame.assign(table=name)[["table", *frame]] for name, frame in tables])
-    else:
-        data = flat(data)
-    return data.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+        tables = {name: _flat(frame) for name, frame in data.items()}
+        parts = [frame.assign(table=name)[["table", *frame]] for name, frame in tables.items()]
+        data = pd.concat(parts, ignore_index=True)
+    return _flat(data).to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
 
 
-def drawn(fig: Figure) -> pd.DataFrame:
-    """The numbers that ``fig`` shows: lines, points, bars, intervals, bands and images of its axes.
-
-    Columns: panel (number and title), kind, series (its name in the legend), x, y, width (of a bar),
-    value (of an image's cell), x_name and y_name (where an axis counts named things). A line across the
-    whole panel has no x (or no y).
-    """
-    found = []
-    for number, ax in enumerate(fig.axes, 1):
-        panel = f"{number} {ax.get_title(loc='left') or ax.get_title()}".strip()
-        for part in (*_lines(ax), *_bars(ax), *_collections(ax), *_images(ax)):
-            part["x_name"], part["y_name"] = _names(ax.xaxis, part["x"]), _names(ax.yaxis, part["y"])
-            found.append(part.assign(panel=panel))
-    columns = ["panel", "kind", "series", "x", "y", "width", "value", "x_name", "y_name"]
-    table = pd.concat(found) if found else pd.DataFrame(columns=columns)
-    table = table.reindex(columns=columns).reset_index(drop=True)
-    return table.drop(columns=[c for c in columns[5:] if table[c].isna().all()])
-
-
-def _part(kind: str, label: Any, x: Any, y: Any, **more: Any) -> pd.DataFrame:
-    series = "" if str(label).startswith("_") else str(label)
-    return pd.DataFrame({"kind": kind, "series": series, "x": x, "y": y, **more})
-
-
-def _lines(ax: Axes) -> Iterator[pd.DataFrame]:
-    bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
-    named = {c.lines[0]: c.get_label() for c in bars}
-    caps = {cap for c in bars for cap in c.lines[1]}
-    for line in ax.lines:
-        if line not in caps:
-            x, y = (np.asarray(v, dtype=float) for v in (line.get_xdata(), line.get_ydata()))
-            on_x, on_y = line.get_transform().contains_branch_seperately(ax.transData)
-            x, y = np.where(on_x, x, np.nan), np.where(on_y, y, np.nan)
-            yield _part("line", named.get(line, line.get_label()), x, y)
-
-
-def _bars(ax: Axes) -> Iterator[pd.DataFrame]:
-    for bars in (c for c in ax.containers if isinstance(c, BarContainer)):
-        x, y, wide, high = np.array([(*bar.get_xy(), bar.get_width(), bar.get_height()) for bar in bars]).T
-        if bars.orientation == "horizontal":
-            yield _part("bar", bars.get_label(), x + wide, y + high / 2, width=high)
+def _flat(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    columns: dict[Any, Any] = {}
+    for name, values in frame.items():
+        if len(values) and all(isinstance(value, Estimate) for value in values):
+            columns |= {name: [e.value for e in values]}
+            columns |= {f"{name}_{end}": [getattr(e, end) for e in values] for end in ("low", "high")}
         else:
-            yield _part("bar", bars.get_label(), x + wide / 2, y + high, width=wide)
-
-
-def _collections(ax: Axes) -> Iterator[pd.DataFrame]:
-    whiskers = {
-        b: c.get_label() for c in ax.containers if isinstance(c, ErrorbarContainer) for b in c.lines[2]
-    }
-    for some in ax.collections:
-        label = whiskers.get(some, some.get_label())
-        if isinstance(some, LineCollection):
-            points = np.concatenate([np.empty((0, 2)), *some.get_segments()])
-            yield _part("interval", label, *points.T)
-        elif len(some.get_offsets()) and some.get_offset_transform() == ax.transData:
-            yield _part("point", label, *np.asarray(some.get_offsets(), dtype=float).T)
-        else:
-            for outline in some.get_paths():
-                yield _part("band", label, *outline.vertices.T)
-
-
-def _images(ax: Axes) -> Iterator[pd.DataFrame]:
-    for image in ax.images:
-        values = np.ma.filled(image.get_array(), np.nan).astype(float)
-        if values.ndim == 2:  # a matrix; a photograph has colours as a third dimension
-            y, x = np.indices(values.shape)
-            yield _part("cell", image.get_label(), x.ravel(), y.ravel(), value=values.ravel())
-
-
-def _names(axis: Axis, places: pd.Series) -> list[str | None]:
-    """The tick's label at each place, for an axis whose labels were set by hand and are no numbers."""
-    if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
-        return [None] * len(places)
-    labels = [" ".join(label.get_text().split()) for label in axis.get_majorticklabels()]
-    ticks = dict(zip(axis.get_majorticklocs(), labels, strict=True))
-    return [ticks.get(round(place)) if np.isfinite(place) else None for place in places]
+            columns[name] = values
+    return pd.DataFrame(columns)

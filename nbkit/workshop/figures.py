@@ -52,8 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{path.name}: {error}" if path.name not in str(error) else error)
         return 1
     where = f"notebook {made['notebook']}, cell {made['cell']}" if "notebook" in made else "no notebook"
+    where = f"the script {made['script']}" if "script" in made else where
     print(f"{made['figure']}: made by {where}")
-    told = {"figure", "notebook", "cell", "data", "subject", "corpus", "corpora", "versions"}
+    told = {"figure", "notebook", "cell", "script", "data", "subject", "corpus", "corpora", "versions"}
     for name, value in made.items():
         if name not in told:
             print(f"  {name:<20} {_short(value)}")
