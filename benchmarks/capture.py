@@ -360,7 +360,7 @@ def show(lines: list[dict], out: Path) -> None:
             ax.text(value, y, f" {value:.0f}", va="center")
         ax.set_xlabel("sentences a second")
         ax.set_title("Hidden states (peers) and all units (nbkit), MiniLM on two cores")
-        plots.save(fig, "capture-figure", {"results": out.name}, folder=out.parent)
+        plots.save(fig, "capture-figure", {"results": out.name}, data=table, folder=out.parent)
         plt.close(fig)
 
 

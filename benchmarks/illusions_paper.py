@@ -368,9 +368,10 @@ def figure(found: dict, folder: Path, sources: dict) -> None:
     """Agreement of every kind of units, beside the baselines."""
     with plots.style():
         _, ax = plt.subplots(figsize=(8.5, 4))
-        plots.agreement({kind: part["agreement"].baselines for kind, part in found.items()}, ax=ax)
+        drawn = {kind: part["agreement"].baselines for kind, part in found.items()}
+        plots.agreement(drawn, ax=ax)
         ax.set_title("Five registers, 2,000 texts each: tags within a register and across")
-        plots.save(ax.figure, "illusions_paper-figure", sources, folder=folder)
+        plots.save(ax.figure, "illusions_paper-figure", sources, data=drawn, folder=folder)
         plt.close(ax.figure)
 
 

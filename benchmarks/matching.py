@@ -175,7 +175,7 @@ def figure(records: list[dict], folder: Path, name: str, sources: dict) -> None:
     with plots.style():
         ax = plots.precision_recall(pd.DataFrame(lines))
         ax.set_title("Planted polysemantic units")
-        plots.save(ax.figure, name, sources, folder=folder)
+        plots.save(ax.figure, name, sources, data=pd.DataFrame(lines), folder=folder)
         plt.close(ax.figure)
 
 

@@ -255,22 +255,12 @@ def figure(rows, folder: Path) -> None:
 
     from nbkit import plots
 
+    whole, some = rows["method"] == "all units", rows["method"] != "all units"
+    table = rows[some].rename(columns={"method": "ranking"})
     with plots.style():
-        fig, ax = plt.subplots(figsize=(6, 3.6))
-        for method, part in rows[rows["method"] != "all units"].groupby("method", sort=False):
-            error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
-            ax.errorbar(part["n"], part["accuracy"], yerror=error, marker="o", capsize=2, label=method)
-        everything = rows[rows["method"] == "all units"].iloc[0]
-        ax.axhline(
-            everything["accuracy"], color="black", lw=1, ls=":", label=f"all {everything['n']:,} units"
-        )
-        ax.set_xscale("log")
-        ax.set_xticks(COUNTS, [str(n) for n in COUNTS])
-        ax.set_xlabel("units kept, probe refitted")
-        ax.set_ylabel("accuracy, part of speech")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        plots.save(fig, "salience-figure", {"results": "salience.json"}, folder=folder)
-        plt.close(fig)
+        ax = plots.accuracy_curves(table, float(rows.loc[whole, "accuracy"].iloc[0]))
+        plots.save(ax.figure, "salience-figure", {"results": "salience.json"}, data=rows, folder=folder)
+        plt.close(ax.figure)
 
 
 def main() -> None:

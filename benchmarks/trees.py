@@ -127,19 +127,21 @@ def draw(results: pd.DataFrame, baseline: dict) -> None:
         fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
         uuas = results[(results["figure"] == "uuas") & (results["metric"] == "distance")]
         plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
-        axes[0].axhline(baseline["uuas"], color="k", lw=0.8, ls=":", label="adjacent words joined")
-        axes[0].legend(fontsize="small")
+        axes[0].axhline(baseline["uuas"], color="k", lw=0.8, ls=":")
+        axes[0].text(5, baseline["uuas"], "adjacent words joined", va="bottom", ha="right", fontsize="small")
         some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
         plots.layer_lines(some, "X on held-out sentences", hue="metric", log=True, ax=axes[1])
-        plots.save(fig, "trees-figure", {"results": "trees.json"}, folder=HERE / "results")
+        folder, drawn = HERE / "results", {"UUAS": uuas, "loss": some}
+        plots.save(fig, "trees-figure", {"results": "trees.json"}, data=drawn, folder=folder)
 
 
 def draw_gains(differences: list[dict]) -> None:
     from nbkit import plots
 
     with plots.style():
-        ax = plots.gains(pd.DataFrame(differences))
-        plots.save(ax.figure, "trees-cola-figure", {"results": "trees-cola.json"}, folder=HERE / "results")
+        sources, table = {"results": "trees-cola.json"}, pd.DataFrame(differences)
+        ax = plots.gains(table)
+        plots.save(ax.figure, "trees-cola-figure", sources, data=table, folder=HERE / "results")
 
 
 def published(subject, train) -> list[dict]:

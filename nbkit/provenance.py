@@ -156,8 +156,8 @@ class Finding(NamedTuple):
 def place() -> dict[str, Any]:
     """What is running: ``{"notebook": "03_match_neurons", "cell": 17}``, ``{"script": "capture"}`` or ``{}``.
 
-    The cell is the number in its brackets, [17]. Jupyter gives the notebook's name in the environment variable
-    ``JPY_SESSION_NAME``; without it the name is "unnamed". Code from standard input or ``-c`` has no place.
+    The cell is the number in its brackets, [17]. Jupyter gives the notebook's name in the environment
+    variable ``JPY_SESSION_NAME``; without it, "unnamed". Code from standard input or ``-c`` has no place.
     """
     main = sys.modules["__main__"]
     if hasattr(main, "get_ipython"):

@@ -120,13 +120,10 @@ exemplars.quantile_sample(store, corpora[name], unit, k=5)[["activation", "text"
 # they are what the exemplars are drawn from.
 
 # %%
+of_unit = {c: np.asarray(a.values[:, a.column(unit)], dtype=float) for c, a in stored.items()}
+table = pd.concat([pd.DataFrame({"corpus": c, "activation": a}) for c, a in of_unit.items()])
 with plots.style():
-    fig, axes = plt.subplots(len(stored), 1, figsize=(6, 1 + 0.9 * len(stored)), sharex=True)
-    for ax, (corpus, held) in zip(axes, stored.items(), strict=True):
-        ax.hist(np.asarray(held.values[:, held.column(unit)], dtype=float), bins=60)
-        ax.set_ylabel(corpus, rotation=0, ha="right", va="center")
-        ax.set_yticks([])
-    axes[-1].set_xlabel(f"activation of {unit} (maximum over tokens)")
+    fig = plots.histograms(table, "activation", xlabel=f"activation of {unit} (maximum over tokens)").figure
     plt.show()
 
 # %% [markdown]
@@ -170,7 +167,7 @@ sources = {
     "unit": unit,
     "seed": SEED,
 }
-plots.save(fig, "01_unit_by_corpus", sources, folder=preset.figures)
+plots.save(fig, "01_unit_by_corpus", sources, data=table.reset_index(drop=True), folder=preset.figures)
 preset.record(units=len(store.units), texts=sum(map(len, stored.values())), preset=preset["title"])
 
 # %%

@@ -241,7 +241,8 @@ sources = {
     "descriptors": list(labels[name].columns),
     "seed": SEED,
 }
-plots.save(fig, "03_held_out", sources, folder=preset.figures)
+drawn = tags[name].loc[tags[name]["rank"] == 1, ["unit", "descriptor", "score", "validation_score", "q"]]
+plots.save(fig, "03_held_out", sources, data=drawn.reset_index(drop=True), folder=preset.figures)
 for corpus, frame in tags.items():
     preset.keep(f"tags/{corpus}", frame)
 preset.record(tags=sum(len(t) for t in first.values()), tags_shuffled=counts["shuffled labels"])

@@ -108,7 +108,7 @@ case = held_out.sort_values(["kept", "transfer_score"], ascending=[False, True])
 shared = report.settings["descriptors"]
 with plots.style():
     ax = plots.transfer({name: s.loc[shared] for name, s in scores.items()}, case["unit"])
-    ax.set_title(f"{case['unit']}: “{case['descriptor']}” in {case['corpus']}")
+    ax.set_title(f"{case['unit']}: “{plots.short(case['descriptor'])}” in {case['corpus']}")
     plt.show()
 
 # %% [markdown]
@@ -238,7 +238,7 @@ with plots.style():
         line, stored = strongest(kind, verdict), captured(subject, *places[kind][1:])
         rates = illusions.quintile_rates(stored, labels, line["unit"], line["descriptor"])
         plots.quintile_curves(rates, ax)
-        ax.set_title(f"{verdict}: “{line['descriptor']}”, {line['unit']}", fontsize="medium")
+        ax.set_title(f"{verdict}: “{plots.short(line['descriptor'])}”, {line['unit']}", fontsize="medium")
     plt.show()
 
 # %% [markdown]
@@ -335,7 +335,8 @@ sources = {
     "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
     "settings": report.settings,
 }
-plots.save(fig, "04_agreement", sources, folder=preset.figures)
+drawn = {kind: r.baselines for kind, r in reports.items()}
+plots.save(fig, "04_agreement", sources, data=drawn, folder=preset.figures)
 preset.record(agreement={kind: r.summary() for kind, r in reports.items()})
 page = preset.results / "browser.html"
 written = page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")

@@ -205,7 +205,7 @@ print(f"best possible precision@2 at home: {(right.clip(upper=2) / 2).mean():.2f
 rows = []
 for (where, method, k), part in measured.groupby(["where", "method", "k"], sort=False):
     p, r = (stats.bootstrap(part[c], seed=SEED) for c in ("precision", "recall"))
-    rows.append({"method": f"{method}, {where}", "k": k, "precision": p, "recall": r})
+    rows.append({"where": where, "method": method, "k": k, "precision": p, "recall": r})
 table = pd.DataFrame(rows)
 table[table["k"] == 2].astype(str)
 
@@ -214,12 +214,8 @@ table[table["k"] == 2].astype(str)
 
 # %%
 with plots.style():
-    fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
-    for ax, where in zip(axes, ("same corpus", "other corpora"), strict=True):
-        part = table[table["method"].str.endswith(where)]
-        plots.precision_recall(part.assign(method=part["method"].str.split(",").str[0]), ax=ax)
-        ax.set_title(f"gold from the {where}")
-    axes[0].get_legend().remove()
+    title, size = "gold from the {}", (10, 3.8)
+    fig = plots.facets(plots.precision_recall, table, "where", title=title, size=size).figure
     plt.show()
 
 # %% [markdown]
@@ -289,10 +285,16 @@ sources = {
     "gold": f"AUROC >= {MINIMUM} on held-out texts",
     "seed": SEED,
 }
-plots.save(fig, "05_precision_recall", sources, folder=preset.figures)
+plots.save(fig, "05_precision_recall", sources, data=table, folder=preset.figures)
 preset.record(
     precision_recall=[
-        {**row, "precision": list(row["precision"]), "recall": list(row["recall"])} for row in rows
+        {
+            "method": f"{row['method']}, {row['where']}",
+            "k": row["k"],
+            "precision": list(row["precision"]),
+            "recall": list(row["recall"]),
+        }
+        for row in rows
     ],
     shared=len(shared),
     planted=known_units,

@@ -112,7 +112,6 @@ with plots.style():
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
     plots.accuracy_curves(table, everything, ax=axes[0])
     plots.layer_bars(where, ax=axes[1])
-    fig.tight_layout()
     plt.show()
 
 # %% [markdown]
@@ -226,7 +225,8 @@ sources = {
     "property": "upos",
     "seed": SEED,
 }
-plots.save(fig, "06_salient_units", sources, folder=preset.figures)
+drawn = {"accuracy": table.assign(everything=everything), "first 100 units": where}
+plots.save(fig, "06_salient_units", sources, data=drawn, folder=preset.figures)
 preset.record(
     salience={
         "words": len(y),

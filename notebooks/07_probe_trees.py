@@ -147,11 +147,8 @@ with plots.style():
         published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
         part = loss[loss["metric"] == metric]
         plots.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
-        ax.get_legend().remove()
-    axes[1].legend(fontsize="small")
     three = loss[loss["null"] == "none"]
     plots.layer_lines(three, "X, the subject", hue="metric", log=True, ax=axes[3])
-    fig.tight_layout()
     plt.show()
 
 # %% [markdown]
@@ -261,9 +258,14 @@ exercises.check(
 # %%
 sources = {"subject": subject.fingerprint, "corpus": whole.fingerprint, "seed": SEED}
 sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
-plots.save(fig, "07_trees_by_layer", sources, folder=preset.figures)
+published = pd.DataFrame(PUBLISHED).rename_axis("layer of 24").reset_index()
+drawn = {"UUAS": uuas, "loss": loss, "BERT-large, published": published}
+plots.save(fig, "07_trees_by_layer", sources, data=drawn, folder=preset.figures)
 if preset.name == "sample":  # a sentence of a licensed corpus is not ours to publish
-    plots.save(arcs, "07_one_tree", {**sources, "site": best_site}, folder=preset.figures)
+    edges = {"gold": gold["1"], "predicted": predicted["1"][best_site]}
+    drawn = [(kind, forms["1"][a], forms["1"][b], a, b) for kind in edges for a, b in sorted(edges[kind])]
+    drawn = pd.DataFrame(drawn, columns=["tree", "word", "other word", "at", "other at"])
+    plots.save(arcs, "07_one_tree", {**sources, "site": best_site}, data=drawn, folder=preset.figures)
 best = uuas[uuas["site"] == best_site].set_index("null")["value"]
 preset.record(
     trees={

@@ -110,7 +110,6 @@ table = trees.differences(runs)
 with plots.style():
     fig, ax = plt.subplots(figsize=(6.5, 2.2))
     plots.gains(table, ax=ax)
-    fig.tight_layout()
     plt.show()
 
 # %% [markdown]
@@ -182,7 +181,7 @@ exercises.check(
 # %%
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}
 sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
-plots.save(fig, "08_trees_in_the_loss", sources, folder=preset.figures)
+plots.save(fig, "08_trees_in_the_loss", sources, data=table, folder=preset.figures)
 best = table[table["site"] != "baseline"].sort_values("gain").iloc[-1]
 preset.record(
     tuning={"baseline": float(table["matthews"][0]), "best_gain": [best["gain"], best["low"], best["high"]]}

@@ -61,13 +61,14 @@ made_from = {
 }
 
 
-def make(name, draw, **sources):
+def make(name, draw, data, **sources):
     for column in plots.COLUMNS:
         plt.close("all")  # of the two, the wide one is shown here
         with plots.style(column):
             fig = draw(column)
         kept = {**made_from, **sources}
-        plots.save(fig, f"{name}_{column}", kept, folder=preset.figures / "paper", column=column)
+        folder = preset.figures / "paper"
+        plots.save(fig, f"{name}_{column}", kept, data=data, folder=folder, column=column)
     plt.show()
 
 
@@ -82,23 +83,22 @@ first = next(iter(ffn.values()))
 unit = first.units["unit"].iloc[int(np.asarray(first.values, np.float32).std(0).argmax())]
 
 
+of_unit = {n: np.asarray(a.values[:, a.column(unit)], float) for n, a in ffn.items()}
+of_unit = pd.concat([pd.DataFrame({"corpus": n, "activation": a}) for n, a in of_unit.items()])
+
+
 def unit_by_corpus(column):
-    fig, axes = plt.subplots(len(ffn), 1, sharex=True)
-    for ax, (name, store) in zip(axes, ffn.items(), strict=True):
-        ax.hist(np.asarray(store.values[:, store.column(unit)], float), bins=60)
-        ax.set_yticks([])
-        ax.set_ylabel(name, rotation=0, ha="right", va="center")
-    axes[-1].set_xlabel(f"activation of {unit}, maximum over tokens")
-    return fig
+    name = f"activation of {unit}, maximum over tokens"
+    return plots.histograms(of_unit, "activation", xlabel=name).figure
 
 
-make("unit_by_corpus", unit_by_corpus, unit=unit)
+make("unit_by_corpus", unit_by_corpus, of_unit.reset_index(drop=True), unit=unit)
 
 # %% [markdown]
 # ## What is in the file, by hand
 #
 # The picture carries a manifest: in an SVG it is the description, in a PNG a chunk of text. Beside it is the
-# CSV with the numbers that were drawn, and the manifest knows its hash.
+# CSV with the numbers it was drawn from, and the manifest knows its hash.
 
 # %%
 picture = preset.figures / "paper" / "unit_by_corpus_double.svg"
@@ -137,7 +137,9 @@ def held_out(column):
     return fig
 
 
-make("held_out", held_out, corpora={home: corpora[home].fingerprint}, permutations=50)
+drawn = tags.loc[tags["rank"] == 1, ["unit", "descriptor", "score", "validation_score", "q"]]
+about = {"corpora": {home: corpora[home].fingerprint}, "permutations": 50}
+make("held_out", held_out, drawn.reset_index(drop=True), **about)
 
 # %% [markdown]
 # ## Within and across corpora
@@ -146,7 +148,7 @@ make("held_out", held_out, corpora={home: corpora[home].fingerprint}, permutatio
 
 # %%
 last = subject.select("hidden")[-1]
-kinds = {"FFN units,\nmax over tokens": ("ffn", "max"), "last layer,\nmean over tokens": (last, "mean")}
+kinds = {"FFN units, max over tokens": ("ffn", "max"), "last layer, mean over tokens": (last, "mean")}
 baselines = {}
 for kind, (site, pool) in kinds.items():
     baselines[kind] = illusions.compare(
@@ -164,7 +166,8 @@ def agreement(column):
     return plots.agreement(baselines, ax=ax).figure
 
 
-make("agreement", agreement, min_score=preset["min_score"], min_positives=preset["min_positives"])
+about = {name: preset[name] for name in ("min_score", "min_positives")}
+make("agreement", agreement, baselines, **about)
 
 # %% [markdown]
 # ## Precision and recall, at home and away
@@ -204,16 +207,10 @@ table = measured.groupby(["where", "method", "k"], sort=False).agg(over_pairs).r
 
 # %%
 def precision_recall(column):
-    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(plots.COLUMNS[column], 2.4))
-    for ax, (where, part) in zip(axes, table.groupby("where", sort=False), strict=True):
-        plots.precision_recall(part, ax=ax).set_title(f"gold from {where}")
-        ax.get_legend().remove()
-    axes[1].set_ylabel("")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    return fig
+    return plots.facets(plots.precision_recall, table, "where", title="gold from {}").figure
 
 
-make("precision_recall", precision_recall, gold="AUROC >= 0.8 on held-out texts")
+make("precision_recall", precision_recall, table, gold="AUROC >= 0.8 on held-out texts")
 
 # %% [markdown]
 # ## How few units carry the part of speech
@@ -237,7 +234,8 @@ def salient_units(column):
     return plots.accuracy_curves(accuracy, everything, ax=ax).figure
 
 
-make("salient_units", salient_units, corpora={"treebank": treebank.fingerprint}, property="upos")
+about = {"corpora": {"treebank": treebank.fingerprint}, "property": "upos"}
+make("salient_units", salient_units, accuracy.assign(everything=everything), **about)
 
 # %% [markdown]
 # ## And the model?
@@ -255,7 +253,7 @@ sorted(path.name for path in (preset.figures / "paper").glob("*.svg"))
 # ## Exercises
 #
 # 1. Change one number in a CSV of `figures/paper`, and run `python -m nbkit.workshop.figures` on the SVG beside it.
-# 2. Save a figure with `data=` and a frame of your own. When is that better than what the axes show?
+# 2. Save a figure with `data=` and a frame of your own. Which columns does somebody need to draw it again?
 # 3. Draw the accuracy for `"suffix"` in a single column. Which sizes did you not have to think about?
 #
 # ## What we learned

@@ -126,9 +126,7 @@ def transfer(
     bound = max(0.3, float(table.abs().to_numpy().max()))
     _matrix(table, ax, cmap="PuOr_r", vmin=-bound, vmax=bound)
     for x, best in enumerate(table.to_numpy().argmax(axis=0)):
-        ax.add_patch(
-            matplotlib.patches.Rectangle((x + 0.03, best + 0.05), 0.94, 0.9, fill=False, ec="k", lw=2)
-        )
+        ax.add_patch(Rectangle((x + 0.03, best + 0.05), 0.94, 0.9, fill=False, ec="k", lw=2))
     ax.set(title=short(unit, 60), xlabel="", ylabel="")
     return plain(ax)
 
@@ -216,10 +214,14 @@ def histograms(
     return grid
 
 
-def _panels(table: pd.DataFrame, panel: str, to: str, **options: Any) -> tuple[sns.FacetGrid, dict[Any, Axes]]:
+def _panels(
+    table: pd.DataFrame, panel: str, to: str, **options: Any
+) -> tuple[sns.FacetGrid, dict[Any, Axes]]:
     """A grid with a panel for each value of ``panel``, and {value: its axes}."""
     names = list(dict.fromkeys(table[panel]))
-    numbered = table.assign(**{panel: table[panel].map(names.index)})  # its titles are laid out before we can help
+    numbered = table.assign(
+        **{panel: table[panel].map(names.index)}
+    )  # its titles are laid out before we can help
     with plt.rc_context({"figure.constrained_layout.use": False}):  # which FacetGrid would turn off, loudly
         grid = sns.FacetGrid(numbered, **{to: panel}, **options)
     grid.set_titles("")
@@ -265,7 +267,10 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ends = pd.DataFrame(long["estimate"].tolist(), index=long.index)[["value", "low", "high"]]
     look = looks(table["method"])
     points = _observations(long.drop(columns="estimate").join(ends), "value")
-    drawn = _looks_of("measure", measures) | {"hue": "method", "palette": {m: one.color for m, one in look.items()}}
+    drawn = _looks_of("measure", measures) | {
+        "hue": "method",
+        "palette": {m: one.color for m, one in look.items()},
+    }
     dashes = {name: one.dash for name, one in measures.items()}
     bars = {"err_style": "bars", "err_kws": {"capsize": 3}, "dashes": dashes}
     sns.lineplot(points, x="k", y="drawn", ax=ax, **drawn, **bars, **INTERVAL)
@@ -313,13 +318,19 @@ def facets(
 
 
 def accuracy_curves(table: pd.DataFrame, everything: float, ax: Axes | None = None) -> Axes:
-    """Accuracy by number of units, one line for each ranking: ``table`` [n, ranking]; dotted, that of all."""
+    """Accuracy by number of units, one line for each ranking; dotted, that of all units (``everything``).
+
+    ``table`` is [n, ranking], or has the columns n, ranking, accuracy, low and high.
+    """
     ax = _axes(ax, (5, 3.4))
-    long = table.rename_axis(index="n").reset_index().melt("n", var_name="ranking", value_name="accuracy")
+    long = table
+    if "ranking" not in table:
+        long = table.rename_axis("n").reset_index().melt("n", var_name="ranking", value_name="accuracy")
     look = _curves(long, "n", "accuracy", "ranking", ax)
     ax.axhline(everything, color="k", lw=0.8, ls=":")
     ax.set_xscale("log")
-    ax.set_xticks(table.index, [str(n) for n in table.index])
+    counts = sorted(long["n"].unique())
+    ax.set_xticks(counts, [str(n) for n in counts])
     ax.minorticks_off()
     ax.set(xlabel="units kept, probe refitted", ylabel="accuracy on other sentences", ylim=(0, 1))
     legend(ax, {**look, "all units": Look("k", "", (1, 1))})
@@ -353,7 +364,7 @@ def layer_lines(
     published: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A measure by layer: ``table`` has layer, value, low, high; one line for each value of the column ``hue``.
+    """A measure by layer: ``table`` has layer, value, low, high; one line for each value of column ``hue``.
 
     ``published`` (depth from 0 to 1, value) are points of another model, drawn by relative depth.
     """

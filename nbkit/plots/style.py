@@ -135,7 +135,7 @@ def looks(names: Iterable[Any]) -> dict[Any, Look]:
 
 
 def legend(ax: Axes, series: Mapping[Any, Look], *, lines: bool = True, **place: Any) -> None:
-    """The names and looks of ``series`` under ``ax``, or in another ``place`` (as for matplotlib's ``legend``).
+    """The names and looks of ``series`` under ``ax``, or in another ``place`` (as matplotlib's ``legend``).
 
     ``lines=False``: markers only. A name that begins with "_" is shown, too; matplotlib leaves it out.
     """
@@ -173,7 +173,7 @@ def short(name: Any, width: int = 40) -> str:
 
 
 def plain(ax: Axes) -> Axes:
-    """Show the names in ``ax`` as they are: "$" is a dollar sign, and every letter has a font if any has it."""
+    """Show the names in ``ax`` as they are: "$" is a dollar sign, and letters are of a font that has them."""
     _plain(ax.findobj(Text), [ax])
     return ax
 
@@ -213,7 +213,9 @@ def _fonts_for(missing: frozenset[str]) -> tuple[str, ...]:
     """Installed fonts that have the letters, as few as do; for letters that none has, a warning."""
     left, chosen = set(missing), []
     fonts = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal"}
-    boxes = [name for name in fonts if name.startswith("Last Resort")]  # matplotlib's own: a box for any letter
+    boxes = [
+        name for name in fonts if name.startswith("Last Resort")
+    ]  # matplotlib's own: a box for any letter
     real = sorted(set(fonts).difference(boxes), key=lambda name: (not name.startswith("Noto Sans"), name))
     while left and real:
         having = {name: {c for c in left if ord(c) in _letters(fonts[name])} for name in real}
