@@ -13,7 +13,7 @@ which texts and which versions are behind it.
     read("figures/NAME.svg")                        the manifest inside a figure's file (.svg or .png)
     check("figures/NAME.svg")                       can it still be made here? one line a question
 
-In a terminal ``python -m nbkit.workshop.figures figures/NAME.svg`` asks the same.
+In a terminal ``python -m nbkit.workshop figures/NAME.svg`` asks the same.
 
 Nothing here names the user, the host or a path: manifests are made to be published.
 """

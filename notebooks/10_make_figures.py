@@ -112,7 +112,7 @@ pd.read_csv(picture.with_suffix(".csv")).head(3)
 # ## With the kit
 #
 # `read` takes the manifest out, `check` holds it against what is here: the subject, the corpora, the numbers,
-# the versions. In a terminal: `python -m nbkit.workshop.figures figures/paper/unit_by_corpus_double.svg`.
+# the versions. In a terminal: `python -m nbkit.workshop figures/paper/unit_by_corpus_double.svg`.
 
 # %%
 assert provenance.read(picture) == by_hand, "hand and kit disagree"
@@ -252,7 +252,7 @@ sorted(path.name for path in (preset.figures / "paper").glob("*.svg"))
 # %% [markdown]
 # ## Exercises
 #
-# 1. Change one number in a CSV of `figures/paper`, and run `python -m nbkit.workshop.figures` on the SVG beside it.
+# 1. Change one number in a CSV of `figures/paper`, and run `python -m nbkit.workshop` on the SVG beside it.
 # 2. Save a figure with `data=` and a frame of your own. Which columns does somebody need to draw it again?
 # 3. Draw the accuracy for `"suffix"` in a single column. Which sizes did you not have to think about?
 #

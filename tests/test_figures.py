@@ -15,7 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from nbkit import plots, provenance, texts, workshop
-from nbkit.plots import style
+from nbkit.plots.style import STYLE
+from nbkit.stats import Estimate
 from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,16 +34,20 @@ def sources(minilm):
     return {"preset": "sample", "subject": minilm.fingerprint, "corpora": marks, "seed": 3}
 
 
+NUMBERS = pd.DataFrame({"series": "a < b & “c”", "x": [1, 2, 4], "y": [0.5, 0.25, 1 / 3]})
+
+
 @pytest.fixture
 def saved(tmp_path, sources):
     with plots.style():
         fig, ax = plt.subplots()
-        ax.plot([1, 2, 4], [0.5, 0.25, 1 / 3], label="a < b & “c”")
-    return plots.save(fig, "03_line", sources, folder=tmp_path)
+        ax.plot(NUMBERS["x"], NUMBERS["y"], label="a < b & “c”")
+    return plots.save(fig, "03_line", sources, data=NUMBERS, folder=tmp_path)
 
 
 def states(path, **given):
-    return {finding.what: finding.state for finding in provenance.check(path, **given)}
+    found = provenance.check(path, **given) if given else workshop.figures.check(path)
+    return {finding.what: finding.state for finding in found}
 
 
 # ---------------------------------------------------------------------------------- the way back
@@ -58,14 +63,14 @@ def test_the_manifest_comes_back_out_of_both_pictures(saved, sources):
 
 def test_an_untouched_figure_can_be_made_again(saved, capsys):
     assert set(states(saved).values()) == {"same"}
-    assert workshop.main([str(saved)]) == 0
+    assert workshop.figures.main([str(saved)]) == 0
     told = capsys.readouterr().out
     assert "subject" in told and "'fiction' of the preset 'sample'" in told
     assert told.endswith("It can be made again here.\n")
 
 
 def test_the_command_runs_in_a_terminal(saved):
-    command = [sys.executable, "-m", "nbkit.workshop.figures", str(saved.with_suffix(".png"))]
+    command = [sys.executable, "-m", "nbkit.workshop", str(saved.with_suffix(".png"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "03_line: made by" in done.stdout and not done.stderr
 
@@ -74,9 +79,9 @@ def test_changed_numbers_are_noticed(saved, capsys):
     table = saved.with_suffix(".csv")
     table.write_text(table.read_text().replace("0.25", "0.85"))
     assert states(saved)["data"] == "differs"
-    assert workshop.main([str(saved)]) == 1 and "03_line.csv was changed" in capsys.readouterr().out
+    assert workshop.figures.main([str(saved)]) == 1 and "03_line.csv was changed" in capsys.readouterr().out
     table.unlink()
-    assert states(saved)["data"] == "missing" and workshop.main([str(saved)]) == 1
+    assert states(saved)["data"] == "missing" and workshop.figures.main([str(saved)]) == 1
 
 
 def test_another_version_is_named_and_does_not_forbid(saved, monkeypatch, capsys):
@@ -85,7 +90,7 @@ def test_another_version_is_named_and_does_not_forbid(saved, monkeypatch, capsys
         importlib.metadata, "version", lambda name: "0.0.1" if name == "scipy" else installed(name)
     )
     assert {name for name, state in states(saved).items() if state == "differs"} == {"scipy"}
-    assert workshop.main([str(saved)]) == 0
+    assert workshop.figures.main([str(saved)]) == 0
     told = capsys.readouterr().out
     assert f"made with {installed('scipy')}, here is 0.0.1" in told
     assert "with other versions of scipy" in told
@@ -98,8 +103,8 @@ def test_another_corpus_and_another_subject_are_named(tmp_path, saved, sources, 
         "corpus fiction": "missing",
     }
     other = {**sources, "subject": minilm.randomized(1).fingerprint, "corpora": {"mine": "0" * 64}}
-    path = plots.save(plt.figure(), "x", other, folder=tmp_path)
-    assert workshop.main([str(path)]) == 1
+    path = plots.save(plt.figure(), "x", other, data=NUMBERS, folder=tmp_path)
+    assert workshop.figures.main([str(path)]) == 1
     told = capsys.readouterr().out
     assert "000000000000 is nothing that was found here" in told and "see subject, corpus mine" in told
 
@@ -107,7 +112,7 @@ def test_another_corpus_and_another_subject_are_named(tmp_path, saved, sources, 
 def test_without_a_named_preset_those_with_data_here_are_searched(tmp_path, sources, monkeypatch):
     monkeypatch.setenv("NBKIT_DATA", str(tmp_path / "nothing"))
     del sources["preset"]
-    path = plots.save(plt.figure(), "x", sources, folder=tmp_path)
+    path = plots.save(plt.figure(), "x", sources, data=NUMBERS, folder=tmp_path)
     assert states(path)["corpus reviews"] == "same"
 
 
@@ -117,17 +122,17 @@ def test_a_figure_that_says_nothing_is_named(tmp_path, capsys):
         plt.figure().savefig(path)
         with pytest.raises(ValueError, match=f"bare.{suffix} does not say how it was made"):
             provenance.read(path)
-        assert workshop.main([str(path)]) == 1 and "does not say" in capsys.readouterr().out
+        assert workshop.figures.main([str(path)]) == 1 and "does not say" in capsys.readouterr().out
     broken = tmp_path / "broken.svg"
     broken.write_text("<svg")
     for bad in (broken, tmp_path / "absent.svg", tmp_path / "x.pdf"):
-        assert workshop.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
+        assert workshop.figures.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
 
 
 def test_what_a_figure_does_not_name_is_not_promised(tmp_path, sources, capsys):
     del sources["corpora"]
-    path = plots.save(plt.figure(), "x", sources, folder=tmp_path)
-    assert states(path)["corpus"] == "unknown" and workshop.main([str(path)]) == 0
+    path = plots.save(plt.figure(), "x", sources, data=NUMBERS, folder=tmp_path)
+    assert states(path)["corpus"] == "unknown" and workshop.figures.main([str(path)]) == 0
     assert "made again here, as far as the file says: it does not name its corpus." in capsys.readouterr().out
 
 
@@ -200,7 +205,7 @@ def test_every_paper_figure_is_there_for_one_column_and_for_two():
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
 def test_the_command_says_of_a_committed_figure_how_it_was_made(suffix, capsys):
-    assert workshop.main([str(ROOT / "figures" / f"04_agreement{suffix}")]) == 0
+    assert workshop.figures.main([str(ROOT / "figures" / f"04_agreement{suffix}")]) == 0
     told = capsys.readouterr().out
     assert told.startswith("04_agreement: made by notebook 04_test_illusions, cell ")
     assert "'fiction' of the preset 'sample'" in told and "04_agreement.csv, as it was drawn" in told
@@ -210,27 +215,47 @@ def test_the_command_says_of_a_committed_figure_how_it_was_made(suffix, capsys):
 # ---------------------------------------------------------------------------------- notebook and cell
 
 
-def test_a_script_and_a_kernel_name_the_same_cell(tmp_path):
+CELLS = """# %%
+from nbkit import provenance
+
+def here():
+    return provenance.place()
+
+# %% [markdown]
+# words
+
+# %%
+x = 1
+
+# %%
+y = [
+    here(),
+]
+print(y[0])
+"""
+
+
+def test_a_kernel_names_its_cell_and_a_script_its_name(tmp_path):
     import jupytext
     from nbclient import NotebookClient
 
     source = tmp_path / "07_toy.py"
-    source.write_text(
-        "# %%\nfrom nbkit import provenance\n\n\ndef here():\n    return provenance.place()\n\n\n"
-        "# %% [markdown]\n# words\n\n# %%\nx = 1\n\n"
-        "# %%\ny = [\n    here(),\n]\nprint(y[0])\n"
-    )
-    done = subprocess.run([sys.executable, str(source)], capture_output=True, text=True, check=True)
-    notebook = jupytext.read(source)
+    source.write_text(CELLS, encoding="utf-8")
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, source], capture_output=True, text=True, check=True, env=here)
+    assert done.stdout.strip() == "{'script': '07_toy'}"
+    run = {"cwd": tmp_path, "capture_output": True, "text": True, "check": True, "env": here}
+    source.rename(tmp_path / "toy.py")
+    done = subprocess.run([sys.executable, "-m", "toy"], **run)
+    assert done.stdout.strip() == "{'script': 'toy'}"
+    notebook = jupytext.reads(CELLS, fmt="py:percent")
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    named = {**os.environ, "JPY_SESSION_NAME": "notebooks/07_toy.ipynb"}
+    named = {**here, "JPY_SESSION_NAME": "notebooks/07_toy.ipynb"}
     NotebookClient(notebook, timeout=60).execute(env=named)
-    assert done.stdout.strip() == notebook.cells[-1].outputs[0].text.strip()
-    assert done.stdout.strip() == "{'notebook': '07_toy', 'cell': 3}"
-    assert provenance.place() == {}
+    assert notebook.cells[-1].outputs[0].text.strip() == "{'notebook': '07_toy', 'cell': 3}"
 
 
-def test_code_typed_into_standard_input_has_no_cell():
+def test_code_typed_into_standard_input_has_no_place():
     code = "from nbkit import provenance\nprint(provenance.place())\n"
     done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{}"
@@ -239,39 +264,7 @@ def test_code_typed_into_standard_input_has_no_cell():
 # ---------------------------------------------------------------------------------- the numbers
 
 
-def test_every_kind_of_mark_gives_its_numbers():
-    fig, axes = plt.subplots(2, 3)
-    (lines, bars, flat, points, errors, image) = axes.flat
-    lines.plot([1, 2], [3, 4], label="a")
-    lines.axhline(0.5)
-    bars.set_title("counts", loc="left")
-    bars.bar([0, 1], [5, 6], label="b")
-    bars.set_xticks([0, 1], ["noun", "verb"])
-    flat.barh([0, 1], [7, 8])
-    points.scatter([1, 2], [9, 10], label="c")
-    errors.errorbar([1, 2], [0.5, 0.6], yerr=[[0.1, 0.2], [0.3, 0.4]], capsize=3, label="d")
-    errors.fill_between([1, 2], [0, 0], [1, 1])
-    image.imshow([[1, 2], [3, 4]])
-    table = style.drawn(fig)
-
-    def of(kind, panel):
-        return table[(table["kind"] == kind) & table["panel"].str.startswith(str(panel))]
-
-    assert of("line", 1)[["x", "y"]].iloc[:2].values.tolist() == [[1, 3], [2, 4]]
-    assert of("line", 1)["x"].iloc[2:].isna().all() and of("line", 1)["y"].iloc[2:].eq(0.5).all()
-    assert of("bar", 2)[["panel", "series", "x_name", "y"]].values.tolist() == [
-        ["2 counts", "b", "noun", 5],
-        ["2 counts", "b", "verb", 6],
-    ]
-    assert of("bar", 3)[["x", "y"]].values.tolist() == [[7, 0], [8, 1]]
-    assert of("point", 4)["y"].tolist() == [9, 10]
-    assert of("line", 5)[["series", "y"]].values.tolist() == [["d", 0.5], ["d", 0.6]]  # and no caps
-    assert np.allclose(of("interval", 5)["y"], [0.4, 0.8, 0.4, 1.0])
-    assert of("band", 5)["y"].max() == 1
-    assert of("cell", 6)[["x", "y", "value"]].values.tolist() == [[0, 0, 1], [1, 0, 2], [0, 1, 3], [1, 1, 4]]
-
-
-def test_the_csv_holds_what_was_drawn_or_what_was_given(saved, tmp_path):
+def test_the_csv_holds_what_was_given(saved, tmp_path):
     table = pd.read_csv(saved.with_suffix(".csv"))
     assert table["series"].unique().tolist() == ["a < b & “c”"]
     assert np.allclose(table["y"], [0.5, 0.25, 1 / 3], rtol=1e-5)
@@ -281,7 +274,16 @@ def test_the_csv_holds_what_was_drawn_or_what_was_given(saved, tmp_path):
     both = {"one": frame, "two": pd.DataFrame({"n": [4]})}
     path = plots.save(plt.figure(), "z", {"seed": 0}, folder=tmp_path, data=both)
     back = pd.read_csv(path.with_suffix(".csv"))
+    assert list(back) == ["table", "unit", "score", "n"]
     assert back["table"].tolist() == ["one", "one", "two"] and back["n"].dropna().tolist() == [4]
+    estimates = pd.DataFrame({"k": [1], "precision": [Estimate(0.5, 0.25, 0.75, 9)]})
+    path = plots.save(plt.figure(), "e", {"seed": 0}, folder=tmp_path, data={"_one": estimates})
+    assert path.with_suffix(".csv").read_text().splitlines() == [
+        "table,k,precision,precision_low,precision_high",
+        "_one,1,0.5,0.25,0.75",
+    ]
+    with pytest.raises(TypeError, match="data"):
+        plots.save(plt.figure(), "x", {"seed": 0}, folder=tmp_path)
 
 
 # ---------------------------------------------------------------------------------- for a paper
@@ -295,7 +297,7 @@ def test_a_column_has_its_width_and_letters_of_a_caption(tmp_path, column):
         fig, ax = plt.subplots()
         ax.set_xlabel("words")
         assert ax.xaxis.label.get_fontsize() == pytest.approx(7)
-    path = plots.save(fig, "x", {"seed": 0}, folder=tmp_path, column=column)
+    path = plots.save(fig, "x", {"seed": 0}, data=NUMBERS, folder=tmp_path, column=column)
     with Image.open(path.with_suffix(".png")) as image:
         assert image.width == round(300 * plots.COLUMNS[column])
     points = plots.COLUMNS[column] * 72
@@ -303,7 +305,7 @@ def test_a_column_has_its_width_and_letters_of_a_caption(tmp_path, column):
     assert f'width="{points:g}pt"' in svg
     assert "<text" not in svg and "font-family" not in svg  # letters are outlines
     with pytest.raises(ValueError, match="column='triple': there are single, double"):
-        plots.save(fig, "x", {"seed": 0}, folder=tmp_path, column="triple")
+        plots.save(fig, "x", {"seed": 0}, data=NUMBERS, folder=tmp_path, column="triple")
 
 
 #: Machado et al. 2009, severity 1: how linear colours are seen without one kind of cone.
@@ -339,7 +341,7 @@ def _nearest(colors, kind):
 
 
 def test_the_colours_of_a_figure_stay_apart_for_colour_blind_readers():
-    cycle = style.STYLE["axes.prop_cycle"].by_key()["color"][:4]
+    cycle = STYLE["axes.prop_cycle"].by_key()["color"][:4]
     assert min(_nearest(cycle, kind) for kind in BLINDNESS) > 15
     assert _nearest(["#00a000", "#c06000"], "deuteranopia") < 15, "the measure sees what is known to be bad"
 

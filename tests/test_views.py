@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from test_figures import BLINDNESS, _nearest
 
 from nbkit import plots, provenance, salience, texts
-from nbkit.plots import figures, html, style
+from nbkit.plots import figures, html
 from nbkit.stats import Estimate
 from nbkit.workshop import presets
+
+NUMBERS = pd.DataFrame({"x": [0, 1], "y": [1, 2]})
 
 
 class Page(HTMLParser):
@@ -49,20 +52,20 @@ def controls(within, across):
     def at(x):
         return Estimate(x, x - 0.02, x + 0.02, 50)
 
-    floors = [("random directions", 0.3), ("permuted rows", 0.05)]
+    others = [("random directions", 0.3), ("permuted rows", 0.05)]
     lines = [{"kind": "units", "within": at(within), "across": at(across)}]
-    return pd.DataFrame(lines + [{"kind": k, "within": at(x), "across": at(x)} for k, x in floors])
+    return pd.DataFrame(lines + [{"kind": k, "within": at(x), "across": at(x)} for k, x in others])
 
 
 def test_agreement_draws_what_it_is_given():
     ax = plots.agreement({"FFN": controls(0.9, 0.6), "last": controls(0.7, 0.3)})
     texts_shown = {t.get_text() for t in ax.texts}
     assert {"0.90", "0.60", "0.70", "0.30"} <= texts_shown
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["last", "FFN"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["FFN", "last"] and ax.yaxis_inverted()
     plt.close("all")
 
 
-def test_fate_frames_the_best_descriptor_of_every_corpus():
+def test_transfer_frames_the_best_descriptor_of_every_corpus():
     scores = {
         "a": pd.DataFrame({"u": [0.9, 0.1, 0.0]}, index=["x", "y", "z"]),
         "b": pd.DataFrame({"u": [0.2, 0.6, 0.1]}, index=["x", "y", "z"]),
@@ -78,7 +81,7 @@ def test_saved_figures_come_in_three_files_with_the_same_bytes(tmp_path):
         with plots.style():
             fig, ax = plt.subplots()
             ax.plot([1, 2])
-        plots.save(fig, "01_line", {"seed": 0}, folder=tmp_path / folder)
+        plots.save(fig, "01_line", {"seed": 0}, data=NUMBERS, folder=tmp_path / folder)
         plt.close(fig)
     for suffix in ("svg", "png"):
         one, two = (tmp_path / f / f"01_line.{suffix}" for f in ("one", "two"))
@@ -89,7 +92,7 @@ def test_saved_figures_come_in_three_files_with_the_same_bytes(tmp_path):
 
 def test_a_figure_without_sources_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'x' has no sources"):
-        plots.save(plt.figure(), "x", {}, folder=tmp_path)
+        plots.save(plt.figure(), "x", {}, data=NUMBERS, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -199,8 +202,9 @@ def test_the_salience_slider_tells_accuracy_layers_and_words():
 def test_figures_of_trees():
     fig, axes = plt.subplots(1, 3)
     plots.arcs(["a", "b", "c"], {(0, 1), (1, 2)}, {(0, 1), (0, 2)}, ax=axes[0])
-    colors = [line.get_color() for line in axes[0].lines]
-    assert colors.count("k") == 2 and colors.count(style.BLUE) == 1 and colors.count(style.RED) == 1
+    colors = [to_hex(arc.get_edgecolor()).upper() for arc in axes[0].patches]
+    assert colors == ["#1A1A1A"] * 2 + ["#0072B2", "#B03A00"]
+    assert [arc.get_linestyle() for arc in axes[0].patches] == ["-", "-", "-", "--"]
     table = pd.DataFrame(
         {"null": ["none"] * 2, "layer": [-1, 0], "value": [1.0, 2], "low": [0.9, 2], "high": [1, 3]}
     )

@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext
@@ -158,7 +158,7 @@ def named_legend(
 
 def _below(ax: Axes, names: Sequence[str]) -> dict[str, Any]:
     """Under the label of the x axis, in as many columns as there is room for."""
-    size = matplotlib.rcParams["legend.fontsize"]
+    size = FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points()
     wide = ax.get_window_extent().width / ax.figure.dpi * 72 / size  # in letters' heights
     columns = int(wide / (4.5 + 0.45 * max(map(len, names))))
     down = ScaledTranslation(0, -3.6 * matplotlib.rcParams["font.size"] / 72, ax.figure.dpi_scale_trans)

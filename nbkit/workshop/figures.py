@@ -1,13 +1,12 @@
 """Can a saved figure be made again here? Holds it against the models and texts of the presets.
 
-python -m nbkit.workshop.figures figures/paper/agreement_single.svg
+python -m nbkit.workshop figures/paper/agreement_single.svg
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import xml.etree.ElementTree
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +42,7 @@ def known_sources(made: Mapping[str, Any]) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print how a figure was made and whether it can be made again; 0 where it can, 1 where it cannot."""
-    parser = argparse.ArgumentParser(prog="python -m nbkit.workshop.figures", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m nbkit.workshop", description=main.__doc__)
     parser.add_argument("figure", type=Path, help="a .svg or .png that plots.save wrote")
     path = parser.parse_args(arguments).figure
     try:
@@ -76,6 +75,3 @@ def _short(value: Any, width: int = 80) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
-
-if __name__ == "__main__":
-    sys.exit(main())
