@@ -354,7 +354,7 @@ def test_curves_of_a_global_and_a_dataset_level_tag(three):
     ax = plots.quintile_curves(table)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list("abc")
     drawn = np.concatenate([line.get_ydata() for line in ax.lines if len(line.get_ydata())])
-    assert drawn.tolist() == pytest.approx(table["rate"].tolist())
+    assert drawn.tolist() == pytest.approx(table["share"].tolist())
     assert all((np.diff(line.get_ydata()) > -0.05).all() for line in ax.lines)
     local = illusions.quintile_rates(acts, labels, "layer.0.ffn.40", "d3")
     rise = local.groupby("corpus")["share"].agg(lambda r: r.iloc[-1] - r.iloc[0])
