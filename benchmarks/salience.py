@@ -60,7 +60,9 @@ def neurox(folder: Path) -> None:
         loss = torch.nn.CrossEntropyLoss()(probe(torch.from_numpy(X[rows])), torch.from_numpy(y[rows]).long())
         weight = probe.linear.weight
         loss = loss + 1e-3 * linear_probe.l1_penalty(weight) + 1e-3 * linear_probe.l2_penalty(weight)
-    (folder / "neurox.json").write_text(json.dumps({"seconds": seconds, "tops": tops, "loss": float(loss)}))
+    (folder / "neurox.json").write_text(
+        json.dumps({"seconds": seconds, "tops": tops, "loss": float(loss)}), encoding="utf-8"
+    )
 
 
 def beside_neurox(X, codes, weight, bias, python: str) -> dict:
@@ -70,7 +72,7 @@ def beside_neurox(X, codes, weight, bias, python: str) -> dict:
         np.save(folder / "y.npy", codes)
         np.savez(folder / "given.npz", weight=weight, bias=bias)
         subprocess.run([python, __file__, "--neurox", name], check=True, capture_output=True)
-        found = json.loads((folder / "neurox.json").read_text())
+        found = json.loads((folder / "neurox.json").read_text(encoding="utf-8"))
         return {**found, "order": np.load(folder / "order.npy"), "weights": np.load(folder / "weights.npy")}
 
 
@@ -157,7 +159,7 @@ def studies(corpus, stored) -> dict:
     forms = stored.rows["form"].to_numpy()
     ranking = salience.rank(X[split.train], y.iloc[split.train])
     found = {
-        "control": salience.control_task(X, y, forms, ranking, split).to_dict("records"),
+        "control_task": salience.control_task(X, y, forms, ranking, split).to_dict("records"),
         "minimal": salience.minimal_set(X, y, ranking, split, within=1).to_dict("records"),
         "ablation": salience.ablation_curve(X, y, ranking, split).to_dict("records"),
         "layer_probes": salience.layer_probes(X, y, stored.units, split).to_dict("records"),
@@ -206,7 +208,7 @@ def side_by_side(found) -> dict:
         "table": found.table.to_dict("records"),
         "layers": found.layers.to_dict(),
         "shared": found.shared.to_dict(),
-        "chance": found.shared.attrs["chance"],
+        "expected": found.shared.attrs["expected"],
     }
 
 
@@ -277,7 +279,7 @@ def main() -> None:
 
     if given.across:
         record = provenance.manifest(benchmark="salience across", load=os.getloadavg()[0]) | across()
-        (given.out / "salience-across.json").write_text(json.dumps(record, indent=1) + "\n")
+        (given.out / "salience-across.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(record, indent=1))
         return
 
@@ -294,9 +296,9 @@ def main() -> None:
     record = provenance.manifest(benchmark="salience", sentences=SENTENCES, load=os.getloadavg()[0])
     record |= {"results": rows.to_dict("records"), "every_split": lines, "lca_and_neurox": same}
     record |= studies(corpus, stored)
-    print(json.dumps({k: record[k] for k in ("control", "minimal", "layers", "rankings")}, indent=1))
+    print(json.dumps({k: record[k] for k in ("control_task", "minimal", "layers", "rankings")}, indent=1))
     given.out.mkdir(exist_ok=True)
-    (given.out / "salience.json").write_text(json.dumps(record, indent=1) + "\n")
+    (given.out / "salience.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     figure(rows, given.out)
 
 

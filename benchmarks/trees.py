@@ -56,7 +56,7 @@ JOBS = {
     "distance, null": (("distance",), (0,), ("random weights",), "gold"),
     "nulls": (("sp", "ssp"), (0,), ("shuffled", "random weights", "gaussian"), "gold"),
     "edge": (("edge",), (0,), ("none",), "gold"),
-    "edge, control": (("edge",), (0,), ("none",), "control"),
+    "edge, control": (("edge",), (0,), ("none",), "control_task"),
 }
 
 
@@ -84,7 +84,7 @@ def probes() -> None:
     record |= {"submodules": [], "time": {}, "published": []}
     kept = ("minutes", "dropped", "raw", "submodules", "time", "published")
     if path.exists():  # jobs that were done are not done again
-        record |= {k: v for k, v in json.loads(path.read_text()).items() if k in kept}
+        record |= {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k in kept}
     for name, (metrics, seeds, nulls, task) in JOBS.items():
         if name in record["minutes"]:
             continue
@@ -95,7 +95,7 @@ def probes() -> None:
         record["minutes"][name] = (time.perf_counter() - start) / 60
         record["dropped"] |= found.attrs["dropped"]
         record["raw"] += json.loads(found.to_json(orient="records"))
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(name, f"{record['minutes'][name]:.1f} min", flush=True)
     found = pd.DataFrame(record["raw"])
     three = found[found["metric"].isin(["sp", "ssp", "essp"])]
@@ -108,7 +108,7 @@ def probes() -> None:
     record["time"] = record["time"] or alternating(whole)
     record["published"] = record["published"] or published(subject, train)
     record["submodules"] = record["submodules"] or submodules(subject, train, test)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draw(trees.intervals(found), record["linear_baseline"])
     print(trees.intervals(found).query("figure in ['loss', 'uuas', 'accuracy']").round(3).to_string())
     print(
@@ -194,14 +194,14 @@ def cola(n: int | None, seeds: int) -> None:
         benchmark="trees on CoLA", train=len(train), dev=len(dev), arms={}, **options
     )
     if path.exists():
-        record["arms"] = json.loads(path.read_text())["arms"]
+        record["arms"] = json.loads(path.read_text(encoding="utf-8"))["arms"]
     arms = {"fitted": (fitted, COLA_WEIGHTS, range(seeds)), "fresh": (None, COLA_WEIGHTS[:1], range(2))}
     for arm, (probes, weights, some) in arms.items():
 
         def keep(found: pd.DataFrame, arm: str = arm) -> None:
             differences = trees.differences(found).to_dict("records")
             record["arms"][arm] = {"runs": found.to_dict("records"), "differences": differences}
-            path.write_text(json.dumps(record, indent=1) + "\n")
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             print(arm, found.iloc[-1].to_dict(), flush=True)
 
         found = trees.finetune(

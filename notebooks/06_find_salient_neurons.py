@@ -87,10 +87,10 @@ table.round(2)
 
 # %%
 forms = treebank.words.set_index(["text_id", "word_id"])["form"].loc[y.index].str.lower()
-control = salience.control_task(
+selectivity = salience.control_task(
     X, y, forms, rankings["greedy"], split, counts=(None, 300, 100, 30), seed=SEED
 )
-control.round(2)
+selectivity.round(2)
 
 # %% [markdown]
 # ## Where are they?

@@ -194,10 +194,10 @@ stepper
 # %%
 edge = {
     task: trees.measure(subject, treebank, "edge", task=task, seeds=(SEED,), rank=64, progress=False)
-    for task in ("gold", "control")
+    for task in ("gold", "control_task")
 }
 table = pd.DataFrame({task: found.set_index("site")["accuracy"] for task, found in edge.items()})
-table.assign(selectivity=table["gold"] - table["control"]).round(2)
+table.assign(selectivity=table["gold"] - table["control_task"]).round(2)
 
 # %% [markdown]
 # ## Exercises
@@ -261,7 +261,7 @@ sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
 published = pd.DataFrame(PUBLISHED).rename_axis("layer of 24").reset_index()
 drawn = {"UUAS": uuas, "loss": loss, "BERT-large, published": published}
 plots.save(fig, "07_trees_by_layer", sources, data=drawn, folder=preset.figures)
-if preset.name == "sample":  # a sentence of a licensed corpus is not ours to publish
+if preset.name == "sample":  # a sentence of a licensed corpus must not be published
     edges = {"gold": gold["1"], "predicted": predicted["1"][best_site]}
     drawn = [(kind, forms["1"][a], forms["1"][b], a, b) for kind in edges for a, b in sorted(edges[kind])]
     drawn = pd.DataFrame(drawn, columns=["tree", "word", "other word", "at", "other at"])

@@ -11,6 +11,7 @@ from test_models import TEXTS, save_tiny
 
 from nbkit import activations, models, salience, texts
 from nbkit.activations import neurox
+from nbkit.salience.probes import Words
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +169,11 @@ def test_across_finds_what_is_shared(studied):
     subject, corpus, stored, y, *_ = studied
     words = salience.words_of(subject, corpus, "upos", cache=False)
     untrained = salience.words_of(subject.randomized(0), corpus, "upos", cache=False)
-    tiny_one = salience.Words(words.X[:, :500], words.y, words.units.iloc[:500])
+    tiny_one = Words(words.X[:, :500], words.y, words.units.iloc[:500])
     found = salience.across({"once": words, "again": words, "untrained": untrained, "small": tiny_one}, n=30)
     table = found.table.set_index("name")
     assert found.shared.loc["once", "again"] == 1 and np.isnan(found.shared.loc["once", "small"])
-    assert found.shared.loc["once", "untrained"] < 0.3 and found.shared.attrs["chance"]["once"] == 30 / 2688
+    assert found.shared.loc["once", "untrained"] < 0.3 and found.shared.attrs["expected"]["once"] == 30 / 2688
     assert table.loc["once", "all"] > table.loc["untrained", "all"]
     assert found.layers["once"].sum() == 30 and table["depth"].between(0, 1).all()
     with pytest.raises(ValueError, match="two at least"):

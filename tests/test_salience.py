@@ -1,6 +1,7 @@
 """Rankers and probes against other libraries, brute force and planted units; the studies on known answers."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -247,9 +248,84 @@ def test_words_without_class_and_lost_words_are_counted(minilm):
     )
     X, found = salience.matrix(stored, y.iloc[5:])
     assert len(X) == len(found) == len(y) - 5
-    assert found.attrs["left_out"] == {"words without class": 5, "words without activations": 0}
+    assert found.attrs["left_out"] == {
+        "words without class": 5,
+        "words without activations": 0,
+        "words that share a vector": 0,
+    }
     with pytest.raises(ValueError, match="has a class"):
         salience.matrix(stored, y.set_axis(y.index.set_levels(y.index.levels[0] + 10**6, level=0)))
+
+
+CONLLU = """\
+# text = Il va au marché
+1\tIl\til\tPRON\t_\t_\t2\tnsubj\t_\t_
+2\tva\taller\tVERB\t_\t_\t0\troot\t_\t_
+3-4\tau\t_\t_\t_\t_\t_\t_\t_\t_
+3\tà\tà\tADP\t_\t_\t5\tcase\t_\t_
+4\tle\tle\tDET\t_\t_\t5\tdet\t_\t_
+5\tmarché\tmarché\tNOUN\t_\tNumber=Sing|Number[psor]=Plur\t2\tobl\t_\t_
+
+# text = we cannot go
+1\twe\twe\tPRON\t_\tNumber=Plur\t4\tnsubj\t_\t_
+2\tcan\tcan\tAUX\t_\t_\t4\taux\t_\tSpaceAfter=No
+3\tnot\tnot\tPART\t_\t_\t4\tadvmod\t_\t_
+4\tgo\tgo\tVERB\t_\t_\t0\troot\t_\t_
+
+"""
+
+
+@pytest.fixture
+def odd_words(tmp_path):
+    (tmp_path / "odd.conllu").write_text(CONLLU, encoding="utf-8")
+    return texts.load(tmp_path / "odd.conllu")
+
+
+def test_words_that_share_a_vector_are_left_out_and_counted(odd_words, minilm):
+    """One vector each: "à" and "le", written "au"; "can" and "not", which are one token of the model."""
+    stored = activations.capture(
+        minilm, odd_words, sites=["embeddings", "hidden"], rows="word", pool="mean", cache=False
+    )
+    X, y = salience.matrix(stored, salience.properties(odd_words, "upos"))
+    assert y.tolist() == ["PRON", "VERB", "NOUN", "PRON", "VERB"] and len(X) == 5
+    assert len(np.unique(X, axis=0)) == 5  # no vector has two classes
+    assert y.attrs["left_out"]["words that share a vector"] == 4
+    only = salience.properties(odd_words, "upos").loc[[(0, 3), (0, 4)]]
+    with pytest.raises(ValueError, match="all 2 words with a class in 'upos' share"):
+        salience.matrix(stored, only)
+
+
+def test_a_property_is_never_silently_empty(odd_words):
+    assert salience.properties(odd_words, "feats:Number[psor]").tolist() == ["Plur"]
+    assert salience.properties(odd_words, "feats:Number").tolist() == ["Sing", "Plur"]
+    with pytest.raises(
+        ValueError, match=r"no word of odd has 'feats:Numbr'; there are Number, Number\[psor\]"
+    ):
+        salience.properties(odd_words, "feats:Numbr")
+    with pytest.raises(ValueError, match="no word of odd has 'xpos'"):  # "_" throughout
+        salience.properties(odd_words, "xpos")
+    with pytest.raises(ValueError, match="no class has min_count=9 words, at most 2"):
+        salience.properties(odd_words, "upos", min_count=9)
+    plain = texts.Texts.from_list(["no trees here"], "plain").tokenize()
+    with pytest.raises(ValueError, match="no property 'feats:Number'"):
+        salience.properties(plain, "feats:Number")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Z][A-Za-z0-9]{0,5}(\[[a-z]{1,4}\])?", fullmatch=True),
+        st.from_regex(r"[A-Z0-9][A-Za-z0-9]{0,3}(,[A-Z][a-z]{1,3})?", fullmatch=True),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_every_feature_of_a_word_is_read(feats):
+    corpus = texts.Texts.from_list(["word"], "one").tokenize()
+    line = "|".join(f"{name}={value}" for name, value in feats.items())
+    corpus = replace(corpus, words=corpus.words.assign(feats=line))
+    for name, value in feats.items():
+        assert salience.properties(corpus, f"feats:{name}").tolist() == [value]
 
 
 def test_probe_curve_and_minimal_set():
@@ -277,13 +353,13 @@ def test_ablation_zeroes_what_it_says():
 def test_control_task_has_one_class_a_type_and_selectivity_is_the_difference():
     X, y = words()
     forms = np.random.default_rng(0).integers(0, 80, len(y)).astype(str)
-    control = studies.control_labels(y, forms, seed=1)
+    control = studies.random_labels(y, forms, seed=1)
     assert (control.groupby(forms).nunique() == 1).all() and set(control) == {"a", "b", "c"}
     split = salience.split_of(y)
     table = salience.control_task(X, y, forms, salience.rank(X, y), split, counts=(None, 3))
     assert table["units"].tolist() == [60, 3]
     assert (
-        np.allclose(table["selectivity"], table["accuracy"] - table["control"])
+        np.allclose(table["selectivity"], table["accuracy"] - table["control_accuracy"])
         and table["selectivity"].min() > 0.3
     )
 
@@ -312,10 +388,12 @@ def test_layers_focus_and_redundancy():
     assert salience.focus(weights, ["one", "all"]).to_dict() == {"one": 1, "all": 2}
 
 
-def test_rankings_are_compared_with_chance():
+def test_rankings_are_compared_with_random_ones():
     X, y = words()
     given = {m: salience.rank(X, y, m) for m in ("greedy", "probeless", "selectivity")}
     table = salience.compare_rankings(given, n=3)
-    assert (table["overlap"] == 1).all() and (table["votes"] == 1).all() and (table["chance"] == 3 / 60).all()
+    assert (
+        (table["overlap"] == 1).all() and (table["votes"] == 1).all() and (table["expected"] == 3 / 60).all()
+    )
     with pytest.raises(ValueError, match="two rankings"):
         salience.compare_rankings({"greedy": given["greedy"]})

@@ -253,7 +253,7 @@ def test_edges_and_their_control_task():
     assert frame["form"].nunique() == 40
     gold, control = (
         trees.score(trees.fit(train, dev, "edge", task=task, **OPTIONS), test)["accuracy"][0]
-        for task in ("gold", "control")
+        for task in ("gold", "control_task")
     )
     assert gold > 0.95 and gold > control + 0.3
 
@@ -334,6 +334,19 @@ CONLLU = """\
 4.1\tgone\tgo\tVERB\t_\t_\t_\t_\t_\t_
 5\tnow\tnow\tADV\t_\t_\t3\tadvmod\t_\t_
 
+# text = do not go there now
+1	do	do	AUX	_	_	3	aux	_	_
+2	not	not	PART	_	_	3	advmod	_	_
+3	go	go	VERB	_	_	0	root	_	_
+4	there	there	ADV	_	_	3	advmod	_	_
+5	now	now	ADV	_	_	3	advmod	_	_
+
+# text = we cannot go
+1	we	we	PRON	_	_	4	nsubj	_	_
+2	can	can	AUX	_	_	4	aux	_	SpaceAfter=No
+3	not	not	PART	_	_	4	advmod	_	_
+4	go	go	VERB	_	_	0	root	_	_
+
 # text = round and round it goes
 1\tround\tround\tADV\t_\t_\t2\tdep\t_\t_
 2\tand\tand\tCCONJ\t_\t_\t3\tdep\t_\t_
@@ -350,6 +363,8 @@ def test_odd_sentences_are_counted(tmp_path, sample):
     found = trees.dataset(sample[0], texts.load(path), cache=tmp_path, progress=False)
     assert found.dropped["sentences not of 4 to 40 words"] == 1
     assert found.dropped["sentences whose heads are no tree"] == 1
+    # "don't" is a multiword token, "cannot" one token of the model: two words, one vector
+    assert found.dropped["sentences with words that share a vector"] == 2
     assert len(found) == 1 and found.depth.tolist()[:3] == [2, 2, 1]
     one = trees.dataset(sample[0], texts.load(path), lengths=(1, 1), cache=tmp_path, progress=False)
     assert one.sizes.tolist() == [1] and trees.pseudo_depths(torch.tensor([[3.0]])).tolist() == [[1.0]]

@@ -19,6 +19,8 @@
     across                subjects, languages, before and after training, side by side (``words_of``)
     intervene             change units inside the model and watch what follows
 
+Words that share a vector, such as those of a multiword token, are left out of ``matrix`` and counted.
+
 Arrays: ``X`` is [word, unit] in float32; ``y`` a series [word] with the index (text_id, word_id); ``units``
 the frame of the columns (unit, site, layer, index). Every study is a frame with a line for each setting.
 ``rank_sums`` needs sums only, which ``activations.reduce`` gathers in one pass, so that memory does not grow
@@ -38,8 +40,6 @@ Sources
 
 from nbkit.salience.interventions import intervene
 from nbkit.salience.probes import (
-    Probe,
-    Words,
     accuracy_curve,
     fit_probe,
     matrix,
@@ -62,9 +62,7 @@ from nbkit.salience.studies import (
 
 __all__ = [
     "RANKERS",
-    "Probe",
     "Ranking",
-    "Words",
     "ablation_curve",
     "accuracy_curve",
     "across",

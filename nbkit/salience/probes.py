@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,12 +32,13 @@ WITHIN = {  # relations that keep a word in the chunk of its head
 def properties(corpus: Texts, what: str, *, min_count: int = 1) -> pd.Series:
     """A class for each word of ``corpus``, by (text_id, word_id); words without one are absent.
 
-    what        a column of ``corpus.words`` (upos, xpos, deprel, ...); "feats:Tense" for one morphological
-                feature; "length" (1-2, 3-4, 5-7, 8+); "casing" (lower, Title, UPPER, mixed, other); "suffix"
-                (a common English one, or none); "chunk" (NP, VP or PP by the tree, else O)
+    what        a column of ``corpus.words`` (upos, xpos, deprel, ...); "feats:Tense" or "feats:Number[psor]"
+                for one morphological feature; "length" (1-2, 3-4, 5-7, 8+); "casing" (lower, Title, UPPER,
+                mixed, other); "suffix" (a common English one, or none); "chunk" (NP, VP or PP by the tree,
+                else O)
     min_count   classes with fewer words are left out
 
-    A corpus without words and an unknown property are a ``ValueError``.
+    A corpus without words, an unknown property, and one that no word has: ``ValueError``.
     """
     words = corpus.words
     if words is None:
@@ -45,17 +47,31 @@ def properties(corpus: Texts, what: str, *, min_count: int = 1) -> pd.Series:
     made = {"length": _lengths, "casing": _casing, "suffix": _suffixes, "chunk": _chunks}
     if what in made:
         found = made[what](words)
-    elif what.startswith("feats:"):
-        found = words["feats"].str.extract(rf"(?:^|\|){what.removeprefix('feats:')}=([^|]+)")[0]
+    elif what.startswith("feats:") and "feats" in words:
+        name = re.escape(what.removeprefix("feats:"))
+        found = words["feats"].str.extract(rf"(?:^|\|){name}=([^|]+)")[0]
     elif what in words:
-        found = words[what]
+        found = words[what].replace("", None)
     else:
         raise ValueError(
             f"no property {what!r}: a column of {', '.join(words)}, feats:NAME, or {', '.join(made)}"
         )
     found = pd.Series(found.to_numpy(), index=index, name=what).dropna()
     counts = found.value_counts()
+    if not (counts >= min_count).any():
+        raise ValueError(_nothing(corpus, what, counts, min_count))
     return found[found.map(counts) >= min_count]
+
+
+def _nothing(corpus: Texts, what: str, counts: pd.Series, min_count: int) -> str:
+    """Why no word of the corpus has a class."""
+    if len(counts):
+        return f"{what!r} of {corpus.name}: no class has min_count={min_count} words, at most {counts.max()}"
+    there = ""
+    if what.startswith("feats:"):
+        names = corpus.words["feats"].str.findall(r"([^|=]+)=").explode().dropna().unique()
+        there = f"; there are {', '.join(sorted(names)) or 'no features'}"
+    return f"no word of {corpus.name} has {what!r}{there}"
 
 
 def _suffixes(words: pd.DataFrame) -> pd.Series:
@@ -99,19 +115,43 @@ def matrix(stored: Activations, y: pd.Series) -> tuple[np.ndarray, pd.Series]:
     stored   word rows of ``activations.capture``
     y        classes by (text_id, word_id) (``properties``)
 
-    Words without a class and words without activations are left out; ``attrs["left_out"]`` of the returned
-    classes counts both. No word left: ``ValueError``.
+    Left out are words without a class, words without activations, and words that share a vector but have
+    classes of their own (those of a multiword token); ``attrs["left_out"]`` of the returned classes counts
+    each. No word left: ``ValueError``.
     """
     keys = pd.MultiIndex.from_frame(stored.rows[["text_id", "word_id"]])
     have = keys.isin(y.index)
     if not have.any():
         raise ValueError(f"none of the {len(keys)} words of {stored!r} has a class in {y.name!r}")
-    found = y.loc[keys[have]]
+    shared = _shared(stored)
+    if not (have & ~shared).any():
+        raise ValueError(f"all {have.sum()} words with a class in {y.name!r} share their vectors with others")
+    found = y.loc[keys[have & ~shared]]
     found.attrs["left_out"] = {
         "words without class": int((~have).sum()),
-        "words without activations": len(y) - len(found),
+        "words without activations": int((~y.index.isin(keys)).sum()),
+        "words that share a vector": int((have & shared).sum()),
     }
-    return np.asarray(stored.values[np.flatnonzero(have)], dtype=np.float32), found
+    return np.asarray(stored.values[np.flatnonzero(have & ~shared)], dtype=np.float32), found
+
+
+def _shared(stored: Activations) -> np.ndarray:
+    """Words [word] whose vector is another word's too, so that a probe cannot tell them apart.
+
+    Words of a multiword token ("au" for "à le") have one span; touching words may lie in one token of the
+    model ("cannot"). ``stored`` has word rows; without start and end of the words nothing is found.
+    """
+    rows = stored.rows
+    if not {"start", "end"} <= set(rows):
+        return np.zeros(len(rows), dtype=bool)
+    found = rows.duplicated(["text_id", "start", "end"], keep=False).to_numpy(copy=True)
+    text_id, start, end = (rows[name].to_numpy() for name in ("text_id", "start", "end"))
+    touch = np.flatnonzero((text_id[1:] == text_id[:-1]) & (start[1:] == end[:-1]))
+    sites = stored.units["site"].to_numpy()
+    last = np.asarray(stored.values[:, np.flatnonzero(sites == sites[-1])])  # what differs, differs here
+    same = touch[(last[touch] == last[touch + 1]).all(1)]
+    found[same] = found[same + 1] = True
+    return found
 
 
 class Words(NamedTuple):

@@ -52,13 +52,13 @@ def ablation_curve(
     return pd.DataFrame(lines)
 
 
-def control_labels(y: pd.Series, forms: Sequence[str], *, seed: int = 0) -> pd.Series:
+def random_labels(y: pd.Series, forms: Sequence[str], *, seed: int = 0) -> pd.Series:
     """Classes [word] of the control task: one drawn from ``y`` for every word type in ``forms`` [word]."""
     forms = pd.Series(np.asarray(forms, dtype=object))
     types = forms.unique()
     drawn = np.random.default_rng(seed).choice(y.to_numpy(), len(types))
     return pd.Series(
-        forms.map(dict(zip(types, drawn, strict=True))).to_numpy(), index=y.index, name="control"
+        forms.map(dict(zip(types, drawn, strict=True))).to_numpy(), index=y.index, name="control task"
     )
 
 
@@ -77,16 +77,18 @@ def control_task(
 
     In the control task every word type has one class at random: what a probe reaches there, it reaches by
     memory. ``forms`` [word] are the types, ``counts`` numbers of the first units (None: all), ``options`` of
-    ``fit_probe``. Columns: units, accuracy, control, selectivity.
+    ``fit_probe``. Columns: units, accuracy, control_accuracy,
+    selectivity.
     """
-    control, lines = control_labels(y, forms, seed=seed), []
+    drawn, lines = random_labels(y, forms, seed=seed), []
     for n in counts:
         some = X.shape[1] if n is None else n
         task, other = (
             accuracy_curve(X, labels, ranking, [some], split, seed=seed, **options)["accuracy"][0]
-            for labels in (y, control)
+            for labels in (y, drawn)
         )
-        lines.append({"units": some, "accuracy": task, "control": other, "selectivity": task - other})
+        line = {"units": some, "accuracy": task, "control_accuracy": other}
+        lines.append({**line, "selectivity": task - other})
     return pd.DataFrame(lines)
 
 
@@ -197,7 +199,7 @@ def compare_rankings(rankings: dict[str, Ranking], *, n: int = 100) -> pd.DataFr
     """How far rankings agree on the first ``n`` units.
 
     One line per ranking: overlap (AvgOverlap: mean share of its first n that another ranking has too), votes
-    (NeuronVote: share of its first n that at least half of all rankings have), chance (n / units: the
+    (NeuronVote: share of its first n that at least half of all rankings have), expected (n / units: the
     overlap of random rankings). A single ranking, or rankings over different units, are a ``ValueError``.
     """
     if len(rankings) < 2:
@@ -211,7 +213,7 @@ def compare_rankings(rankings: dict[str, Ranking], *, n: int = 100) -> pd.DataFr
     for name, mine in first.items():
         shared = [len(mine & theirs) / n for other, theirs in first.items() if other != name]
         votes = ((every[list(mine)] >= len(first) / 2).mean(), n / max(total))
-        lines.append({"ranking": name, "overlap": np.mean(shared), "votes": votes[0], "chance": votes[1]})
+        lines.append({"ranking": name, "overlap": np.mean(shared), "votes": votes[0], "expected": votes[1]})
     return pd.DataFrame(lines)
 
 
@@ -230,7 +232,7 @@ def across(
 
     For architectures (several subjects), languages (one multilingual subject on parallel treebanks), and a
     subject before and after fine-tuning. ``kept`` is accuracy / accuracy of all units, ``depth`` the mean
-    place of the first n from 0 (embeddings) to 1 (last layer). ``shared.attrs["chance"]`` is n / units, the
+    place of the first n from 0 (embeddings) to 1 (last layer). ``shared.attrs["expected"]`` is n / units, the
     share that two random sets have in common. A single name is a ``ValueError``.
     """
     if len(words) < 2:
@@ -245,7 +247,7 @@ def across(
     for (a, (mine, size)), (b, (theirs, other)) in itertools.product(first.items(), repeat=2):
         if size == other:
             shared.loc[a, b] = len(mine & theirs) / n
-    shared.attrs["chance"] = {name: n / size for name, (_, size) in first.items()}
+    shared.attrs["expected"] = {name: n / size for name, (_, size) in first.items()}
     return Across(pd.DataFrame(lines), pd.DataFrame(counts), shared)
 
 

@@ -93,7 +93,7 @@ def pseudo_depths(
     no depth is skipped.
 
     projection   "greedy": keep or add one, whichever is nearer to the next of the sorted s. In closed form
-                 c_1 = 1, c_k = k + min over i in 2..k of (t_i - i), t_2 = 2, t_k = max(2, floor(s_k + 1/2)).
+                 c_1 = 1, c_k = k + min over i in 2..k of (t_i - i), t_2 = 2, t_k = max(2, s_k rounded).
                  "exact": the profile with the least squared error, by dynamic programming over depths
     assign       which word gets which depth. "greedy": the smallest s the smallest depth; "reverse": the
                  same depths in reversed word order; "antisort": the smallest s the largest depth, which has
@@ -131,7 +131,7 @@ def _greedy(values: torch.Tensor) -> torch.Tensor:
     """The closed form on sorted values; those of padding are infinite and come last."""
     n = values.shape[-1]
     k = torch.arange(1, n + 1, device=values.device, dtype=torch.float64)
-    t = (values.double().clamp(max=n + 1) + 0.5).floor().clamp(min=2)
+    t = (values.double().clamp(max=n + 1) + 0.5).trunc().clamp(min=2)  # half up: less than 2 is of no matter
     t[..., 1:2] = 2
     least = (t - k)[..., 1:].cummin(-1).values
     first = torch.ones_like(values[..., :1], dtype=torch.float64)

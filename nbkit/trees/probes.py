@@ -63,7 +63,7 @@ def fit(
     rank         columns of B; None: half the width, as published
     assign       of essp (``pseudo_depths``)
     projection   of ssp and essp (``pseudo_depths``)
-    task         "gold", or "control": heads by the word type alone (edge only)
+    task         "gold", or "control_task": heads by the word type alone (edge only)
     epochs       at most so many; each site keeps the weights of its best epoch on ``dev``
     patience     training ends when no site has got better for so many epochs
     published    AdamW at 2e-5 with linear decay and no early stopping, instead of Adam at ``learning_rate``
@@ -128,8 +128,8 @@ def _clip(weights: list[torch.Tensor]) -> None:
 
 def _with_task(sentences: TreeDataset, task: str) -> TreeDataset:
     """The sentences with the heads of the task."""
-    if task not in ("gold", "control"):
-        raise ValueError(f'task={task!r}: "gold" or "control"')
+    if task not in ("gold", "control_task"):
+        raise ValueError(f'task={task!r}: "gold" or "control_task"')
     return sentences if task == "gold" else replace(sentences, head=control_heads(sentences))
 
 

@@ -13,6 +13,7 @@ import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from nbkit import activations
+from nbkit.activations import Activations
 from nbkit.models import Subject
 from nbkit.texts import Texts
 from nbkit.trees.depths import depths, distances, heads_of
@@ -92,14 +93,16 @@ def dataset(
               "random weights": the untrained subject; "gaussian": noise with the norm of each vector
     cache, progress   of ``activations.capture``
 
-    Left out and counted in ``dropped``: sentences of other lengths, whose heads are no tree, or which lost
-    words in the tokenizer. No trees, no sentence left, or several widths: ``ValueError``.
+    Left out and counted in ``dropped``: sentences of other lengths, whose heads are no tree, in which words
+    share a vector (those of a multiword token, and "can" "not" in a model that has "cannot" as one token), or
+    which lost words in the tokenizer. No trees, no sentence left, or several widths: ``ValueError``.
     """
     if null not in NULLS:
         raise ValueError(f"null={null!r}: {', '.join(NULLS)}")
     if treebank.words is None or "head" not in treebank.words:
         raise ValueError(f"{treebank.name} has no trees: load a CoNLL-U file")
     words, dropped = _clean(treebank.words, lengths)
+    words = _apart(subject, treebank, words, dropped)
     corpus = treebank.where(text_id=words["text_id"].unique().tolist())
     if null == "random weights":
         subject = subject.randomized(seed)
@@ -110,7 +113,7 @@ def dataset(
     widths = stored.units["site"].value_counts(sort=False)
     if widths.nunique() != 1:
         raise ValueError(f"sites of different widths cannot share a batch: {widths.to_dict()}")
-    words, place = _found(words, stored.rows, order, dropped)
+    words, place = _found(words, stored, order, dropped)
     if words.empty:
         raise ValueError(f"no sentence of {treebank.name} is left: {dropped}")
     values = _sites_first(stored.values, place, len(widths))
@@ -120,13 +123,13 @@ def dataset(
 
 
 def _found(
-    words: pd.DataFrame, rows: pd.DataFrame, order: pd.Series | None, dropped: dict[str, int]
+    words: pd.DataFrame, stored: Activations, order: pd.Series | None, dropped: dict[str, int]
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Words of the sentences with a vector for every word, and the row [word] of each in the store."""
+    """Words of the sentences with a vector for every word, and the row [word] of each."""
     wanted = words[["text_id", "word_id"]]
     if order is not None:  # of the shuffled sentence, the vector of the word's new place
         wanted = wanted.assign(word_id=order.loc[pd.MultiIndex.from_frame(wanted)].to_numpy())
-    index = pd.MultiIndex.from_frame(rows[["text_id", "word_id"]])
+    index = pd.MultiIndex.from_frame(stored.rows[["text_id", "word_id"]])
     place = index.get_indexer(pd.MultiIndex.from_frame(wanted))
     broken = words["text_id"][place < 0].unique()
     dropped["sentences with words the tokenizer lost"] = len(broken)
@@ -153,6 +156,23 @@ def _clean(words: pd.DataFrame, lengths: tuple[int, int]) -> tuple[pd.DataFrame,
         if words.empty:
             raise ValueError("no sentence has a tree") from None
     return words.reset_index(drop=True), dropped
+
+
+def _apart(subject: Subject, treebank: Texts, words: pd.DataFrame, dropped: dict[str, int]) -> pd.DataFrame:
+    """Words of the sentences in which no two words are read off the same tokens."""
+    plan = activations.plan_of(
+        subject, treebank.where(text_id=words["text_id"].unique().tolist()), rows="word"
+    )
+    ends = np.cumsum(plan.lengths)
+    spans = np.hstack([plan.where[ends - plan.lengths], plan.where[ends - 1]])  # first and last token
+    text_id = plan.rows["text_id"].to_numpy()
+    same = (spans[1:] == spans[:-1]).all(1) & (text_id[1:] == text_id[:-1])
+    together = np.unique(text_id[1:][same])
+    dropped["sentences with words that share a vector"] = len(together)
+    words = words[~words["text_id"].isin(together)].reset_index(drop=True)
+    if words.empty:
+        raise ValueError(f"no sentence of {treebank.name} is left: {dropped}")
+    return words
 
 
 def _is_tree(words: pd.DataFrame) -> bool:
