@@ -81,7 +81,7 @@ def words():
     from nbkit import activations, models, texts
 
     corpus = texts.load(Path(os.environ.get("NBKIT_DATA", "../shared/data")) / "ud_en_ewt", split="train")
-    lengths = corpus.lengths
+    lengths = corpus.words.groupby("text_id").size()
     corpus = corpus.where(text_id=lengths.index[lengths.between(4, 50)].tolist()).sample(SENTENCES, seed=0)
     stored = activations.capture(
         models.load("minilm"),

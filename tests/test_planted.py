@@ -105,7 +105,7 @@ def test_distractors_follow_length_or_corpus(made, responses):
     of = made.units[made.units["kind"] == "distractor"]
     assert set(of["descriptor"]) == {"length", "corpus"}
     values = pd.concat(responses.values())
-    words = [len(t.split()) for corpus in made.held_out.values() for t in corpus.frame["text"]]
+    words = [n for corpus in made.held_out.values() for n in corpus.lengths]
     origin = np.repeat(list(responses), [len(frame) for frame in responses.values()])
     for line in of.itertuples():
         if line.descriptor == "length":
@@ -211,10 +211,8 @@ def test_distractors_carry_no_descriptor_within_texts_alike(made):
         for name, t in made.held_out.items()
     }
     whole, labels = matching.pooled(parts, made.labels)
-    words = {n: t.frame.set_index("text_id")["text"].str.split().str.len() for n, t in made.held_out.items()}
-    control = whole.rows[["corpus"]].assign(
-        length=[words[c][i] for c, i in whole.rows[["corpus", "of_corpus"]].values]
-    )
+    lengths = pd.concat({name: corpus.lengths for name, corpus in made.held_out.items()})
+    control = whole.rows.join(lengths, on=["corpus", "of_corpus"])[["corpus", "length"]]
     values = whole.values.astype(np.float32)
     raw = matching.score(values, labels).max()
     left = matching.score(matching.residuals(values, control), labels).max()

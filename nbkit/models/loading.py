@@ -257,14 +257,14 @@ def _tokenizer(folder: Path, model: torch.nn.Module):
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' loading bar and report: missing weights are an error here."""
-    level = transformers_logging.get_verbosity()
+    verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
 

@@ -10,30 +10,38 @@ from pathlib import Path
 import pandas as pd
 
 from nbkit.texts.corpus import ANNOTATION
-from nbkit.texts.readers import Dropped, Raw, open, undecodable
+from nbkit.texts.readers import Dropped, Layout, Raw, open_text, undecodable
 
 # EWT has no genre comment: its genre is the first part of the sentence id.
 EWT_GENRES = ("answers", "email", "newsgroup", "reviews", "weblog")
 
 
 COMMENT = re.compile(r"#\s*([\w:]+(?: \w+)?)\s*=\s*(.*)")
+BEGINNING = re.compile(r"#\s*new(doc|par)\b(?:\s+id)?\s*(?:=\s*(.*))?")
+OF_SENTENCE = re.compile(r"(?:sent_id|text)(?:\W|_|$)")  # no comment after these is about the document
 
 
 class _Malformed(ValueError):
     """A sentence that cannot be used; the message is the reason under which it is counted."""
 
 
-def read_conllu(path: Path) -> Raw:
+def read_conllu(path: Path, layout: Layout) -> Raw:
     """Sentences with their words aligned in `# text`; comments become columns.
 
-    `newdoc id` and `newpar id` are carried forward as `doc_id` and `par_id`. A sentence without
-    `# text` is rebuilt from its forms and SpaceAfter=No. A missing head (`_`) is -1.
+    `newdoc id` and `newpar id` are carried forward as `doc_id` and `par_id`; a document without an id is
+    FILE#2 if it is the second. Comments between `# newdoc` (or `# newpar`) and the first of its sentence,
+    and all of `meta::`, belong to the document (or paragraph) and are carried forward, too. A sentence
+    without `# text` is rebuilt from its forms and SpaceAfter=No. A missing head (`_`) is -1.
     """
     lost, rows, words = Dropped(path), [], []
-    carried: dict[str, str] = {}
-    with open(path) as file:
-        for number, comments, lines in _blocks(file):
-            comments = _comments(comments, carried)
+    carried = _Carried(path.stem)
+    with open_text(path, layout.encoding) as file:
+        for number, lines_of_comments, lines in _blocks(file):
+            comments = carried.read(lines_of_comments, alone=not lines)
+            if not lines:
+                if {"text", "sent_id"} & set(comments):
+                    lost.add("malformed", number)  # a sentence without words
+                continue
             try:
                 text, found = _sentence(comments.get("text"), lines, lost, number)
             except _Malformed as reason:
@@ -47,12 +55,12 @@ def read_conllu(path: Path) -> Raw:
 
 
 def _blocks(file: Iterable[str]) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Sentences: number of the first line, comment lines, word lines."""
+    """Number of the first line, comment lines, word lines; comments may stand alone, before a sentence."""
     first, comments, lines = 1, [], []
     for number, line in enumerate(itertools.chain(file, [""]), start=1):
         line = line.rstrip("\n")
         if not line.strip():
-            if lines:
+            if comments or lines:
                 yield first, comments, lines
             first, comments, lines = number + 1, [], []
         # only before the first word: afterwards "#" can be a damaged word line
@@ -62,18 +70,37 @@ def _blocks(file: Iterable[str]) -> Iterator[tuple[int, list[str], list[str]]]:
             lines.append(line)
 
 
-def _comments(lines: list[str], carried: dict[str, str]) -> dict[str, str]:
-    """`# key = value` comments as columns; `carried` holds the document and paragraph so far."""
-    found = {}
-    for line in lines:
-        if match := COMMENT.fullmatch(line):
-            found[match[1]] = match[2]
-    if "newdoc id" in found:
-        carried.clear()
-        carried["doc_id"] = found.pop("newdoc id")
-    if "newpar id" in found:
-        carried["par_id"] = found.pop("newpar id")
-    return {**carried, **{re.sub(r"\W+", "_", key): value for key, value in found.items()}}
+class _Carried:
+    """What comments say about the document and the paragraph so far."""
+
+    def __init__(self, file: str):
+        self.file, self.documents = file, 0
+        self.doc: dict[str, str] = {}
+        self.par: dict[str, str] = {}
+
+    def read(self, lines: list[str], *, alone: bool = False) -> dict[str, str]:
+        """The columns of one sentence, from its comments and those before it.
+
+        Comments that stand alone, without a sentence, are the document's.
+        """
+        own: dict[str, str] = {}
+        scope = self.doc if alone else own
+        for line in lines:
+            if match := BEGINNING.fullmatch(line):
+                scope = self._begin(match[1], match[2])
+            elif match := COMMENT.fullmatch(line):
+                scope = own if OF_SENTENCE.match(match[1]) else scope
+                target = self.doc if match[1].startswith("meta::") else scope
+                target[re.sub(r"\W+", "_", match[1])] = match[2]
+        return {**self.doc, **self.par, **own}
+
+    def _begin(self, what: str, name: str | None) -> dict[str, str]:
+        if what == "par":
+            self.par = {"par_id": name} if name else {}
+            return self.par
+        self.documents += 1
+        self.doc, self.par = {"doc_id": name or f"{self.file}#{self.documents}"}, {}
+        return self.doc
 
 
 def _sentence(text: str | None, lines: list[str], lost: Dropped, number: int):
@@ -119,8 +146,14 @@ def _aligned(text: str, tokens: list[tuple[list[str], int]]) -> list[tuple[int, 
     spans, at = [], 0
     for f, count in tokens:
         form = f[1]
-        while at < len(text) and text[at].isspace():
-            at += 1
+        if form.isspace():  # a token of white space is found in it, or else left without a span
+            gap = len(text) - len(text[at:].lstrip())
+            found = text.find(form, at, gap)
+            at = at if found < 0 else found
+            form = form if found >= 0 else ""
+        else:
+            while at < len(text) and text[at].isspace():
+                at += 1
         if not text.startswith(form, at):
             raise _Malformed("misaligned")
         spans += [(at, at + len(form), count > 0)] * max(count, 1)

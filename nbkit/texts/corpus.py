@@ -15,7 +15,7 @@ import pandas as pd
 
 from nbkit import stats
 from nbkit.texts.grammar import from_annotation, from_surface
-from nbkit.texts.readers import nearest, undecodable
+from nbkit.texts.readers import nearest, undecodable, with_named_index
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
@@ -66,8 +66,7 @@ class Texts:
         they are 0..n-1. Other named indexes become columns. `ValueError` for no row, no such column, a text
         that is no string or not valid Unicode, and ids that do not ascend.
         """
-        named = [n for n in frame.index.names if n is not None and n not in frame]
-        frame = (frame.reset_index(level=named) if named else frame).reset_index(drop=True)
+        frame = with_named_index(frame)
         if text not in frame:
             raise ValueError(
                 f"{name!r} has no column {text!r}{nearest(text, frame.columns)}: name the column of texts "
@@ -132,13 +131,12 @@ class Texts:
 
     @property
     def lengths(self) -> pd.Series:
-        """Words of each text, by text_id: its own words, or those of `words_of` for plain text.
+        """Length of each text in words between white space, by text_id; `.to_frame()` serves as covariates.
 
-        Named "length", so that `lengths.to_frame()` serves as covariates.
+        For a language written without spaces count the rows of `.words` instead.
         """
-        counts = self.tokenize().words["text_id"].value_counts()
-        found = counts.reindex(self.frame["text_id"], fill_value=0).astype("int64")
-        return found.rename("length").rename_axis("text_id")
+        counts = [len(text.split()) for text in self.frame["text"]]
+        return pd.Series(counts, index=pd.Index(self.frame["text_id"], name="text_id"), name="length")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -275,16 +273,29 @@ class Texts:
                 f"{self.name!r} has no written descriptors: they are read from a column "
                 f"'descriptors' (lists of strings), as in 'sample:reviews'"
             )
-        lists = [
-            list(x) if isinstance(x, (list, tuple, np.ndarray)) else [] for x in self.frame["descriptors"]
-        ]
+        columns = self.frame["text_id"], self.frame["descriptors"]
+        lists = [self._list_of(text_id, value) for text_id, value in zip(*columns, strict=True)]
         counts = Counter(d for ds in lists for d in set(ds))
         names = sorted(counts, key=lambda d: (-counts[d], d))  # most frequent first
         column = {name: j for j, name in enumerate(names)}
         values = np.zeros((len(self), len(names)))
         for i, written in enumerate(lists):
             values[i, [column[d] for d in written]] = 1.0
-        return pd.DataFrame(values, index=_id_index(self.frame), columns=names)
+        return pd.DataFrame(values, index=pd.Index(self.frame["text_id"], name="text_id"), columns=names)
+
+    def _list_of(self, text_id: int, value: object) -> list[str]:
+        """One text's written descriptors: numbers as strings, missing ones left out."""
+        if value is None or value is pd.NA or isinstance(value, float) and np.isnan(value):
+            return []
+        items = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
+        items = [x for x in items if x is not None and x == x]
+        simple = all(isinstance(x, (str, int, float, np.number, np.bool_)) for x in items)
+        if not simple or isinstance(value, (str, dict)):
+            raise ValueError(
+                f"descriptors of text {text_id} of {self.name!r} are {value!r}: give a list of strings "
+                "(a .jsonl or .parquet file holds lists), or drop the column"
+            )
+        return [str(x) for x in items]
 
 
 def _refuse_other_than_strings(texts: pd.Series, name: str) -> None:
@@ -296,8 +307,8 @@ def _refuse_other_than_strings(texts: pd.Series, name: str) -> None:
             )
         if undecodable(value):
             raise ValueError(
-                f"text {position} of {name!r} holds half a character (a lone surrogate), {value[:40]!r}: "
-                f"decode its source as UTF-8 or leave it out"
+                f"text {position} of {name!r} holds half a character (a lone surrogate) or a zero byte, "
+                f"{value[:40]!r}: decode its source in its own encoding, or leave it out"
             )
 
 
@@ -312,15 +323,11 @@ def _checked_ids(ids: pd.Series, name: str) -> np.ndarray:
     return ids.to_numpy("int64")
 
 
-def _brief(value) -> str:
+def _brief(value: object) -> str:
     """A value of `where` in the name of a corpus: long lists by their length."""
     if not isinstance(value, (list, tuple, set, frozenset)):
         return str(value)
     return "|".join(map(str, value)) if len(value) <= 3 else f"{len(value)} values"
-
-
-def _id_index(frame: pd.DataFrame) -> pd.Index:
-    return pd.Index(frame["text_id"], name="text_id")
 
 
 def counts_of(dropped: dict[str, int]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +13,18 @@ from nbkit.texts.readers import Raw, text_column
 
 log = logging.getLogger(__name__)
 
+FIRST_ROWS = 100  # which tell the column of the texts
 
-def read_hub(spec, split, limit, revision, seed, text, shuffle) -> Raw:
+
+def read_hub(
+    spec: str,
+    split: str,
+    limit: int | None,
+    revision: str | None,
+    seed: int,
+    text: str | None,
+    shuffle: int,
+) -> Raw:
     """Stream a dataset at one commit, as far as `limit` distinct texts."""
     import datasets
 
@@ -100,16 +112,20 @@ def _hub_error(spec: str, split: str | None, error: Exception) -> Exception:
     return ValueError(f"{spec!r}, split {split!r}, could not be read: {error}")
 
 
-def _first_texts(stream, limit: int | None, text: str | None, spec: str) -> list[dict]:
+def _first_texts(stream: Iterable[dict], limit: int | None, text: str | None, spec: str) -> list[dict]:
     """Rows of a stream until `limit` distinct, non-empty texts were seen (cleaning drops the
     others later, and counts them)."""
     from tqdm.auto import tqdm
 
-    rows, seen, column = [], set(), None
-    for row in tqdm(stream, desc=spec, unit="row", leave=False):
-        column = column or text_column(pd.DataFrame([row]), text, spec)
+    rows, seen, head, rest = [], set(), [], iter(stream)
+    for row in rest:  # in one row alone, the text can be missing
+        head.append(row)
+        if len(head) >= FIRST_ROWS and any(isinstance(value, str) for value in row.values()):
+            break
+    column = text_column(pd.DataFrame(head), text, spec) if head else None
+    for row in tqdm(itertools.chain(head, rest), desc=spec, unit="row", leave=False):
         rows.append(row)
-        value = row[column]
+        value = row.get(column)
         seen.update([value.strip()] if isinstance(value, str) and value.strip() else [])
         if limit is not None and len(seen) >= limit:
             break

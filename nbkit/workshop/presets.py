@@ -129,7 +129,7 @@ class Preset:
     def _cut(self, corpus: texts.Texts, seed: int) -> texts.Texts:
         if "words" in self.settings:
             low, high = self["words"]
-            n = corpus.lengths
+            n = corpus.tokenize().words.groupby("text_id").size()
             corpus = corpus.where(text_id=n.index[n.between(low, high)].tolist())
         wanted = self.settings.get("texts", len(corpus))
         return corpus.sample(min(wanted, len(corpus)), seed=seed)
