@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbkit import activations, models, texts
-from nbkit.activations import capture, forward, plan, store
+from nbkit.activations import checks, forward, plan, store
 from nbkit.texts import Texts
 
 SENTENCES = [
@@ -167,7 +167,7 @@ def test_any_change_makes_another_key(minilm, corpus, changed):
     else:
         arguments_then |= changed
     keys = [
-        store.key_of(forward.identity_of(s, t, engine="local", **{"long": "truncate", **a}))
+        store.key_of(plan.identity_of(s, t, engine="local", **{"long": "truncate", **a}))
         for s, t, a in ((minilm, corpus, arguments), (subject, other, arguments_then))
     ]
     assert keys[0] != keys[1]
@@ -202,7 +202,7 @@ def test_an_absent_store_is_not_found(tmp_path):
 
 def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_path, monkeypatch):
     reviews = texts.load("sample:reviews").sample(60, seed=0)
-    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)  # ten texts a block
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 10 * 1536 * 2)  # ten texts a block
     whole = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "whole")
     written, write = [], store._write_block
 
@@ -212,8 +212,8 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
         written.append(arguments)
         return write(*arguments)
 
-    checks = activations.verify(minilm, reviews, n=2)
-    monkeypatch.setattr(checks, "verify", lambda *_, **__: checks)  # its passes are not those counted
+    table = activations.verify(minilm, reviews, n=2)
+    monkeypatch.setattr(store, "verify", lambda *_, **__: table)  # its passes are not those counted
     monkeypatch.setattr(store, "_write_block", cut_off)
     with pytest.raises(KeyboardInterrupt):
         activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
@@ -294,7 +294,7 @@ def test_bad_arguments_name_the_value_and_write_nothing(minilm, corpus, tmp_path
 
 def test_estimate_counts_what_capture_then_takes(minilm, tmp_path):
     reviews = texts.load("sample:reviews").sample(100, seed=0)
-    cost = capture.estimate(minilm, reviews, sites=["ffn", "hidden"])
+    cost = activations.estimate(minilm, reviews, sites=["ffn", "hidden"])
     found = activations.capture(minilm, reviews, sites=["ffn", "hidden"], cache=tmp_path)
     assert (cost.rows, cost.units) == found.values.shape
     assert cost.disk_bytes == next(tmp_path.glob("activations/*/values.bin")).stat().st_size
@@ -325,7 +325,8 @@ def test_verify_sees_a_model_that_minds_its_padding(minilm, monkeypatch):
         made = inputs(*arguments)
         return {**made, "attention_mask": torch.ones_like(made["attention_mask"])}
 
-    monkeypatch.setattr(forward, "inputs_of", without_mask)
+    for user in (forward, checks):
+        monkeypatch.setattr(user, "inputs_of", without_mask)
     assert not activations.verify(minilm, reviews).set_index("check").loc["padding", "ok"]
 
 
@@ -334,7 +335,7 @@ def test_verify_sees_a_model_that_minds_its_padding(minilm, monkeypatch):
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 12))
 def test_blocks_partition_the_texts_within_their_capacity(sizes, capacity):
-    blocks = forward._blocks(np.array(sizes), capacity)
+    blocks = plan._blocks(np.array(sizes), capacity)
     assert [t for a, b in blocks for t in range(a, b)] == list(range(len(sizes)))
     assert all(sum(sizes[a:b]) <= capacity or b - a == 1 for a, b in blocks)
 
@@ -352,7 +353,7 @@ def test_pooling_agrees_with_a_loop(seed, pool):
         for group in np.split(positions, np.cumsum(lengths)[:-1]):
             part = text[group]
             expected.append({"max": part.max(0), "mean": part.mean(0), "last": part[-1]}.get(pool, part[0]))
-    found = plan.pool_tokens(torch.from_numpy(values), members, pool)
+    found = forward.pool_tokens(torch.from_numpy(values), members, pool)
     assert np.allclose(found, expected, atol=1e-6)
 
 
@@ -375,17 +376,17 @@ LONG_TEXT = " ".join(SENTENCES * 4)
 
 def test_windows_hold_every_token_once_with_most_context(minilm):
     subject, corpus = short_sighted(minilm, 16), Texts.from_list([SENTENCES[0], LONG_TEXT])
-    plan = activations.plan_of(subject, corpus, rows="token", long="windows")
+    made = activations.plan_of(subject, corpus, rows="token", long="windows")
     whole = minilm.tokenizer(LONG_TEXT, add_special_tokens=False, return_offsets_mapping=True)
-    mine = plan.rows[plan.rows["text_id"] == 1]
+    mine = made.rows[made.rows["text_id"] == 1]
     assert mine["token"].tolist() == minilm.tokenizer.convert_ids_to_tokens(whole["input_ids"])
     assert mine[["start", "end"]].values.tolist() == [list(o) for o in whole["offset_mapping"]]
-    assert plan.dropped["truncated_texts"] == 0 and len(plan.pieces(1)) > 2
+    assert made.dropped["truncated_texts"] == 0 and len(made.pieces(1)) > 2
     assert mine["position"].tolist() == list(range(1, len(mine) + 1))
-    where = plan.members(1).where
-    at = [plan.ids[plan.pieces(1)[piece]][position] for piece, position in where]
+    where = made.members(1).where
+    at = [made.ids[made.pieces(1)[piece]][position] for piece, position in where]
     assert at == whole["input_ids"]
-    inner = where[(where[:, 0] > 0) & (where[:, 0] < len(plan.pieces(1)) - 1), 1]
+    inner = where[(where[:, 0] > 0) & (where[:, 0] < len(made.pieces(1)) - 1), 1]
     room = 14 // plan.OVERLAP  # 14 own tokens a window, three shared with each neighbour
     assert inner.min() >= 1 + room // 2 and inner.max() <= 14 - room // 2
 
@@ -453,7 +454,7 @@ def test_a_batch_too_large_for_the_memory_goes_on_in_halves(minilm, corpus, monk
 
 def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_later(minilm, tmp_path, monkeypatch):
     reviews = texts.load("sample:reviews").sample(40, seed=0)
-    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 10 * 1536 * 2)
     write, calls = os.pwrite, []
 
     def full(*arguments):
@@ -482,8 +483,9 @@ def test_a_cache_that_cannot_be_written_is_said(minilm, corpus, tmp_path):
 
 KILLED = """
 import sys
-from nbkit import activations, models, rows, texts
-activations.BLOCK_BYTES = 4 * 1536 * 2
+from nbkit import activations, models, texts
+from nbkit.activations import plan
+plan.BLOCK_BYTES = 4 * 1536 * 2
 corpus = texts.load("sample:reviews").sample(240, seed=0)
 activations.capture(models.load("minilm"), corpus, sites="layer.1.ffn", cache=sys.argv[1], progress=False)
 """
@@ -512,7 +514,7 @@ def test_killed_ten_times_and_resumed_the_store_has_the_same_bytes(minilm, tmp_p
         assert after[: len(kept)] == kept and len(after) > len(kept)  # what was done stays done, once
         assert len(set(after)) == len(after)
         kept = after
-    monkeypatch.setattr(forward, "BLOCK_BYTES", 4 * 1536 * 2)
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 4 * 1536 * 2)
     corpus = texts.load("sample:reviews").sample(240, seed=0)
     for folder in ("killed", "whole"):
         activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path / folder, progress=False)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from nbkit import activations, texts
-from nbkit.activations import dask, forward, store
+from nbkit.activations import dask, plan, store
 
 SITES = "layer.1.ffn"
 
@@ -22,7 +22,7 @@ def corpus():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)  # twenty blocks
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 10 * 1536 * 2)  # twenty blocks
 
 
 @pytest.fixture(scope="module")

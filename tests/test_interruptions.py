@@ -22,7 +22,7 @@ import run
 from jupyter_client.manager import start_new_kernel
 
 from nbkit import activations, texts
-from nbkit.activations import forward, store
+from nbkit.activations import plan, store
 from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,9 +34,9 @@ WATCHED = f"""
 import os, shutil, signal, time
 import matplotlib
 matplotlib.use("agg")
-from nbkit import activations
-activations.BLOCK_BYTES = {BLOCK}
-blocks, compute, write = [], activations._block_values, activations._write_block
+from nbkit.activations import plan, store
+plan.BLOCK_BYTES = {BLOCK}
+blocks, compute, write = [], store.block_values, store._write_block
 def computed(*arguments):
     blocks.append(1)
     if len(blocks) == int(os.environ.get("AT", -1)):
@@ -46,7 +46,7 @@ def written(path, leaving, work, block):
     with open(os.environ["WRITTEN"], "a") as out:
         print(path.parent.name, *block, file=out)
     return write(path, leaving, work, block)
-activations._block_values, activations._write_block = computed, written
+store.block_values, store._write_block = computed, written
 """
 SCRIPT = WATCHED + "\nimport runpy, sys\nrunpy.run_path(sys.argv[1], run_name='__main__')\n"
 
@@ -93,7 +93,7 @@ def lines(home):
 
 def right_stores(home, minilm, monkeypatch):
     """Whether the cache holds, byte for byte, what a process of its own computes undisturbed."""
-    monkeypatch.setattr(forward, "BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr(plan, "BLOCK_BYTES", BLOCK)
     corpora = presets.load("sample", home / "presets.toml").corpora()
     for corpus in corpora.values():
         here = activations.capture(minilm, corpus, cache=home.parent / "other", progress=False)
@@ -317,7 +317,7 @@ def test_a_second_make_run_leaves_the_results_of_the_first_alone(monkeypatch, tm
 
 @pytest.fixture
 def reviews(monkeypatch):
-    monkeypatch.setattr(forward, "BLOCK_BYTES", 10 * 1536 * 2)
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 10 * 1536 * 2)
     return texts.load("sample:reviews").sample(40, seed=0)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbkit import activations, matching, texts
-from nbkit.activations import forward, reducers
+from nbkit.activations import plan, reducers
 
 
 def frames(n_rows, n_units):
@@ -134,7 +134,7 @@ def test_auroc_from_the_sample(minilm):
 def test_one_pass_feeds_them_all_and_agrees_with_the_store(minilm, monkeypatch):
     reviews = texts.load("sample:reviews").sample(60, seed=0)
     labels = reviews.descriptors()
-    monkeypatch.setattr(forward, "BLOCK_BYTES", 17 * 1536 * 4)  # several blocks
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 17 * 1536 * 4)  # several blocks
     store = activations.capture(minilm, reviews, sites="layer.2.ffn", dtype="float32", cache=False)
     passes, run = [], type(minilm).run
     monkeypatch.setattr(

@@ -1,22 +1,41 @@
-"""Checks."""
+"""Before a long run: are the numbers right for this subject (``verify``), and what will it take (``estimate``)?"""
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
-from nbkit.activations.forward import identity_of, inputs_of, longest_first, run_batch, work_of
-from nbkit.activations.plan import Plan
+from nbkit import provenance
+from nbkit.activations.forward import (
+    batches_of,
+    inputs_of,
+    longest_first,
+    padded_tokens,
+    run_batch,
+    token_budget,
+)
+from nbkit.activations.plan import DTYPES, Work, identity_of, work_of
 from nbkit.models import Subject
 from nbkit.texts import Texts
 
 VERIFIED_TEXTS = 8  # texts checked before a store is filled
+TRIED = 4  # batches that ``estimate`` measures
+MANY_BATCHES = 50 * TRIED  # work of so many is measured before it starts: that costs little of it
+LONG_SECONDS = 30  # work of so many is announced
+
+#: What an error may be, and which of the columns is held against it, by the subject's own precision.
+TOLERANCES = {"float32": (1e-3, "error"), "float16": (0.05, "q99"), "bfloat16": (0.1, "q99")}
+
+
+# ---------------------------------------------------------------------------------- verify
 
 
 def verify(
@@ -36,59 +55,152 @@ def verify(
     storage    values rounded to ``dtype`` for the store against those computed
     arithmetic a subject in half precision against the same weights computed in float32
 
-    Columns: check, error (largest difference, in standard deviations of the unit, or of a unit with a
-    hundredth of the median spread if it hardly varies), median and q99 of the same, tolerance, ok. The
-    tolerances are ours: in float32 1e-3 on the largest error; in half precision, where every sum rounds
-    differently in another batch, .1 on q99 (bfloat16: 8 bits) or .05 (float16); 1e-2 (bfloat16 2e-2) on
-    q99 for the rounding.
+    Columns: check, error (largest difference), median and q99 of the same, tolerance, ok. Differences are in
+    standard deviations of the unit over the texts' tokens, so that texts that differ in one word are judged
+    like any others; a unit that hardly varies counts as one with a hundredth of the median deviation.
+    Tolerances: in float32 1e-3 on the largest error; in half precision, where every sum rounds differently
+    in another batch, .1 on q99 (bfloat16: 8 bits) or .05 (float16); 1e-2 (bfloat16 2e-2) on q99 for the
+    rounding.
     """
     texts = texts.sample(min(n, len(texts)), seed=0)
-    work = work_of(
-        subject, texts, identity_of(subject, texts, sites, "text", "max", "float32", "truncate", "local")
-    )
+    work = work_of(subject, texts, identity_of(subject, texts, sites=sites))
     order = [t for t in longest_first(work.plan, (0, len(texts))) if len(work.plan.members(t).lengths)]
+    scale = _deviations(subject, work, order)
     together = run_batch(subject, work, order).float().cpu()
     alone = torch.cat([run_batch(subject, work, [t]).float().cpu() for t in order])
     back = run_batch(subject, work, order[::-1]).float().cpu().flip(0)
-    seen, expected = _hidden_both_ways(subject, work.plan, order)
-    tolerance, by = {"float32": (1e-3, "error"), "float16": (0.05, "q99"), "bfloat16": (0.1, "q99")}[
-        subject.dtype
-    ]
     stored = together.to(getattr(torch, dtype)).float()
+    tolerance, column = TOLERANCES[subject.dtype]
     lines = [
-        _check("hooks", seen, expected, 1e-3),
-        _check("padding", together, alone, tolerance, by),
-        _check("order", together, back, tolerance, by),
-        _check(f"storage {dtype}", stored, together, 2e-2 if dtype == "bfloat16" else 1e-2, "q99"),
+        _hooks(subject, work, order),
+        _check("padding", together, alone, scale, tolerance, column),
+        _check("order", together, back, scale, tolerance, column),
+        _check(f"storage {dtype}", stored, together, scale, 2e-2 if dtype == "bfloat16" else 1e-2, "q99"),
     ]
     if subject.dtype != "float32":
         exact = replace(subject, model=copy.deepcopy(subject.model).float())
         exact = run_batch(exact, work, order).cpu()
-        lines.append(_check(f"arithmetic {subject.dtype}", together, exact, tolerance, by))
+        lines.append(_check(f"arithmetic {subject.dtype}", together, exact, scale, tolerance, column))
     return pd.DataFrame(lines)
 
 
 def _check(
-    name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float, by: str = "error"
+    name: str,
+    found: torch.Tensor,
+    expected: torch.Tensor,
+    scale: torch.Tensor,
+    tolerance: float,
+    column: str = "error",
 ) -> dict[str, Any]:
-    """One line of ``verify`` on [row, unit]; ``by`` says which number the tolerance is for."""
-    spread = expected.std(0) if len(expected) > 1 else expected.abs()[0]
-    scale = spread.clamp(min=max(1e-2 * float(spread.median()), 1e-12))
+    """One line of ``verify`` on [row, unit] in units of ``scale`` [unit]; ``column`` is held to the tolerance."""
     error = ((found - expected).abs() / scale).flatten().numpy()
     line = {"error": error.max(), "median": np.median(error), "q99": np.quantile(error, 0.99)}
     line = {key: float(value) for key, value in line.items()}
-    return {"check": name, **line, "tolerance": tolerance, "ok": bool(line[by] <= tolerance)}
+    return {"check": name, **line, "tolerance": tolerance, "ok": bool(line[column] <= tolerance)}
+
+
+def _scale(values: torch.Tensor) -> torch.Tensor:
+    """Standard deviation [unit] of values [token, unit], no unit far below the median one.
+
+    Where nothing varies (texts of one token, again and again) the size of the values stands for it.
+    """
+    values = values.float().cpu()
+    deviation = values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
+    if deviation.median() == 0:
+        deviation = values.abs().mean(0)
+    return deviation.clamp(min=max(1e-2 * float(deviation.median()), 1e-12))
 
 
 @torch.inference_mode()
-def _hidden_both_ways(subject: Subject, plan: Plan, order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states [token, unit] of all layers, by the hooks and by transformers, padding left out."""
+def _deviations(subject: Subject, work: Work, order: list[int]) -> torch.Tensor:
+    """``_scale`` of every unit over the tokens of some texts, padding left out."""
+    inputs, sites = inputs_of(subject, work.plan, order), work.identity["sites"]
+    own = inputs["attention_mask"].bool()
+    found = subject.run(inputs, sites, keep=lambda tensor: _scale(tensor[own]))
+    return torch.cat([found[site] for site in sites])
+
+
+@torch.inference_mode()
+def _hooks(subject: Subject, work: Work, order: list[int]) -> dict[str, Any]:
+    """The check of hidden states of all layers [token, unit], by the hooks and by transformers."""
     sites = ["embeddings", *subject.select("hidden")]
     if subject.model.config.model_type == "gpt2":
         sites = sites[:-1]
-    inputs = inputs_of(subject, plan, order)
+    inputs = inputs_of(subject, work.plan, order)
     own = inputs["attention_mask"].bool()
     seen = subject.run(inputs, sites)
     states = subject.model(**inputs, output_hidden_states=True).hidden_states
-    found = torch.cat([seen[site][own] for site in sites], dim=1)
-    return found.float().cpu(), torch.cat([h[own] for h in states[: len(sites)]], dim=1).float().cpu()
+    found = torch.cat([seen[site][own] for site in sites], dim=1).float().cpu()
+    expected = torch.cat([h[own] for h in states[: len(sites)]], dim=1).float().cpu()
+    return _check("hooks", found, expected, _scale(expected), 1e-3)
+
+
+# ---------------------------------------------------------------------------------- estimate
+
+
+class Cost(NamedTuple):
+    """What a capture takes; see ``estimate``."""
+
+    rows: int
+    units: int
+    disk_bytes: int  # of the store's values
+    memory_bytes: int  # of one block and one batch, beyond the model itself
+    seconds: float  # of forward passes in one process, from a short measurement
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows x {self.units:,} units: {self.disk_bytes / 1e9:.2f} GB on disk,"
+            f" {self.memory_bytes / 1e9:.2f} GB of memory, about {self.seconds:.0f} s"
+        )
+
+
+def estimate(
+    subject: Subject,
+    texts: Texts,
+    *,
+    sites: str | Sequence[str] = "ffn",
+    rows: str = "text",
+    pool: str = "max",
+    dtype: str = "float16",
+    long: str = "truncate",
+) -> Cost:
+    """What ``capture`` with these arguments takes, before it is run. Nothing is written.
+
+    Disk and memory are counted; the time is measured on four batches, from the longest texts to the
+    shortest, and extrapolated by tokens.
+    """
+    options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long}
+    work = work_of(subject, texts, identity_of(subject, texts, **options))
+    return _cost(subject, work, _all_batches(subject, work, work.blocks))
+
+
+def announce(subject: Subject, work: Work, blocks: list[tuple[int, int]]) -> None:
+    """Print what computing ``blocks`` takes, if that is long; short work is not even measured."""
+    every = _all_batches(subject, work, blocks)
+    if len(every) >= MANY_BATCHES:
+        cost = _cost(subject, work, every)
+        if cost.seconds >= LONG_SECONDS:
+            tqdm.write(f"{subject.name}: {cost}", file=sys.stderr)
+
+
+def _all_batches(subject: Subject, work: Work, blocks: list[tuple[int, int]]) -> list[list[int]]:
+    return [batch for block in blocks for batch in batches_of(work.plan, block, token_budget(subject))]
+
+
+def _cost(subject: Subject, work: Work, batches: list[list[int]]) -> Cost:
+    tokens = np.array([padded_tokens(work.plan, batch) for batch in batches])
+    tried = np.unique(np.linspace(0, len(batches) - 1, min(TRIED, len(batches))).round().astype(int))
+    run_batch(subject, work, batches[tried[-1]])  # the first pass of a process is slow
+    with provenance.stopwatch() as clock:
+        for i in tried:
+            run_batch(subject, work, batches[i])
+    item, first_row = DTYPES[work.identity["dtype"]].itemsize, work.plan.first_row
+    largest = max(first_row[z] - first_row[a] for a, z in work.blocks)
+    n_units, width = len(work.units), subject.sites["width"].max()
+    return Cost(
+        rows=len(work.plan.rows),
+        units=n_units,
+        disk_bytes=len(work.plan.rows) * n_units * item,
+        memory_bytes=int(largest * n_units * item * 3 + tokens.max() * (n_units + width) * 4),
+        seconds=float(clock.seconds * tokens.sum() / tokens[tried].sum()),
+    )

@@ -3,10 +3,15 @@
     activations.capture(subject, texts, engine="dask")       two or more workers on this machine
     activations.reduce(subject, texts, reducers, engine=Client("scheduler:8786"))
 
-Needs ``pip install distributed``. A worker gets the subject and the plan once, then blocks of
-texts. It writes its blocks straight into the store, so the cache folder must be on a file system that all
-workers see; reducers come back and are merged in the order of the blocks. A worker that dies costs
-its unfinished blocks, which others take over. The result is that of one process, up to float rounding.
+Needs ``pip install distributed``. A worker gets the subject and the plan once, then blocks of texts. It
+writes its blocks straight into the store, so the cache folder must be on a file system that all workers see;
+reducers come back and are merged in the order of the blocks. A worker that dies costs its unfinished
+blocks, which others take over. The result is that of one process, up to float rounding.
+
+A worker may have several threads: forward passes of one model take turns (``Subject.run``), so more threads
+than one gain little. In a script, ``engine="dask"`` belongs under ``if __name__ == "__main__":``, since every
+worker on this machine runs the script once more to load its functions; without it there is an error that
+says so.
 
 On a Slurm cluster (one process a node, dask-jobqueue):
 
@@ -22,13 +27,14 @@ One worker for each GPU of a machine (dask-cuda):
     stored = activations.capture(subject, texts, engine=Client(LocalCUDACluster()))
 
 The subject travels on the CPU and moves to the worker's GPU where there is one. These two were not run for
-want of such machines; the local one is tested, with a worker killed half-way.
+want of such machines; the local one is tested, with a worker killed half-way and with four threads a worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,10 +43,21 @@ import torch
 
 RETRIES = 3  # a job that was on workers that died; also how often a worker may fail
 
+#: Why workers do not start, where a script has no guard.
+UNGUARDED = (
+    "engine='dask' starts processes that run your script once more to load its functions, and this call is"
+    ' among what they run: put it under `if __name__ == "__main__":`'
+)
 
-def is_engine(engine: Any) -> bool:
-    """Whether it names Dask or is one of its clients."""
-    return isinstance(engine, str) and engine == "dask" or hasattr(engine, "scatter")
+
+def check_engine(engine: Any) -> None:
+    """``ValueError`` for what is neither "local", "dask" nor a client; ``RuntimeError`` in a worker's script."""
+    if isinstance(engine, str) and engine == "local":
+        return
+    if not (isinstance(engine, str) and engine == "dask" or hasattr(engine, "scatter")):
+        raise ValueError(f"engine={engine!r} is neither 'local' nor 'dask' nor a distributed.Client")
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing's own mark
+        raise RuntimeError(UNGUARDED)
 
 
 def workers(engine: Any) -> int:
@@ -68,8 +85,10 @@ def deal(
 
 
 def _on_worker(function: Callable, job: Any, subject: Any, device: str, *shared: Any) -> Any:
-    if device == "cuda" and torch.cuda.is_available() and subject.device.type == "cpu":
-        subject.model.to("cuda")  # the worker's copy: it stays there for the next job
+    if device == "cuda" and torch.cuda.is_available():
+        with subject.alone():
+            if subject.device.type == "cpu":
+                subject.model.to("cuda")  # the worker's copy: it stays there for the next job
     return function(job, subject, *shared)
 
 
@@ -95,18 +114,23 @@ def _client(engine: Any) -> Iterator[Any]:
         yield engine
         return
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise ImportError("engine='dask' needs Dask: pip install distributed") from error
     n = _local_workers()
     threads = max(1, (os.cpu_count() or 1) // n)
-    with (
-        _environment_kept(),
-        LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
+    with _environment_kept(), _local_cluster(n) as cluster, Client(cluster) as client:
         client.run(torch.set_num_threads, threads)
         yield client
+
+
+def _local_cluster(n: int) -> Any:
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None)
+    except RuntimeError as error:
+        raise RuntimeError(f"no Dask worker starts ({error}). If this is a script: {UNGUARDED}") from error
 
 
 @contextlib.contextmanager

@@ -1,25 +1,27 @@
 """Exemplars: the texts that drive a unit, from both ends and from the middle.
 
-    top(activations, texts, unit, k=10, sign=1)    the k strongest texts (sign=-1: the k lowest)
-    spread(activations, texts, unit, k=10)         k texts from the lowest to the highest activation
-    shade(subject, texts, unit)                    the unit's activation on every token of some texts
-    neighbours(activations, unit, k=10)            the units that rise and fall with it
-    correlations(activations, unit)                the same for every unit, as an array
-    word_responses(activations, words)             how each unit responds to some words, from word rows
+    top(activations, texts, unit, k=10, sign=1)         the k strongest texts (sign=-1: the k lowest)
+    quantile_sample(activations, texts, unit, k=10)     k texts from the highest to the lowest activation
+    shade(subject, texts, unit)                         the unit's activation on every token of some texts
+    neighbours(activations, unit, k=10)                 the units that rise and fall with it
+    correlations(activations, unit)                     the same for every unit, as an array
+    word_responses(activations, words)                  how each unit responds to some words, from word rows
+    fold(word)                                          a word as it is compared there: case does not count
 
-The top ten alone mislead (Bolukbasi et al. 2021): look at ``spread`` too, and at another corpus.
+The top ten alone mislead (Bolukbasi et al. 2021): look at ``quantile_sample`` too, and at another corpus.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from nbkit.activations.capture import capture
-from nbkit.activations.store import Activations
+from nbkit import stats
+from nbkit.activations.store import Activations, capture
 from nbkit.models import Subject
 from nbkit.texts import Texts
 
@@ -42,35 +44,27 @@ def top(
     """
     if sign not in (1, -1):
         raise ValueError(f"sign={sign!r}: 1 for the highest activations, -1 for the lowest")
-    best = _strongest_row(activations, unit, sign)
-    _check_k(k, len(best), activations)
-    chosen = best.sort_values("strength", ascending=False, kind="stable").head(k)
-    frame = _describe(chosen, activations, texts, unit)
+    frame = _described(_strongest_rows(activations, unit, sign, k)[:k], activations, texts, unit)
     if subject is not None and "peak" not in frame:
-        frame = frame.join(_peaks(subject, texts, frame, activations.units["unit"], unit, sign))
-    for column in ("peak", "start", "end"):
-        if column not in frame:
-            frame[column] = None
-    return frame
+        frame = frame.join(_peaks(subject, texts, frame, activations, unit, sign))
+    return frame.assign(**{name: None for name in ("peak", "start", "end") if name not in frame})
 
 
 def quantile_sample(activations: Activations, texts: Texts, unit: str | int, k: int = 10) -> pd.DataFrame:
     """``k`` texts at even ranks from the highest to the lowest activation. Columns as in ``top``."""
-    best = _strongest_row(activations, unit, 1)
-    _check_k(k, len(best), activations)
-    ordered = best.sort_values("strength", ascending=False, kind="stable")
-    chosen = ordered.iloc[np.linspace(0, len(ordered) - 1, k).round().astype(int)]
-    return _describe(chosen, activations, texts, unit)
+    ordered = _strongest_rows(activations, unit, 1, k)
+    ranks = np.linspace(0, len(ordered) - 1, k).round().astype(int)
+    return _described(ordered[ranks], activations, texts, unit)
 
 
-def shade(subject: Subject, texts: Texts, unit: str) -> dict[int, pd.DataFrame]:
+def shade(subject: Subject, texts: Texts, unit: str, *, long: str = "truncate") -> dict[int, pd.DataFrame]:
     """The activation of ``unit`` ("layer.3.ffn.512") on every token, for each ``text_id``.
 
-    One forward pass over ``texts``: meant for tens of texts. Frames have columns token, start, end
-    (characters) and activation; special tokens are left out.
+    One forward pass over ``texts``: meant for tens of texts, read as in ``capture(long=...)``. Frames have
+    columns token, start, end (characters) and activation; special tokens are left out.
     """
-    site = unit.rsplit(".", 1)[0]
-    found = capture(subject, texts, sites=site, rows="token", dtype="float32", cache=False, progress=False)
+    options = {"rows": "token", "dtype": "float32", "long": long, "cache": False, "progress": False}
+    found = capture(subject, texts, sites=unit.rsplit(".", 1)[0], **options)
     frame = found.rows.assign(activation=np.asarray(found.values[:, found.column(unit)]))
     columns = ["token", "start", "end", "activation"]
     return {i: part[columns].reset_index(drop=True) for i, part in frame.groupby("text_id")}
@@ -80,7 +74,7 @@ def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block:
     """The ``k`` units whose activations correlate most with those of ``unit``, itself left out.
 
     Columns: rank, unit, correlation (Pearson, over the rows of the store). A unit that never changes has
-    no correlation and no neighbours: asked for it, ``ValueError``. Read in blocks of ``block`` columns. Ours.
+    no correlation and no neighbours: asked for it, ``ValueError``. Read in blocks of ``block`` columns.
     """
     column, n = activations.column(unit), len(activations.units)
     if not 1 <= k < n:
@@ -100,7 +94,7 @@ def neighbours(activations: Activations, unit: str | int, k: int = 10, *, block:
 def correlations(activations: Activations, unit: str | int, *, block: int = 256) -> np.ndarray:
     """Pearson correlation [unit] of ``unit`` with every unit, over the rows of the store.
 
-    0 where one of the two never changes. Read in blocks of ``block`` columns. Ours.
+    0 where one of the two never changes. Read in blocks of ``block`` columns.
     """
     own = np.asarray(activations.values[:, activations.column(unit)], dtype=np.float64)
     own, found = own - own.mean(), np.empty(len(activations.units))
@@ -116,48 +110,55 @@ def correlations(activations: Activations, unit: str | int, *, block: int = 256)
 def word_responses(activations: Activations, words: Sequence[str]) -> pd.DataFrame:
     """How far each unit is above its mean on some words: [word, unit], in standard deviations.
 
-    The mean activation over the occurrences of the word (case does not count), less the mean over the other
+    The mean activation over the occurrences of the word (compared by ``fold``), less the mean over the other
     words of the store, divided by the standard deviation over these. ``activations`` has word rows. Where
     the unit is the same on all other words, 0. A store of other rows, a word that is not in it, and one
-    without others are a ``ValueError``. Ours.
+    without others are a ``ValueError``.
     """
     if "form" not in activations.rows:
         raise ValueError(f"{activations!r} has no words: capture(..., rows='word') makes rows of them")
-    at = pd.Index(words).get_indexer(activations.rows["form"].str.casefold())
-    absent = set(range(len(words))) - set(at.tolist())
+    wanted, folded = pd.factorize(pd.Series([fold(word) for word in words], dtype=object))
+    at = pd.Index(folded).get_indexer(activations.rows["form"].map(fold))
+    absent = set(range(len(folded))) - set(at.tolist())
     if absent:
-        raise ValueError(f"the word {words[min(absent)]!r} (in lower case) is not in {activations!r}")
+        raise ValueError(f"the word {folded[min(absent)]!r} (case apart) is not in {activations!r}")
     values, here = np.asarray(activations.values, dtype=np.float64), np.flatnonzero(at >= 0)
     values = values - values.mean(0)  # so that squares are small
-    occurs = sparse.csr_matrix((np.ones(len(here)), (at[here], here)), shape=(len(words), len(values)))
+    occurs = sparse.csr_matrix((np.ones(len(here)), (at[here], here)), shape=(len(folded), len(values)))
     n = np.asarray(occurs.sum(1))
     if (n == len(values)).any():
-        raise ValueError(f"{activations!r} has no other word to hold {words[n.argmax()]!r} against")
+        raise ValueError(f"{activations!r} has no other word to compare {folded[n.argmax()]!r} with")
     on, squares, others = occurs @ values, occurs @ values**2, len(values) - n
     variance = ((values**2).sum(0) - squares) / others - (on / others) ** 2
-    quantile_sample = np.sqrt(np.where(variance > 1e-12, variance, np.inf))
-    found = (on / n + on / others) / quantile_sample  # the others sum to -on
-    return pd.DataFrame(found, index=list(words), columns=activations.units["unit"].to_numpy())
+    deviation = np.sqrt(np.where(variance > 1e-12, variance, np.inf))
+    found = (on / n + on / others) / deviation  # the others sum to -on
+    return pd.DataFrame(found[wanted], index=list(words), columns=activations.units["unit"].to_numpy())
+
+
+def fold(word: str) -> str:
+    """``word`` as it is compared: without case, composed characters ("Straße", "STRASSE" -> "strasse").
+
+    The same in a page: ``word.toUpperCase().toLowerCase().normalize("NFC")``; JavaScript has no casefold.
+    """
+    return unicodedata.normalize("NFC", word.upper().lower())
 
 
 # ---------------------------------------------------------------------------------- inside
 
 
-def _strongest_row(activations: Activations, unit: str | int, sign: int) -> pd.DataFrame:
-    """For every text its strongest row: row number and signed strength."""
+def _strongest_rows(activations: Activations, unit: str | int, sign: int, k: int) -> np.ndarray:
+    """The strongest row of every text, strongest text first; ``k`` texts are needed."""
     values = np.asarray(activations.values[:, activations.column(unit)], dtype=np.float32)
-    rows = pd.DataFrame({"text_id": activations.rows["text_id"], "strength": sign * values})
-    return rows.loc[rows.groupby("text_id")["strength"].idxmax()].rename_axis("row").reset_index()
+    strength = pd.Series(sign * values)
+    rows = strength.groupby(activations.rows["text_id"].to_numpy()).idxmax().to_numpy()
+    if not 1 <= k <= len(rows):
+        raise ValueError(f"k={k} exemplars were asked for; {activations!r} has {len(rows)} texts")
+    return rows[stats.top_texts(strength.to_numpy()[rows, None], len(rows))[:, 0]]
 
 
-def _check_k(k: int, n: int, activations: Activations) -> None:
-    if not 1 <= k <= n:
-        raise ValueError(f"k={k} exemplars were asked for; {activations!r} has {n} texts")
-
-
-def _describe(chosen: pd.DataFrame, activations: Activations, texts: Texts, unit: str | int) -> pd.DataFrame:
-    rows = chosen["row"].to_numpy()
-    text_ids = chosen["text_id"].to_numpy()
+def _described(rows: np.ndarray, activations: Activations, texts: Texts, unit: str | int) -> pd.DataFrame:
+    """The frame of ``top`` for some rows, without a search for peaks."""
+    text_ids = activations.rows["text_id"].to_numpy()[rows]
     known = texts.frame.set_index("text_id")["text"]
     if not np.isin(text_ids, known.index).all():
         raise ValueError(f"{activations!r} was not made from {texts!r}: a text_id is not in it")
@@ -177,11 +178,12 @@ def _describe(chosen: pd.DataFrame, activations: Activations, texts: Texts, unit
 
 
 def _peaks(
-    subject: Subject, texts: Texts, frame: pd.DataFrame, names: pd.Series, unit, sign: int
+    subject: Subject, texts: Texts, frame: pd.DataFrame, activations: Activations, unit: str | int, sign: int
 ) -> pd.DataFrame:
-    """The token where each exemplar peaks, by a forward pass over the exemplars alone."""
-    name = unit if isinstance(unit, str) else names.iloc[unit]
-    shaded = shade(subject, texts.where(text_id=frame["text_id"].tolist()), name)
+    """The token where each exemplar peaks, by a forward pass over the exemplars, read as the store was."""
+    name = activations.units["unit"].iloc[activations.column(unit)]
+    exemplars = texts.where(text_id=frame["text_id"].tolist())
+    shaded = shade(subject, exemplars, name, long=activations.manifest.get("long", "truncate"))
     peaks = []
     for text_id, text in zip(frame["text_id"], frame["text"], strict=True):
         tokens = shaded[text_id]

@@ -4,9 +4,12 @@
     stored = read("ewt.hdf5")             Activations of word rows, as ``capture(rows="word")`` gives them
 
 A NeuroX file has no name for its layers: they are numbered from 0, the embeddings first where they were
-extracted. Ours become sites by ``sites``: "embeddings", "layer.0.hidden", ... unless said otherwise. hdf5
-holds 32-bit floats; json rounds to 8 decimals, as NeuroX does. hdf5 needs ``h5py``
-(extra ``nbkit[neurox]``).
+extracted. Read, they become the sites "embeddings", "layer.0.hidden", ... unless ``sites`` names them. hdf5
+(``pip install h5py``) holds 32-bit floats; json rounds to 8 decimals, as NeuroX does.
+
+An hdf5 file of NeuroX holds a sentence as its words with spaces between. Where a word has spaces itself
+("10 000"), an attribute ``parts`` of the sentence's dataset says how many pieces each word has; NeuroX does
+not look at it.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import numpy as np
 import pandas as pd
 
 from nbkit import provenance
+from nbkit.activations.plan import units_of
 from nbkit.activations.store import Activations
 
 SENTENCES = "sentence_to_index"  # the dataset with NeuroX's list of sentences
+PARTS = "parts"  # attribute of a sentence: [word] how many pieces between spaces
 
 
 def write(path: str | Path, stored: Activations, forms: Sequence[str] | None = None) -> Path:
@@ -73,24 +78,15 @@ def read(path: str | Path, *, sites: Sequence[str] | None = None) -> Activations
     if len(sites) != n_layers:
         raise ValueError(f"{path} has {n_layers} layers and {len(sites)} names were given")
     manifest = {"corpus": path.stem, "model": "NeuroX file", "rows": "word", "pool": "as extracted"}
-    frame = pd.concat(rows, ignore_index=True)
-    return Activations(np.concatenate(values).astype(np.float32), frame, _units(sites, width), manifest)
+    layers = [-1 if site == "embeddings" else int(site.split(".")[1]) for site in sites]
+    units = units_of(pd.DataFrame({"site": sites, "layer": layers, "width": width}))
+    values = np.concatenate(values).astype(np.float32)
+    return Activations(values, pd.concat(rows, ignore_index=True), units, manifest)
 
 
 def _kind(path: Path) -> None:
     if path.suffix not in (".hdf5", ".json"):
         raise ValueError(f"{path.name}: NeuroX files end in .hdf5 or .json")
-
-
-def _units(sites: Sequence[str], width: int) -> pd.DataFrame:
-    layers = [-1 if site == "embeddings" else int(site.split(".")[1]) for site in sites]
-    parts = [
-        pd.DataFrame(
-            {"unit": [f"{s}.{i}" for i in range(width)], "site": s, "layer": layer, "index": range(width)}
-        )
-        for s, layer in zip(sites, layers, strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)
 
 
 def _layers(stored: Activations, rows: np.ndarray, n: int) -> np.ndarray:
@@ -104,7 +100,10 @@ def _write_hdf5(path: Path, sentences: Iterator[tuple[list[str], np.ndarray]]) -
     index: dict[str, str] = {}
     with h5py.File(path, "w") as file:
         for number, (forms, layers) in enumerate(sentences):
-            file.create_dataset(str(number), data=layers, dtype="float32")
+            dataset = file.create_dataset(str(number), data=layers, dtype="float32")
+            parts = [form.count(" ") + 1 for form in forms]
+            if max(parts) > 1:
+                dataset.attrs[PARTS] = np.array(parts, dtype=np.uint8)
             text = once = " ".join(forms)
             again = 1
             while once in index:  # the words are the key: NeuroX numbers repeated sentences
@@ -126,13 +125,19 @@ def _read_hdf5(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
         index = json.loads(file[SENTENCES][0])
         for sentence, number in sorted(index.items(), key=lambda item: int(item[1])):
             layers = np.asarray(file[number])
-            yield _words(sentence, layers.shape[1]), layers
+            parts = file[number].attrs.get(PARTS, np.ones(layers.shape[1], dtype=int))
+            yield _words(sentence, parts.tolist()), layers
 
 
-def _words(sentence: str, n: int) -> list[str]:
-    """The words of a key; NeuroX may have added "(Occurrence 2)"."""
-    words = sentence.split(" ")
-    return words[:n] if len(words) == n + 2 and words[-2] == "(Occurrence" else words
+def _words(sentence: str, parts: list[int]) -> list[str]:
+    """The words of a key, ``parts`` pieces each; NeuroX may have added "(Occurrence 2)"."""
+    pieces = sentence.split(" ")
+    if len(pieces) == sum(parts) + 2 and pieces[-2] == "(Occurrence":
+        pieces = pieces[:-2]
+    if len(pieces) != sum(parts):
+        return pieces
+    ends = np.cumsum(parts).tolist()
+    return [" ".join(pieces[end - n : end]) for end, n in zip(ends, parts, strict=True)]
 
 
 def _write_json(path: Path, sentences: Iterator[tuple[list[str], np.ndarray]]) -> None:

@@ -1,44 +1,107 @@
-"""Rows: which tokens of a corpus make up which row of activations, known before the first forward pass.
+"""The plan: which tokens make which row, which units make the columns, and in what blocks they are computed.
 
-    plan = plan_of(subject, texts, rows="word", pool="max", long="windows")
-    plan.rows       one line a row: text_id (and word_id, form, or position, token; start, end)
+Everything here is known before the first forward pass. ``identity_of`` checks the arguments of ``capture``
+and names what changes the numbers; ``plan_of`` tokenizes the texts, 2,000 at a time, and keeps them as
+arrays (about ten bytes a token); ``work_of`` adds the units and cuts the texts into blocks.
+
+    plan = plan_of(subject, texts, rows="word", long="windows")
+    plan.rows       one line for each row: text_id (and word_id, form, or position, token; start, end)
     plan.pieces(t)  where the token ids of a text are, as the model takes them: one piece, or windows
-    plan.dropped     texts cut, words beyond the cut, words and texts without a token
-    pool_tokens(values, members, pool)     [piece, token, unit] -> [row, unit]
-
-A word's tokens are those whose character span overlaps the word's span, so that words and wordpieces are
-aligned exactly whatever the tokenizer did in between. Special tokens and padding are in no row, except
-where ``pool="cls"`` asks for the classification token.
-
-A text longer than the model is cut (``long="truncate"``, counted), or read in windows that overlap by a
-quarter (``long="windows"``): each of its tokens then belongs to the window in which it has most context on
-the poorer side, and the rows are pooled over all of them as if the text were one. ``cls`` is that of the
-first window. Windows are ours; a token there sees at most the model's length of text.
-
-Texts are tokenized ``TEXTS_AT_ONCE`` at a time and kept as arrays, about ten bytes a token.
+    plan.members(t) which tokens of its pieces make its rows
+    plan.dropped    texts cut, words beyond the cut, words and texts without a token
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
+from nbkit.activations.dask import check_engine
 from nbkit.models import Subject
 from nbkit.texts import Texts
 
 log = logging.getLogger(__name__)
 
+SCHEMA = 3  # of a store; part of its key
 TEXTS_AT_ONCE = 2000
 OVERLAP = 4  # windows share one token in so many
+BLOCK_BYTES = 128 * 2**20  # values of one block: what is recomputed at most after a kill
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+ROWS = ("text", "word", "token")
+POOLS = ("max", "mean", "cls", "first", "last")
+LONG = ("truncate", "windows")
+
+#: Fields of a manifest that change the numbers: the key of a store is their hash.
+IDENTITY = (
+    "schema",
+    "subject",
+    "texts",
+    "sites",
+    "rows",
+    "pool",
+    "dtype",
+    "compute_dtype",
+    "max_length",
+    "long",
+)
+
+
+def identity_of(
+    subject: Subject,
+    texts: Texts,
+    *,
+    sites: str | Sequence[str],
+    rows: str = "text",
+    pool: str = "max",
+    dtype: str = "float32",
+    long: str = "truncate",
+    engine: Any = "local",
+) -> dict[str, Any]:
+    """The fields of ``IDENTITY`` from the arguments of ``capture``; a wrong argument is a ``ValueError``."""
+    for name, value, allowed in (
+        ("rows", rows, ROWS),
+        ("pool", pool, POOLS),
+        ("dtype", dtype, tuple(DTYPES)),
+        ("long", long, LONG),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+    check_engine(engine)
+    if rows == "word" and texts.words is None:
+        raise ValueError(f"{texts.name} has no words: load a CoNLL-U file or use texts.tokenize()")
+    if pool == "cls" and rows != "text":
+        raise ValueError(f"pool='cls' is for text rows, not for {rows} rows: use 'max' or 'mean'")
+    if pool == "cls" and subject.tokenizer.cls_token_id is None:
+        raise ValueError(f"{subject.name} has no classification token: use pool='last' or 'mean'")
+    return {
+        "schema": SCHEMA,
+        "subject": subject.fingerprint,
+        "texts": texts.fingerprint,
+        "sites": subject.select(sites),
+        "rows": rows,
+        "pool": "token" if rows == "token" else pool,
+        "dtype": dtype,
+        "compute_dtype": subject.dtype,
+        "max_length": subject.max_length,
+        "long": long,
+    }
+
+
+# ---------------------------------------------------------------------------------- the plan
 
 
 class Members(NamedTuple):
@@ -83,16 +146,6 @@ class Plan:
         return np.maximum.reduceat(np.diff(self.piece_start), self.first_piece[:-1])
 
 
-class _Tokens(NamedTuple):
-    """One tokenized text: its pieces, and its own (not special) tokens in order."""
-
-    pieces: list[np.ndarray]
-    types: list[np.ndarray] | None
-    ids: np.ndarray  # [token]
-    where: np.ndarray  # [token, 2]
-    spans: np.ndarray  # [token, 2] characters
-
-
 def plan_of(
     subject: Subject,
     texts: Texts,
@@ -102,26 +155,33 @@ def plan_of(
     long: str = "truncate",
     progress: bool = False,
 ) -> Plan:
-    """The rows of ``texts`` for ``subject``; arguments as in ``activations.capture``."""
-    makers = {"text": _text_rows, "word": _word_rows, "token": _token_rows}
-    words = _sorted_words(texts) if rows == "word" else None
+    """The rows of ``texts`` for ``subject``; arguments as in ``capture``.
+
+    What is dropped is counted and logged. Not a single row left is a ``ValueError``.
+    """
+    rows_of = _row_maker(subject, texts, rows, pool)
     starts = range(0, len(texts), TEXTS_AT_ONCE)
     parts, frames, dropped = [], [], {"truncated_texts": 0}
     for start in tqdm(starts, desc="tokens", leave=False, disable=not progress or len(starts) < 5):
         part = texts.frame.iloc[start : start + TEXTS_AT_ONCE]
-        tokens, cut = _tokenize(subject, part["text"].tolist(), long)
-        text_ids = part["text_id"].to_numpy()
-        found, frame, lost = makers[rows](subject, tokens, text_ids, words if rows == "word" else pool)
-        parts.append(_flat(tokens, found))
-        frames.append(frame)
-        for name, n in {"truncated_texts": cut, **lost}.items():
+        tokens = _tokenize(subject, part["text"].tolist(), long)
+        found = rows_of(tokens, part["text_id"].to_numpy())
+        parts.append(_flat(tokens, found.members))
+        frames.append(found.frame)
+        for name, n in {"truncated_texts": sum(t.cut for t in tokens), **found.dropped}.items():
             dropped[name] = dropped.get(name, 0) + n
     if any(dropped.values()):
         log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in dropped.items() if n))
+    table = pd.concat(frames, ignore_index=True)
+    if table.empty:
+        raise ValueError(
+            f"none of the {len(texts)} texts of {texts.name} has a {'word' if rows == 'word' else 'token'} for"
+            f" {subject.name}, so there is nothing to capture: look at the texts (only spaces or invisible"
+            " characters?)"
+        )
     joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     bounds = {name: _bounds(joined.pop(sizes)) for name, sizes in SIZES.items()}
     types = joined.pop("types")
-    table = pd.concat(frames, ignore_index=True)
     return Plan(**joined, **bounds, types=types if types.any() else None, rows=table, dropped=dropped)
 
 
@@ -152,8 +212,18 @@ def _bounds(sizes: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------- tokens
 
 
-def _tokenize(subject: Subject, texts: list[str], long: str) -> tuple[list[_Tokens], int]:
-    """Every text's tokens, and how many texts were cut."""
+class _Tokens(NamedTuple):
+    """One tokenized text: its pieces, and its own (not special) tokens in order."""
+
+    pieces: list[np.ndarray]
+    types: list[np.ndarray] | None
+    ids: np.ndarray  # [token]
+    where: np.ndarray  # [token, 2] piece and position
+    spans: np.ndarray  # [token, 2] characters
+    cut: bool  # is there more of the text than the model takes
+
+
+def _tokenize(subject: Subject, texts: list[str], long: str) -> list[_Tokens]:
     bounded = subject.max_length is not None
     special = subject.tokenizer.num_special_tokens_to_add()
     room = subject.max_length - special if bounded else None
@@ -169,54 +239,49 @@ def _tokenize(subject: Subject, texts: list[str], long: str) -> tuple[list[_Toke
         return_attention_mask=False,
     )
     owner = np.asarray(encoded.get("overflow_to_sample_mapping", range(len(texts))))
-    bounds = np.searchsorted(owner, np.arange(len(texts) + 1))
-    found, cut = [], 0
+    bounds = np.searchsorted(owner, np.arange(len(texts) + 1)).tolist()
     columns = {name: encoded[name] for name in encoded if name != "overflow_to_sample_mapping"}
-    for first, stop in zip(bounds.tolist(), bounds[1:].tolist(), strict=False):
-        if long == "truncate":
-            cut, stop = cut + (stop - first > 1), first + 1
-        whole = stop == first + 1
-        found.append(_single(columns, first) if whole else _joined(columns, range(first, stop), room, stride))
-    return found, int(cut)
+    found = []
+    for first, stop in itertools.pairwise(bounds):
+        if long == "truncate" or stop == first + 1:
+            found.append(_single(columns, first, cut=stop > first + 1))
+        else:
+            found.append(_joined([_single(columns, i) for i in range(first, stop)], room, stride))
+    return found
 
 
-def _single(encoded: dict[str, list], i: int) -> _Tokens:
-    """A text of one piece: as ``_joined``, and several times as fast."""
+def _single(encoded: dict[str, list], i: int, *, cut: bool = False) -> _Tokens:
+    """One piece of what the tokenizer gave."""
     ids = np.array(encoded["input_ids"][i], dtype=np.int32)
     types = [np.array(encoded["token_type_ids"][i], dtype=np.int8)] if "token_type_ids" in encoded else None
     own = np.flatnonzero(np.array(encoded["special_tokens_mask"][i]) == 0)
     where = np.zeros((len(own), 2), dtype=np.int32)
     where[:, 1] = own
     spans = np.array(encoded["offset_mapping"][i], dtype=np.int32).reshape(-1, 2)[own]
-    return _Tokens([ids], types, ids[own], where, spans)
+    return _Tokens([ids], types, ids[own], where, spans, cut)
 
 
-def _joined(encoded: dict[str, list], which: range, room: int | None, stride: int) -> _Tokens:
-    """One text of the pieces ``which`` of what the tokenizer gave."""
-    pieces = [np.asarray(encoded["input_ids"][i], dtype=np.int32) for i in which]
-    types = None
-    if "token_type_ids" in encoded:
-        types = [np.asarray(encoded["token_type_ids"][i], dtype=np.int8) for i in which]
-    own = [np.flatnonzero(~np.asarray(encoded["special_tokens_mask"][i], dtype=bool)) for i in which]
-    number, kept = _most_context([len(p) for p in own], room, stride)
-    piece = np.concatenate([np.full(len(p), i, np.int32) for i, p in enumerate(own)])[kept]
-    position = np.concatenate(own)[kept].astype(np.int32)
-    spans = np.concatenate(
-        [
-            np.asarray(encoded["offset_mapping"][i], np.int32).reshape(-1, 2)[p]
-            for i, p in zip(which, own, strict=True)
-        ]
-    )[kept]
-    ids = np.concatenate([p[o] for p, o in zip(pieces, own, strict=True)])[kept]
-    return _Tokens(pieces, types, ids, np.stack([piece, position], axis=1), spans)
+def _joined(windows: list[_Tokens], room: int, stride: int) -> _Tokens:
+    """One text of its windows; a token that several hold is read in the one with most context."""
+    kept = _most_context([len(w.ids) for w in windows], room, stride)
+    where = np.concatenate([w.where for w in windows])
+    where[:, 0] = np.repeat(np.arange(len(windows)), [len(w.ids) for w in windows])
+    return _Tokens(
+        [w.pieces[0] for w in windows],
+        [w.types[0] for w in windows] if windows[0].types is not None else None,
+        np.concatenate([w.ids for w in windows])[kept],
+        where[kept],
+        np.concatenate([w.spans for w in windows])[kept],
+        cut=False,
+    )
 
 
-def _most_context(sizes: list[int], room: int | None, stride: int) -> tuple[np.ndarray, np.ndarray]:
+def _most_context(sizes: list[int], room: int, stride: int) -> np.ndarray:
     """Of tokens that several windows hold, the place in the window with most context on the poorer side.
 
     sizes   own tokens of each window; a window begins ``room - stride`` tokens after the one before
 
-    Returns the tokens' numbers in the text and their positions in the windows laid end to end.
+    Returns the tokens' positions in the windows laid end to end, in the order of the text.
     """
     number, context = [], []
     for window, n in enumerate(sizes):
@@ -227,39 +292,61 @@ def _most_context(sizes: list[int], room: int | None, stride: int) -> tuple[np.n
         context.append(np.minimum(left, right))
     number, context = np.concatenate(number), np.concatenate(context)
     order = np.lexsort((-context, number))
-    tokens, first = np.unique(number[order], return_index=True)
-    return tokens, order[first]
+    return order[np.unique(number[order], return_index=True)[1]]
 
 
 # ---------------------------------------------------------------------------------- rows
 
 
-def _text_rows(subject: Subject, tokens: list[_Tokens], text_ids: np.ndarray, pool: str):
-    """Members, the frame of rows and what was lost."""
+class _Rows(NamedTuple):
+    """The rows of some texts."""
+
+    members: list[Members]
+    frame: pd.DataFrame  # [row]
+    dropped: dict[str, int]
+
+
+def _row_maker(
+    subject: Subject, texts: Texts, rows: str, pool: str
+) -> Callable[[list[_Tokens], np.ndarray], _Rows]:
+    """The function that makes rows of kind ``rows`` from tokenized texts and their ``text_id``."""
+    if rows == "word":
+        words = texts.words.sort_values(["text_id", "word_id"], kind="stable")
+        return lambda tokens, text_ids: _word_rows(tokens, text_ids, words)
+    if rows == "token":
+        return lambda tokens, text_ids: _token_rows(tokens, text_ids, subject.tokenizer)
+    cls_id = subject.tokenizer.cls_token_id if pool == "cls" else None
+    return lambda tokens, text_ids: _text_rows(tokens, text_ids, cls_id)
+
+
+def _text_rows(tokens: list[_Tokens], text_ids: np.ndarray, cls_id: int | None) -> _Rows:
+    """One row of all tokens of a text, or of the classification token where ``cls_id`` is given."""
     members = []
     for text in tokens:
         where = text.where
-        if pool == "cls":
-            at = np.flatnonzero(text.pieces[0] == subject.tokenizer.cls_token_id)[:1]
+        if cls_id is not None:
+            at = np.flatnonzero(text.pieces[0] == cls_id)[:1]
             where = np.stack([np.zeros_like(at), at], axis=1)
         members.append(Members(where, np.array([len(where)] if len(where) else [], dtype=np.int32)))
     kept = np.array([len(m.lengths) > 0 for m in members])
-    return members, pd.DataFrame({"text_id": text_ids[kept]}), {"texts_without_token": int((~kept).sum())}
+    frame = pd.DataFrame({"text_id": text_ids[kept]})
+    return _Rows(members, frame, {"texts_without_token": int((~kept).sum())})
 
 
-def _token_rows(subject: Subject, tokens: list[_Tokens], text_ids: np.ndarray, pool: str):
+def _token_rows(tokens: list[_Tokens], text_ids: np.ndarray, tokenizer: Any) -> _Rows:
+    """One row for each token."""
     members = [Members(t.where, np.ones(len(t.where), dtype=np.int32)) for t in tokens]
     spans, ids = np.concatenate([t.spans for t in tokens]), np.concatenate([t.ids for t in tokens])
-    rows = pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "text_id": np.repeat(text_ids, [len(t.ids) for t in tokens]),
             "position": np.concatenate([_positions(t) for t in tokens]).astype(np.int64),
-            "token": subject.tokenizer.convert_ids_to_tokens(ids.tolist()),
+            "token": tokenizer.convert_ids_to_tokens(ids.tolist()),
             "start": spans[:, 0].astype(np.int64),
             "end": spans[:, 1].astype(np.int64),
         }
     )
-    return members, rows, {"texts_without_token": sum(len(t.ids) == 0 for t in tokens)}
+    return _Rows(members, frame, {"texts_without_token": sum(len(t.ids) == 0 for t in tokens)})
 
 
 def _positions(text: _Tokens) -> np.ndarray:
@@ -267,90 +354,79 @@ def _positions(text: _Tokens) -> np.ndarray:
     return text.where[:, 1] if len(text.pieces) == 1 else text.where[0, 1] + np.arange(len(text.ids))
 
 
-def _sorted_words(texts: Texts) -> pd.DataFrame:
-    return texts.words.sort_values(["text_id", "word_id"], kind="stable")
+def _word_rows(tokens: list[_Tokens], text_ids: np.ndarray, words: pd.DataFrame) -> _Rows:
+    """One row for each word that has tokens; ``words`` are sorted by text and word.
 
-
-def _word_rows(subject: Subject, tokens: list[_Tokens], text_ids: np.ndarray, words: pd.DataFrame):
-    """A word's tokens overlap its span; words beyond the cut or without a token are counted."""
-    starts, ends, owner = (words[name].to_numpy() for name in ("start", "end", "text_id"))
-    low, high = np.searchsorted(owner, text_ids), np.searchsorted(owner, text_ids, side="right")
-    members, kept, beyond, without = [], [np.zeros(0, dtype=int)], 0, 0
-    for i, text in enumerate(tokens):
-        begin, end = starts[low[i] : high[i], None], ends[low[i] : high[i], None]
-        own = (text.spans[:, 0] < end) & (text.spans[:, 1] > begin)  # [word, token]
-        lengths = own.sum(1)
-        covered = text.spans[:, 1].max(initial=0)
-        lost = lengths == 0
-        beyond += int((lost & (begin[:, 0] >= covered)).sum())
-        without += int((lost & (begin[:, 0] < covered)).sum())
-        members.append(Members(text.where[np.nonzero(own)[1]], lengths[~lost].astype(np.int32)))
-        kept.append(low[i] + np.flatnonzero(~lost))
-    columns = ["text_id", "word_id", "form", "start", "end"]
-    rows = words[columns].iloc[np.concatenate(kept)].reset_index(drop=True)
-    return members, rows, {"words_beyond_cut": beyond, "words_without_token": without}
-
-
-# ---------------------------------------------------------------------------------- pooling
-
-
-def pool_tokens(
-    values: torch.Tensor, members: Sequence[Members], pool: str, pieces: Sequence[int] | None = None
-) -> torch.Tensor:
-    """Pool ``[piece, token, unit]`` into ``[row, unit]``, rows in the order of ``members``.
-
-    ``members`` are those of the texts that ``values`` hold one after another, ``pieces`` how many pieces
-    each has (None: one). ``pool`` is "max", "mean", "first", "last", "cls" or "token".
+    Other words are counted: those that begin behind the cut of their text, and those without a token.
     """
-    longest, flat = values.shape[1], values.reshape(-1, values.shape[-1])
-    pieces = np.ones(len(members), dtype=int) if pieces is None else np.asarray(pieces)
-    starts = np.cumsum(pieces) - pieces
-    if pool in ("max", "mean") and len(values) == len(members):
-        spans = _plain_spans(members)
-        if spans is not None:
-            return _pool_spans(values, spans, pool)
-    index = np.concatenate(
-        [(start + m.where[:, 0]) * longest + m.where[:, 1] for start, m in zip(starts, members, strict=True)]
-    ).astype(np.int64)
-    lengths = np.concatenate([m.lengths for m in members]).astype(np.int64)
-    ends = np.cumsum(lengths)
-    if pool in ("first", "cls", "token"):
-        return flat[_on(index[ends - lengths], flat)]
-    if pool == "last":
-        return flat[_on(index[ends - 1], flat)]
-    return torch.segment_reduce(flat[_on(index, flat)], pool, lengths=_on(lengths, flat), axis=0)
+    owner = words["text_id"].to_numpy()
+    low, high = np.searchsorted(owner, text_ids), np.searchsorted(owner, text_ids, side="right")
+    begins, ends = words["start"].to_numpy(), words["end"].to_numpy()
+    members, kept, beyond, without = [], [np.zeros(0, dtype=int)], 0, 0
+    for text, a, b in zip(tokens, low, high, strict=True):
+        own, lengths = _overlaps(text.spans, begins[a:b], ends[a:b])
+        lost = lengths == 0
+        behind = lost & text.cut & (begins[a:b] >= text.spans[:, 1].max(initial=0))
+        beyond, without = beyond + int(behind.sum()), without + int((lost & ~behind).sum())
+        members.append(Members(text.where[own], lengths[~lost].astype(np.int32)))
+        kept.append(a + np.flatnonzero(~lost))
+    columns = ["text_id", "word_id", "form", "start", "end", *({"mwt"} & set(words))]
+    frame = words[columns].iloc[np.concatenate(kept)].reset_index(drop=True)
+    return _Rows(members, frame, {"words_beyond_cut": beyond, "words_without_token": without})
 
 
-def _plain_spans(members: Sequence[Members]) -> list[tuple[int, int]] | None:
-    """Half-open spans where every text is one row of neighbouring tokens; else None."""
-    spans = []
-    for where, lengths in members:
-        if len(lengths) != 1 or where[-1, 1] - where[0, 1] + 1 != len(where):
-            return None
-        spans.append((int(where[0, 1]), int(where[-1, 1]) + 1))
-    return spans
+def _overlaps(spans: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens whose ``spans`` overlap each word, word after word, and how many each word has.
+
+    In time and memory linear in tokens and words: spans go forward through a text, so that each word's
+    tokens lie within a short range, found by bisection; within the range every token is compared.
+    """
+    if not len(spans):
+        return np.zeros(0, dtype=int), np.zeros(len(begins), dtype=int)
+    first = np.searchsorted(np.maximum.accumulate(spans[:, 1]), begins, side="right")
+    last = np.searchsorted(np.minimum.accumulate(spans[::-1, 0])[::-1], ends, side="left")
+    sizes = np.maximum(last - first, 0)
+    word = np.repeat(np.arange(len(begins)), sizes)
+    token = np.arange(len(word)) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+    overlap = (spans[token, 0] < ends[word]) & (spans[token, 1] > begins[word])
+    return token[overlap], np.bincount(word[overlap], minlength=len(begins))
 
 
-def _pool_spans(values: torch.Tensor, spans: list[tuple[int, int]], pool: str) -> torch.Tensor:
-    """Text rows: runs of texts of one length need no gather, which would copy every token."""
-    pooled = values.new_empty(len(spans), values.shape[2])
-    for first, last in _runs(spans):
-        a, b = spans[first]
-        span = values[first:last, a:b]
-        pooled[first:last] = span.amax(1) if pool == "max" else span.mean(1)
-    return pooled
+# ---------------------------------------------------------------------------------- the work
 
 
-def _on(numbers: np.ndarray, values: torch.Tensor) -> torch.Tensor:
-    """Indices on the device of ``values``; to a GPU without waiting for what it is doing."""
-    found = torch.from_numpy(np.ascontiguousarray(numbers))
-    return found.pin_memory().to(values.device, non_blocking=True) if values.is_cuda else found
+@dataclass(frozen=True)
+class Work:
+    """A plan, the columns, and the blocks of consecutive texts that the work is cut into."""
+
+    plan: Plan
+    units: pd.DataFrame
+    blocks: list[tuple[int, int]]
+    identity: dict[str, Any]
 
 
-def _runs(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Stretches of equal neighbours, as half-open ranges."""
-    start = 0
-    for i in range(1, len(spans) + 1):
-        if i == len(spans) or spans[i] != spans[start]:
-            yield start, i
-            start = i
+def work_of(subject: Subject, texts: Texts, identity: dict[str, Any], progress: bool = False) -> Work:
+    arguments = {name: identity[name] for name in ("rows", "pool", "long")}
+    plan = plan_of(subject, texts, **arguments, progress=progress)
+    units = units_of(subject.sites.set_index("site").loc[identity["sites"]].reset_index())
+    width = len(units) * DTYPES[identity["dtype"]].itemsize
+    return Work(plan, units, _blocks(np.diff(plan.first_row), max(1, BLOCK_BYTES // width)), identity)
+
+
+def units_of(sites: pd.DataFrame) -> pd.DataFrame:
+    """The frame of units (unit, site, layer, index) of a frame of sites (site, layer, width), in its order."""
+    found = sites.loc[sites.index.repeat(sites["width"]), ["site", "layer"]].reset_index(drop=True)
+    index = np.concatenate([np.arange(width) for width in sites["width"]])
+    names = found["site"] + "." + pd.Series(index).astype(str)
+    return pd.DataFrame({"unit": names, "site": found["site"], "layer": found["layer"], "index": index})
+
+
+def _blocks(rows_of_text: np.ndarray, capacity: int) -> list[tuple[int, int]]:
+    """Runs of consecutive texts with at most ``capacity`` rows each (one text at least)."""
+    blocks, start, filled = [], 0, 0
+    for i, n in enumerate(rows_of_text):
+        if i > start and filled + n > capacity:
+            blocks.append((start, i))
+            start, filled = i, 0
+        filled += n
+    return [*blocks, (start, len(rows_of_text))]

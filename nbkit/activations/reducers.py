@@ -1,7 +1,7 @@
 """Reducers: what one pass over the activations can leave behind when there is no store.
 
-``activations.reduce`` feeds every reducer with the same blocks of rows, so that several of them cost one
-forward pass and memory does not grow with the corpus:
+``reduce`` feeds every reducer with the same blocks of rows, so that several of them cost one forward pass
+and memory does not grow with the corpus:
 
     TopK(k)             the k highest and the k lowest rows of every unit
     Moments()           count, mean, standard deviation, minimum, maximum of every unit
@@ -16,11 +16,87 @@ are taken about the mean of the first block and kept in float64, so that large o
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from nbkit import stats
+from nbkit.activations import dask
+from nbkit.activations.checks import announce
+from nbkit.activations.forward import block_values, progress_bar
+from nbkit.activations.plan import Work, identity_of, work_of
+from nbkit.models import Subject
+from nbkit.texts import Texts
+
+
+def reduce(
+    subject: Subject,
+    texts: Texts,
+    reducers: Mapping[str, Any],
+    *,
+    sites: str | Sequence[str] = "ffn",
+    rows: str = "text",
+    pool: str = "max",
+    long: str = "truncate",
+    engine: Any = "local",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Feed ``reducers``, {name: reducer}, in one forward pass, without a store.
+
+    Arguments as in ``capture``. The values are float32. Returns each reducer's result by its name.
+    Memory does not grow with the corpus beyond its tokens and the list of rows.
+    """
+    identity = identity_of(subject, texts, sites=sites, rows=rows, pool=pool, long=long, engine=engine)
+    work = work_of(subject, texts, identity, progress)
+    for reducer in reducers.values():
+        reducer.begin(work.units, work.plan.rows, subject.device)
+    if progress:
+        announce(subject, work, work.blocks)
+    with progress_bar(subject, texts, progress) as bar:
+        if engine == "local":
+            _feed(subject, work, work.blocks, reducers, bar)
+        else:
+            jobs = _runs_of(work.blocks, dask.workers(engine))
+            for part, found in dask.deal(_fed, jobs, engine, subject, work, reducers):
+                for name, reducer in reducers.items():
+                    reducer.merge(found[name])
+                bar.update(part[-1][1] - part[0][0])
+    return {name: reducer.result() for name, reducer in reducers.items()}
+
+
+def _feed(subject: Subject, work: Work, blocks: list, reducers: Mapping[str, Any], bar: tqdm | None) -> None:
+    for block in blocks:
+        values = block_values(subject, work, block, bar)
+        first, last = work.plan.first_row[block[0]], work.plan.first_row[block[1]]
+        if first == last:
+            continue
+        numbers = torch.arange(first, last, device=subject.device)
+        for reducer in reducers.values():
+            reducer.update(values, numbers)
+        del values  # before the next block is made: else two would be in memory
+
+
+def _fed(blocks: list, subject: Subject, work: Work, reducers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a worker sends back: reducers that saw ``blocks``."""
+    reducers = copy.deepcopy(dict(reducers))
+    _feed(subject, work, blocks, reducers, None)
+    for reducer in reducers.values():
+        reducer.shed()
+    return reducers
+
+
+def _runs_of(blocks: list, workers: int) -> list[list]:
+    """Consecutive blocks for each job: a few jobs a worker, so that a lost one costs little."""
+    n = max(1, min(len(blocks), 4 * workers))
+    return [part.tolist() for part in np.array_split(np.array(blocks), n)]
+
+
+# ---------------------------------------------------------------------------------- reducers
 
 
 class Moments:
@@ -99,19 +175,19 @@ class TopK:
 
     def _keep(self, sign: int, values: torch.Tensor, rows: torch.Tensor) -> None:
         """Join ``values`` [unit, row] with the best so far; ``rows`` are [row], or [unit, row]."""
-        held, held_rows = self.best[sign]
+        kept, kept_rows = self.best[sign]
         # only units with something above (or level with) their k-th value need sorting
-        busy = (values.amax(1) >= held[:, -1]).nonzero()[:, 0]
+        busy = (values.amax(1) >= kept[:, -1]).nonzero()[:, 0]
         if not len(busy):
             return
         if len(busy) < len(values):
             values, rows = values[busy], rows if rows.ndim == 1 else rows[busy]
         best, which = self._highest(values, rows)
-        best, which = torch.cat([held[busy], best], 1), torch.cat([held_rows[busy], which], 1)
+        best, which = torch.cat([kept[busy], best], 1), torch.cat([kept_rows[busy], which], 1)
         order = which.argsort(1)  # then a stable sort by value breaks ties by row
         best, which = best.gather(1, order), which.gather(1, order)
         order = best.argsort(dim=1, descending=True, stable=True)[:, : self.k]
-        held[busy], held_rows[busy] = best.gather(1, order), which.gather(1, order)
+        kept[busy], kept_rows[busy] = best.gather(1, order), which.gather(1, order)
 
     def _highest(self, values: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The k highest of each unit; where the k-th is tied with the next, those of the first rows."""
@@ -127,10 +203,10 @@ class TopK:
 
     def _first_of_equals(self, values: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
         """[unit, k] places of all values above ``edge`` [unit, 1], and of the first ones level with it."""
-        above, level = values > edge, values == edge
+        above, equal = values > edge, values == edge
         left = self.k - above.sum(1, keepdim=True)
-        number = level.cumsum(1, dtype=torch.int32)  # of a value among its equals, from 1
-        return (above | level & (number <= left)).nonzero()[:, 1].reshape(len(values), self.k)
+        number = equal.cumsum(1, dtype=torch.int32)  # of a value among its equals, from 1
+        return (above | equal & (number <= left)).nonzero()[:, 1].reshape(len(values), self.k)
 
     def result(self) -> pd.DataFrame:
         parts = []

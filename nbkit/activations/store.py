@@ -1,4 +1,14 @@
-"""Store."""
+"""The store: a checksummed on-disk cache of activations, and ``capture``, which fills or loads it.
+
+``<cache>/activations/<key>/`` holds ``manifest.json``, ``rows.parquet``, ``units.parquet`` and ``values.bin``.
+The key is a hash of everything that changes the numbers (``plan.IDENTITY``). Values lie unit after unit
+(``Activations.values`` is the transposed view), because a browser reads one unit over all rows.
+
+A store is filled beside its place, as ``<key>.part``, block after block; a block counts once its bytes are on
+disk and its line is in the journal. One block is written while the next one is computed; on a GPU a block
+stays on the device until it is complete, then leaves through pinned memory. The complete store gets its
+name by a rename, so that a folder with a manifest is complete: it is loaded without a lock.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +34,10 @@ import torch
 from tqdm.auto import tqdm
 
 from nbkit import provenance
-from nbkit.activations.checks import VERIFIED_TEXTS, verify
+from nbkit.activations.checks import VERIFIED_TEXTS, announce, verify
 from nbkit.activations.dask import deal
-from nbkit.activations.forward import DTYPES, IDENTITY, Work, block_values, work_of
+from nbkit.activations.forward import block_values, progress_bar
+from nbkit.activations.plan import DTYPES, IDENTITY, Work, identity_of, work_of
 from nbkit.models import Subject
 from nbkit.texts import Texts
 
@@ -100,6 +111,59 @@ class Activations:
         return Activations(values, rows, self.units.iloc[columns].reset_index(drop=True), self.manifest)
 
 
+def capture(
+    subject: Subject,
+    texts: Texts,
+    *,
+    sites: str | Sequence[str] = "ffn",
+    rows: str = "text",
+    pool: str = "max",
+    dtype: str = "float16",
+    long: str = "truncate",
+    cache: str | Path | bool | None = None,
+    engine: Any = "local",
+    progress: bool = True,
+) -> Activations:
+    """Activations [row, unit] of ``subject`` on ``texts``, from the store or in one forward pass.
+
+    sites     a site ("layer.3.ffn"), a group ("hidden", "ffn", "all") or a list of these
+    rows      "text", "word" (the corpus needs ``.words``) or "token"
+    pool      "max", "mean", "first", "last", "cls"; ignored for token rows
+    dtype     of the stored values: "float16", "float32" or "bfloat16" (coarser, but never overflows)
+    long      texts longer than the model: "truncate" (counted) or "windows"
+    cache     the cache folder; None is ``provenance.cache_root()``, False keeps all in memory
+    engine    "local", "dask" (workers on this machine) or a ``distributed.Client`` whose workers see the
+              cache folder
+    progress  a bar; before long work also a line that says what it takes (see ``estimate``)
+
+    Raises ``ValueError`` for an unknown site, row kind, pool, dtype or engine, for texts without a single
+    token, for a store that does not match its manifest, and for activations that are not finite or overflow
+    ``dtype``; ``OSError`` for a cache folder that cannot be written, is too small, or is deleted meanwhile
+    (``FileNotFoundError``).
+    """
+    options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long, "engine": engine}
+    identity = identity_of(subject, texts, **options)
+    if cache is False:
+        return _in_memory(subject, texts, identity, progress)
+    root = provenance.cache_root() if cache is None or cache is True else Path(cache)
+    folder = root / "activations" / key_of(identity)
+    if not (folder / "manifest.json").exists():
+        with _locked(folder):
+            if not (folder / "manifest.json").exists():  # nobody filled it while we waited
+                _fill_store(folder, subject, texts, identity, engine, progress)
+    return load(folder, expect=identity)
+
+
+def _in_memory(subject: Subject, texts: Texts, identity: dict, progress: bool) -> Activations:
+    work = work_of(subject, texts, identity, progress)
+    if progress:
+        announce(subject, work, work.blocks)
+    with progress_bar(subject, texts, progress) as bar:
+        parts = [as_numpy(block_values(subject, work, block, bar)) for block in work.blocks]
+    manifest = {**identity, "corpus": texts.name, "model": subject.name, "dropped": work.plan.dropped}
+    return Activations(np.concatenate(parts), work.plan.rows, work.units, manifest)
+
+
 def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activations:
     """The store in ``folder``, without a forward pass.
 
@@ -109,7 +173,7 @@ def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activat
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise FileNotFoundError(f"no activation store in {folder}: capture() makes one")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     _check_manifest(folder, manifest, expect or {})
     shape = (manifest["n_units"], manifest["n_rows"])
     values = np.memmap(folder / "values.bin", dtype=DTYPES[manifest["dtype"]], mode="r", shape=shape).T
@@ -133,13 +197,8 @@ def as_numpy(values: torch.Tensor) -> np.ndarray:
     return values.numpy()
 
 
-def progress_bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
-    name = f"{subject.name} on {texts.name}"
-    return tqdm(total=len(texts), desc=name, unit=" texts", disable=not progress, leave=False)
-
-
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """One process at a time for a store; a cache that cannot be written is said so."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +215,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def fill_store(
+def _fill_store(
     folder: Path, subject: Subject, texts: Texts, identity: dict, engine: Any, progress: bool
 ) -> None:
     """Compute what is missing of a store beside ``folder``, then give it its name."""
@@ -170,7 +229,12 @@ def fill_store(
     checks = verify(subject, texts, sites=identity["sites"], dtype=identity["dtype"], n=VERIFIED_TEXTS)
     for line in checks[~checks["ok"]].itertuples():
         log.warning("%s: check %r failed, %s %.2g", subject.name, line.check, line.tolerance, line.error)
-    with open(part / "journal", "a") as journal, progress_bar(subject, texts, progress) as bar:
+    if progress:
+        announce(subject, work, [block for block in work.blocks if block not in done])
+    with (
+        open(part / "journal", "a", encoding="utf-8") as journal,
+        progress_bar(subject, texts, progress) as bar,
+    ):
         bar.update(sum(b - a for a, b in done))
         with _or_say_deleted(journal, part), provenance.stopwatch() as clock:
             _fill_blocks(subject, work, done, part, engine, journal, bar)
@@ -209,7 +273,7 @@ def _describe(part: Path, work: Work, facts: dict[str, Any], done: dict) -> None
         checksums=[[*block, done[block]] for block in work.blocks],
     )
     manifest["seals"] = {field: _seal(value) for field, value in manifest.items()}
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _is_there(journal: TextIO, part: Path) -> bool:
@@ -222,7 +286,7 @@ def _is_there(journal: TextIO, part: Path) -> bool:
 
 @contextlib.contextmanager
 def _or_say_deleted(journal: TextIO, part: Path) -> Iterator[None]:
-    """What is done inside counts only if the folder is still ours afterwards."""
+    """What is done inside counts only if the folder is still the same afterwards."""
     try:
         yield
         gone = None
@@ -279,8 +343,8 @@ def _done_blocks(part: Path, work: Work, size: int) -> dict[tuple[int, int], int
     if not journal.exists() or not values.exists() or values.stat().st_size != size:
         journal.unlink(missing_ok=True)
         return {}
-    lines = journal.read_text().split("\n")
-    journal.write_text("\n".join([*lines[:-1], ""]))
+    lines = journal.read_text(encoding="utf-8").split("\n")
+    journal.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
     found = [tuple(map(int, line.split())) for line in lines[:-1]]
     planned = set(work.blocks)
     return {(a, b): crc for a, b, crc in found if (a, b) in planned}
@@ -288,8 +352,8 @@ def _done_blocks(part: Path, work: Work, size: int) -> dict[tuple[int, int], int
 
 def _reserve(path: Path, size: int, folder: Path) -> None:
     """Take the whole space now, so that a full disk is known before hours of work."""
-    held = path.stat().st_blocks * 512 if path.exists() else 0
-    free = shutil.disk_usage(folder.parent).free + held
+    taken = path.stat().st_blocks * 512 if path.exists() else 0
+    free = shutil.disk_usage(folder.parent).free + taken
     if size > free:
         raise OSError(
             f"the store {folder} needs {size / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB:"

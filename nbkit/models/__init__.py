@@ -32,7 +32,7 @@ Sites are tensors [batch, token, width], layers count from 0 (the first block). 
                        (`ln_f`), we give the raw output of the block
 
 Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
-ALBERT runs one block many times; each run is a layer here. One subject serves one thread.
+ALBERT runs one block many times; each run is a layer here. Threads that share a model take turns.
 
 Sources: minilm is all-MiniLM-L6-v2 of sentence-transformers (Reimers and Gurevych 2019; Wang et al. 2020).
 Reading and editing by forward hooks is common practice; the site names are new here.

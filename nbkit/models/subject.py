@@ -9,6 +9,8 @@ import functools
 import hashlib
 import inspect
 import json
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +35,11 @@ from nbkit.models.architectures import (
 
 class _Stop(Exception):
     """Ends a forward pass once everything asked for is recorded."""
+
+
+#: One lock for each model: hooks see every forward pass, whichever thread began it.
+_LOCKS: weakref.WeakKeyDictionary[torch.nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
 @dataclass(eq=False, repr=False)
@@ -128,6 +135,17 @@ class Subject:
         return [site for site in groups["all"] if site in chosen]
 
     @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside `with`, this thread has the model to itself; `run`, `record` and `edit` do this themselves.
+
+        Other threads wait there; in the same thread they may be nested.
+        """
+        with _LOCKS_LOCK:
+            lock = _LOCKS.setdefault(self.model, threading.RLock())
+        with lock:
+            yield
+
+    @contextlib.contextmanager
     def record(
         self,
         sites: str | Iterable[str],
@@ -201,7 +219,7 @@ class Subject:
             layer += 1
             return with_first(args, at("embeddings", args[0])) if layer == 0 else None
 
-        with contextlib.ExitStack() as stack:
+        with self.alone(), contextlib.ExitStack() as stack:
             hook(stack, self.model.base_model, before=start)
             for block in dict.fromkeys(blocks_of(self.model, architecture)):
                 hook(stack, block, enter, lambda m, args, out: with_first(out, at("hidden", first_of(out))))
@@ -247,7 +265,7 @@ class Subject:
         For places that have no site, such as what enters the first matrix of a feed-forward network.
         """
         seen: dict[torch.nn.Module, torch.Tensor] = {}
-        with contextlib.ExitStack() as stack:
+        with self.alone(), contextlib.ExitStack() as stack:
             for module in modules:
                 hook(stack, module, before=lambda module, args: seen.update({module: args[0]}))
             yield seen
