@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -549,3 +551,138 @@ def test_the_table_of_checks_is_in_the_manifest(minilm, corpus, tmp_path):
     found = activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path).manifest["verified"]
     assert [line["check"] for line in found] == ["hooks", "padding", "order", "storage float16"]
     assert all(line["ok"] for line in found)
+
+
+# ---------------------------------------------------------------------------------- kinds of texts
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=8),
+    st.booleans(),
+)
+def test_the_tokens_of_words_are_those_that_overlap_whatever_their_order(tokens, words, ordered):
+    """Against every token compared with every word, as it was done before."""
+    spans = np.array([(a, a + n) for a, n in (sorted(tokens) if ordered else tokens)], int).reshape(-1, 2)
+    begins, ends = (np.array([a + n * k for a, n in words], int) for k in (0, 1))
+    own, lengths = plan._overlaps(spans, begins, ends)
+    every = (spans[:, 0] < ends[:, None]) & (spans[:, 1] > begins[:, None])
+    assert own.tolist() == np.nonzero(every)[1].tolist() and lengths.tolist() == every.sum(1).tolist()
+
+
+def test_words_of_a_long_text_are_planned_in_linear_memory(minilm):
+    def peak(n):
+        corpus = Texts.from_list(["the fox " * (n // 2)]).tokenize()
+        tracemalloc.start()
+        made = activations.plan_of(minilm, corpus, rows="word", long="windows")
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(made.rows) == n
+        return used
+
+    assert peak(16_000) < 6 * peak(4_000)
+
+
+@pytest.mark.parametrize("rows", ["text", "word", "token"])
+@pytest.mark.parametrize("cache", [False, None])
+def test_texts_without_a_token_are_said(minilm, rows, cache):
+    corpus = Texts.from_list(["\u00ad", "\u200b"], name="invisible").tokenize()
+    with pytest.raises(ValueError, match="none of the 2 texts of invisible has a (word|token) for minilm"):
+        activations.capture(minilm, corpus, rows=rows, cache=cache, progress=False)
+
+
+@pytest.mark.parametrize("rows", ["text", "word", "token"])
+def test_texts_without_a_token_among_others_are_counted(minilm, rows, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 1)  # each text is a block of its own
+    corpus = Texts.from_list(["\u00ad", SENTENCES[0], "\u200b"]).tokenize()
+    options = {"sites": "layer.1.ffn", "rows": rows, "progress": False}
+    alone = activations.capture(minilm, Texts.from_list(SENTENCES[:1]).tokenize(), cache=False, **options)
+    for cache in (False, None):
+        found = activations.capture(minilm, corpus, cache=cache, **options)
+        assert set(found.rows["text_id"]) == {1} and np.allclose(found.values, alone.values, atol=1e-3)
+    if rows == "text":
+        assert found.manifest["dropped"]["texts_without_token"] == 2
+    top = activations.reduce(minilm, corpus, {"top": activations.TopK(2)}, **options)["top"]
+    assert set(top["text_id"]) == {1}
+
+
+def test_a_word_without_a_token_is_not_blamed_on_a_cut(minilm):
+    dropped = activations.plan_of(minilm, Texts.from_list(["hello \u00ad"]), rows="text").dropped
+    assert dropped["truncated_texts"] == 0
+    words = pd.DataFrame({"text_id": 0, "word_id": [1, 2], "form": ["hello", "\u00ad"]})
+    corpus = Texts(
+        "c", pd.DataFrame({"text_id": [0], "text": ["hello \u00ad"]}), words.assign(start=[0, 6], end=[5, 7])
+    )
+    for long in ("truncate", "windows"):
+        dropped = activations.plan_of(minilm, corpus, rows="word", long=long).dropped
+        assert dropped == {"truncated_texts": 0, "words_beyond_cut": 0, "words_without_token": 1}
+
+
+def test_a_cut_text_counts_its_words_beyond_the_cut_and_those_without_a_token(minilm):
+    subject = short_sighted(minilm, 8)
+    text = "one \u00ad two three four five six seven eight"
+    forms = text.split(" ")
+    starts = np.cumsum([0, *(len(f) + 1 for f in forms[:-1])])
+    words = pd.DataFrame({"text_id": 0, "word_id": range(1, 10), "form": forms, "start": starts})
+    words["end"] = words["start"] + words["form"].str.len()
+    corpus = Texts("c", pd.DataFrame({"text_id": [0], "text": [text]}), words)
+    made = activations.plan_of(subject, corpus, rows="word")
+    assert made.rows["form"].tolist() == ["one", "two", "three", "four", "five", "six"]
+    assert made.dropped == {"truncated_texts": 1, "words_beyond_cut": 2, "words_without_token": 1}
+
+
+def test_words_of_a_multiword_token_are_marked(minilm):
+    words = pd.DataFrame(
+        {"text_id": 0, "word_id": [1, 2, 3], "form": ["à", "le", "marché"], "start": [0, 0, 3]}
+    )
+    words = words.assign(end=[2, 2, 9], mwt=[True, True, False])
+    corpus = Texts("c", pd.DataFrame({"text_id": [0], "text": ["au marché"]}), words)
+    found = activations.capture(minilm, corpus, sites="hidden", rows="word", cache=False)
+    assert found.rows["mwt"].tolist() == [True, True, False]
+    assert np.array_equal(found.values[0], found.values[1])
+
+
+# ---------------------------------------------------------------------------------- kinds of machines
+
+
+def test_a_complete_store_on_a_disk_that_cannot_be_written_is_loaded(minilm, corpus, tmp_path, monkeypatch):
+    made = activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", read_only)
+    monkeypatch.setattr(os, "mkdir", read_only)
+    again = activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
+    assert np.array_equal(made.values, again.values)
+    with pytest.raises(OSError, match="cannot be written .*Read-only"):
+        activations.capture(minilm, corpus, sites="layer.2.ffn", cache=tmp_path)
+
+
+PAIRS = [
+    f"The {noun} said that {pronoun} would come home soon ."
+    for noun in ("nurse", "pilot", "cook", "judge")
+    for pronoun in ("he", "she")
+]
+
+
+@pytest.mark.parametrize("some", [PAIRS, ["Yes"] * 4, ["one", "two"], [SENTENCES[0]] * 3])
+def test_verify_does_not_warn_of_texts_that_are_alike(minilm, some):
+    table = activations.verify(minilm, Texts.from_list(some))
+    assert table["ok"].all(), table
+
+
+def test_long_work_is_announced_and_short_work_is_not_even_measured(minilm, corpus, monkeypatch, capsys):
+    options = {"sites": "layer.1.ffn", "cache": False}
+    monkeypatch.setattr(checks, "_cost", no_forward)
+    activations.capture(minilm, corpus, **options)
+    monkeypatch.undo()
+    monkeypatch.setattr(checks, "MANY_BATCHES", 1)
+    activations.capture(minilm, corpus, **options)
+    assert "rows x" not in capsys.readouterr().err
+    monkeypatch.setattr(checks, "LONG_SECONDS", 0)
+    activations.capture(minilm, corpus, **options)
+    assert "minilm: 5 rows x 1,536 units: 0.00 GB on disk" in capsys.readouterr().err
+    activations.capture(minilm, corpus, progress=False, **options)
+    assert "rows x" not in capsys.readouterr().err

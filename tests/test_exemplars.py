@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbkit import activations, texts
 from nbkit.activations import exemplars
@@ -87,3 +90,56 @@ def test_a_unit_that_never_changes_is_nobodys_neighbour(stored):
         exemplars.neighbours(still, 2, k=3)
     with pytest.raises(ValueError, match="k=5 neighbours .* 4 other units"):
         exemplars.neighbours(still, 0, k=5)
+
+
+# ---------------------------------------------------------------------------------- long texts
+
+
+def test_the_peak_in_a_long_text_is_that_of_the_pass_that_filled_the_store(minilm):
+    """A text cut to the model's length peaks elsewhere, and never behind the cut."""
+    long = texts.Texts.from_list(["the quick brown fox " * 150 + "volcano erupted", "hello"])
+    options = {"sites": "layer.5.ffn", "long": "windows", "dtype": "float32", "cache": False}
+    pooled = activations.capture(minilm, long, **options)
+    tokens = activations.capture(minilm, long, rows="token", **options)
+    mine = tokens.rows["text_id"] == 0
+    behind = 0
+    for unit in range(0, 1536, 64):
+        found = exemplars.top(pooled, long, unit, k=2, subject=minilm).set_index("text_id").loc[0]
+        values = tokens.values[mine.to_numpy(), unit]
+        at = tokens.rows[mine].query("start == @found.start").index
+        assert values[at[0] - tokens.rows[mine].index[0]] == pytest.approx(values.max(), abs=1e-5)
+        assert found.activation == pytest.approx(values.max(), abs=1e-5)
+        behind += found.start > 2600  # the model's 512 tokens end before
+    assert behind > 0
+
+
+# ---------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [("Straße", "STRASSE"), ("ΟΔΟΣ", "οδος"), ("cafe\u0301", "Café"), ("ﬁn", "FIN"), ("İzmir", "i̇zmir")],
+)
+def test_a_word_is_found_however_it_is_written(minilm, written, asked):
+    corpus = texts.Texts.from_list([f"{written} here", "another word", f"then {asked}"])
+    words = pd.DataFrame(
+        [(0, 1, written), (0, 2, "here"), (1, 1, "another"), (1, 2, "word"), (2, 1, "then"), (2, 2, asked)],
+        columns=["text_id", "word_id", "form"],
+    )
+    known = corpus.frame.set_index("text_id")["text"]
+    words["start"] = [known[i].index(form) for i, form in zip(words["text_id"], words["form"], strict=True)]
+    words["end"] = words["start"] + words["form"].str.len()
+    stored = activations.capture(
+        minilm, replace(corpus, words=words), sites="layer.0.hidden", rows="word", cache=False
+    )
+    found = exemplars.word_responses(stored, [written, asked, "here"])
+    assert np.array_equal(found.iloc[0], found.iloc[1]) and exemplars.fold(written) == exemplars.fold(asked)
+    values, on = np.asarray(stored.values, np.float64), stored.rows["form"].isin([written, asked]).to_numpy()
+    by_hand = (values[on].mean(0) - values[~on].mean(0)) / values[~on].std(0)
+    assert on.sum() == 2 and np.allclose(found.iloc[0], by_hand)
+
+
+@given(st.text(max_size=8))
+def test_folding_does_not_mind_case(word):
+    once = exemplars.fold(word)
+    assert once == exemplars.fold(word.upper()) == exemplars.fold(word.lower()) == exemplars.fold(once)

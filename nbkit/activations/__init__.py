@@ -13,10 +13,10 @@
     exemplars.top(stored, texts, "layer.3.ffn.512", k=10)    the texts that drive a unit
     neurox.read("ewt.hdf5")                                  files of NeuroX, read and written
 
-The usual loop: ``capture``, then hand ``stored`` to ``matching.score`` or ``salience.rank``. Called again with
-the same arguments it loads the store without a forward pass; another argument, text or weight is another
-store. A run that was killed goes on where it stopped, a second process that asks for the same store waits
-for the first, and a cache folder may be deleted at any time.
+The usual loop: ``capture``, then hand ``stored`` to ``matching.score`` or ``salience.rank``. Called again
+with the same arguments it loads the store without a forward pass; another argument, text or weight is
+another store. A run that was killed goes on where it stopped, a second process that asks for the same store
+waits for the first, and a cache folder may be deleted at any time.
 
 Rows are texts, words or tokens. A word's tokens are those whose characters overlap the word's, so that words
 and wordpieces are aligned exactly. A text or word row pools its tokens:

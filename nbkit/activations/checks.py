@@ -1,4 +1,4 @@
-"""Before a long run: are the numbers right for this subject (``verify``), and what will it take (``estimate``)?"""
+"""Before a long run: are the numbers right for this subject (``verify``), what will it take (``estimate``)?"""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _check(
     tolerance: float,
     column: str = "error",
 ) -> dict[str, Any]:
-    """One line of ``verify`` on [row, unit] in units of ``scale`` [unit]; ``column`` is held to the tolerance."""
+    """One line of ``verify`` on [row, unit], divided by ``scale`` [unit]; the tolerance is for ``column``."""
     error = ((found - expected).abs() / scale).flatten().numpy()
     line = {"error": error.max(), "median": np.median(error), "q99": np.quantile(error, 0.99)}
     line = {key: float(value) for key, value in line.items()}

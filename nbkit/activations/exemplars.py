@@ -138,9 +138,10 @@ def word_responses(activations: Activations, words: Sequence[str]) -> pd.DataFra
 def fold(word: str) -> str:
     """``word`` as it is compared: without case, composed characters ("Straße", "STRASSE" -> "strasse").
 
-    The same in a page: ``word.toUpperCase().toLowerCase().normalize("NFC")``; JavaScript has no casefold.
+    A page does the same with ``toLowerCase().toUpperCase().toLowerCase().normalize("NFC")``: JavaScript has
+    no casefold, and the three steps join what casefold joins ("ẞ", "ß" and "ss").
     """
-    return unicodedata.normalize("NFC", word.upper().lower())
+    return unicodedata.normalize("NFC", word.lower().upper().lower())
 
 
 # ---------------------------------------------------------------------------------- inside

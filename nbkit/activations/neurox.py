@@ -103,7 +103,7 @@ def _write_hdf5(path: Path, sentences: Iterator[tuple[list[str], np.ndarray]]) -
             dataset = file.create_dataset(str(number), data=layers, dtype="float32")
             parts = [form.count(" ") + 1 for form in forms]
             if max(parts) > 1:
-                dataset.attrs[PARTS] = np.array(parts, dtype=np.uint8)
+                dataset.attrs[PARTS] = np.array(parts, dtype=np.uint16)
             text = once = " ".join(forms)
             again = 1
             while once in index:  # the words are the key: NeuroX numbers repeated sentences

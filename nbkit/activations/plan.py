@@ -175,9 +175,8 @@ def plan_of(
     table = pd.concat(frames, ignore_index=True)
     if table.empty:
         raise ValueError(
-            f"none of the {len(texts)} texts of {texts.name} has a {'word' if rows == 'word' else 'token'} for"
-            f" {subject.name}, so there is nothing to capture: look at the texts (only spaces or invisible"
-            " characters?)"
+            f"none of the {len(texts)} texts of {texts.name} has a {'word' if rows == 'word' else 'token'}"
+            f" for {subject.name}, so there is nothing to capture: are they only invisible characters?"
         )
     joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     bounds = {name: _bounds(joined.pop(sizes)) for name, sizes in SIZES.items()}
@@ -414,7 +413,7 @@ def work_of(subject: Subject, texts: Texts, identity: dict[str, Any], progress: 
 
 
 def units_of(sites: pd.DataFrame) -> pd.DataFrame:
-    """The frame of units (unit, site, layer, index) of a frame of sites (site, layer, width), in its order."""
+    """The frame of units (unit, site, layer, index) of a frame of sites (site, layer, width)."""
     found = sites.loc[sites.index.repeat(sites["width"]), ["site", "layer"]].reset_index(drop=True)
     index = np.concatenate([np.arange(width) for width in sites["width"]])
     names = found["site"] + "." + pd.Series(index).astype(str)

@@ -1,8 +1,8 @@
 """The store: a checksummed on-disk cache of activations, and ``capture``, which fills or loads it.
 
-``<cache>/activations/<key>/`` holds ``manifest.json``, ``rows.parquet``, ``units.parquet`` and ``values.bin``.
-The key is a hash of everything that changes the numbers (``plan.IDENTITY``). Values lie unit after unit
-(``Activations.values`` is the transposed view), because a browser reads one unit over all rows.
+``<cache>/activations/<key>/`` holds ``manifest.json``, ``rows.parquet``, ``units.parquet`` and
+``values.bin``. The key is a hash of everything that changes the numbers (``plan.IDENTITY``). Values lie unit
+after unit (``Activations.values`` is the transposed view), because a browser reads one unit over all rows.
 
 A store is filled beside its place, as ``<key>.part``, block after block; a block counts once its bytes are on
 disk and its line is in the journal. One block is written while the next one is computed; on a GPU a block
