@@ -1,4 +1,4 @@
-"""Before a long run: are the numbers right for this subject (``verify``), what will it take (``estimate``)?"""
+"""Before a long run: are its numbers right (``verify``), what does it take (``estimate``)?"""
 
 from __future__ import annotations
 

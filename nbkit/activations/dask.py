@@ -51,7 +51,7 @@ UNGUARDED = (
 
 
 def check_engine(engine: Any) -> None:
-    """``ValueError`` for what is neither "local", "dask" nor a client; ``RuntimeError`` in a starting worker."""
+    """``ValueError`` for what is no engine; ``RuntimeError`` in a worker that runs an unguarded script."""
     if isinstance(engine, str) and engine == "local":
         return
     if not (isinstance(engine, str) and engine == "dask" or hasattr(engine, "scatter")):
