@@ -57,7 +57,7 @@ def verify(
 
     Columns: check, error (largest difference), median and q99 of the same, tolerance, ok. Differences are in
     standard deviations of the unit over the texts' tokens, so that texts that differ in one word are judged
-    like any others; a unit that hardly varies counts as one with a hundredth of the median deviation.
+    like any others; a unit that hardly varies counts as one with a tenth of the median deviation.
     Tolerances: in float32 1e-3 on the largest error; in half precision, where every sum rounds differently
     in another batch, .1 on q99 (bfloat16: 8 bits) or .05 (float16); 1e-2 (bfloat16 2e-2) on q99 for the
     rounding.
@@ -108,7 +108,7 @@ def _scale(values: torch.Tensor) -> torch.Tensor:
     deviation = values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
     if deviation.median() == 0:
         deviation = values.abs().mean(0)
-    return deviation.clamp(min=max(1e-2 * float(deviation.median()), 1e-12))
+    return deviation.clamp(min=max(0.1 * float(deviation.median()), 1e-12))
 
 
 @torch.inference_mode()
