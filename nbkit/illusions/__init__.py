@@ -33,10 +33,10 @@ untrained units still encode which tokens are present.
 Sources
 -------
 Bolukbasi et al. 2021 (arXiv 2104.07143, known here from summaries) is the source of the illusion itself, of
-distinct tags, range overlap, the SVM's confusion, outliers, locality, monotonicity, the three kinds of concepts
-and the annotation protocol. New here: descriptors in place of people's words, the split-half ceiling and the
-gap, the baselines other than random directions, the bootstrap over texts, p and q of each tag, what counts as
-a trend in ``taxonomy``, and coherence against random sets in ``pattern_rate``.
+distinct tags, range overlap, the SVM's confusion, outliers, locality, monotonicity, the three kinds of
+concepts and the annotation protocol. New here: descriptors in place of people's words, the split-half
+ceiling and the gap, the baselines other than random directions, the bootstrap over documents, p and q of each
+tag, what counts as a trend in ``taxonomy``, and coherence against random sets in ``pattern_rate``.
 """
 
 from nbkit.illusions.agreement import distinct_tags

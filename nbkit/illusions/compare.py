@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from nbkit import stats
 from nbkit.activations import Activations
 from nbkit.illusions.agreement import agreement
-from nbkit.illusions.corpora import aligned, covariates_of, residuals_of, shared_descriptors
+from nbkit.illusions.corpora import Corpus, Groups, aligned, gathered, shared_descriptors
 from nbkit.illusions.geometry import range_overlap
 from nbkit.illusions.resampling import resample
 from nbkit.illusions.transfer import Rule, look_up
-from nbkit.stats import random_directions
 
-Kind = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray], np.ndarray | None]
+Kind = tuple[dict[str, Corpus], np.ndarray | None]  # corpora, and the unit on which each tag is looked up
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Report:
     baselines  the same line for the units and for each baseline
     geometry   ``range_overlap``: do the top-10 activation ranges of two corpora overlap
     taxonomy   survives, tags, share: in how many other corpora a tag is first with half the minimum score
-    settings   the arguments, the ``descriptors`` that took part, and those ``left_out``: too rare somewhere
+    settings   the arguments, the ``descriptors`` that took part, those ``left_out``: too rare
+               somewhere, and the number of ``groups`` of each corpus that count as independent
     """
 
     units: pd.DataFrame
@@ -88,6 +89,7 @@ def compare(
     directions: int = 1000,
     random_weights: Mapping[str, Activations] | None = None,
     covariates: Mapping[str, pd.DataFrame] | None = None,
+    groups: Groups | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -105,9 +107,13 @@ def compare(
     random_weights         stores of ``subject.randomized(seed)``, for that baseline
     covariates             {corpus: frame by text_id} of covariates, such as length in words: judged is what
                            they leave of the activations (``matching.residuals``), geometry apart
+    groups                 {corpus: its ``Texts``, or a series of documents by text_id, or None}. Texts of a
+                           document are not independent: a document is in one half, and is permuted and
+                           resampled as a whole. Give it wherever documents are known; by default, and where
+                           a corpus names none, texts count as independent
 
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
-    that do not match, texts without covariates, or no descriptor in common.
+    that do not match, texts without covariates or group, or no descriptor in common.
     """
     if over not in ("texts", "units"):
         raise ValueError(f'over={over!r}: intervals are over "texts" or over "units"')
@@ -117,15 +123,15 @@ def compare(
         aligned(random_weights, labels_by_corpus)
     shared = shared_descriptors(labels, 2 * min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
-    covered = covariates_of(activations_by_corpus, covariates)
-    values = residuals_of(activations_by_corpus, covered)
-    untrained = None if random_weights is None else residuals_of(random_weights, covered)
-    kinds = _kinds(values, matrices, untrained, directions, seed)
-    table, baselines = _looked_up(kinds, rule, covered, progress)
+    corpora = gathered(activations_by_corpus, matrices, covariates, groups)
+    untrained = random_weights and gathered(random_weights, matrices, covariates, groups)
+    kinds = _kinds(corpora, untrained, directions, seed)
+    table, baselines = _looked_up(kinds, rule, progress)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     for column, names in (("unit", units), ("descriptor", shared)):
         table[column] = pd.Categorical.from_codes(table[column], names)
     settings = rule._asdict() | {"min_positives": min_positives, "directions": directions}
+    settings |= {"groups": {name: corpus.n_groups for name, corpus in corpora.items()}}
     settings |= {"covariates": [] if covariates is None else list(next(iter(covariates.values())))}
     left_out = [name for name in next(iter(labels.values())) if name not in shared]
     return Report(
@@ -142,39 +148,31 @@ def compare(
 
 
 def _kinds(
-    values: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    random_weights: dict[str, np.ndarray] | None,
-    directions: int,
-    seed: int,
+    corpora: dict[str, Corpus], random_weights: dict[str, Corpus] | None, directions: int, seed: int
 ) -> dict[str, Kind]:
-    """The units and their baselines: activations, labels, and the unit on which each tag is looked up."""
+    """The units and their baselines."""
     generator = np.random.default_rng(seed)
-    permuted = {name: generator.permutation(matrix) for name, matrix in labels.items()}
-    elsewhere = generator.permutation(next(iter(values.values())).shape[1])
+    permuted = {}
+    for name, corpus in corpora.items():
+        (order,) = stats.permutations(len(corpus.labels), 1, generator, groups=corpus.groups)
+        permuted[name] = corpus._replace(labels=corpus.labels[order])
+    projected = stats.random_directions({n: c.values for n, c in corpora.items()}, directions, seed)
     kinds: dict[str, Kind] = {
-        "units": (values, labels, None),
-        "random directions": (random_directions(values, directions, seed), labels, None),
-        "permuted units": (values, labels, elsewhere),
-        "permuted rows": (values, permuted, None),
+        "units": (corpora, None),
+        "random directions": ({n: c._replace(values=projected[n]) for n, c in corpora.items()}, None),
+        "permuted units": (corpora, generator.permutation(next(iter(corpora.values())).values.shape[1])),
+        "permuted rows": (permuted, None),
     }
-    if random_weights is not None:
-        kinds["random weights"] = (random_weights, labels, None)
-    return kinds
+    return kinds if random_weights is None else kinds | {"random weights": (random_weights, None)}
 
 
-def _looked_up(
-    kinds: dict[str, Kind], rule: Rule, covered: dict[str, pd.DataFrame] | None, progress: bool
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _looked_up(kinds: dict[str, Kind], rule: Rule, progress: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tags of the first kind, looked up in every corpus, and a line for every kind."""
     tables, lines = [], []
-    for kind, (values, labels, elsewhere) in tqdm(
-        kinds.items(), desc="compare", leave=False, disable=not progress
-    ):
-        table = look_up(values, labels, rule, elsewhere=elsewhere, covariates=covered)
-        again = None
+    for kind, (corpora, elsewhere) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
+        table, again = look_up(corpora, rule, elsewhere=elsewhere), None
         if rule.over == "texts":
-            again = resample(values, labels, rule, table, elsewhere=elsewhere, progress=progress)
+            again = resample(corpora, rule, table, elsewhere=elsewhere, progress=progress)
         lines.append(agreement(kind, table, rule, again))
         tables += [table] if not tables else []
     return tables[0], pd.DataFrame(lines)

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from nbkit import matching
+from nbkit import matching, stats
 from nbkit.activations import Activations
+from nbkit.texts import Texts
+
+FEWEST_GROUPS = 4  # two for each half
+
+Groups = Mapping[str, "Texts | pd.Series | None"]
+
+
+class Corpus(NamedTuple):
+    """The matrices of one corpus, their rows aligned."""
+
+    values: np.ndarray  # activations [text, unit]
+    labels: np.ndarray  # [text, descriptor]
+    groups: np.ndarray | None = None  # [text] number of its document; None: texts are independent
+    covariates: pd.DataFrame | None = None  # [text, .]
+
+    @property
+    def n_groups(self) -> int:
+        """Documents, or texts where none are known: what counts as independent."""
+        return len(self.values) if self.groups is None else len(np.unique(self.groups))
+
+    def half(self, rows: np.ndarray) -> Corpus:
+        """The texts at these rows."""
+        groups = None if self.groups is None else self.groups[rows]
+        covariates = None if self.covariates is None else self.covariates.iloc[rows]
+        return Corpus(self.values[rows], self.labels[rows], groups, covariates)
+
+    def halves(self, seed: int) -> tuple[Corpus, Corpus]:
+        """Two halves at random; whole documents on one side."""
+        one, two = stats.halves(len(self.values), 0.5, seed, groups=self.groups)
+        return self.half(one), self.half(two)
 
 
 def aligned(
@@ -52,6 +83,54 @@ def shared_descriptors(labels: Mapping[str, pd.DataFrame], min_positives: float)
     return [name for name in first.columns if name in shared]
 
 
+def gathered(
+    stored: Mapping[str, Activations],
+    labels: Mapping[str, np.ndarray],
+    covariates: Mapping[str, pd.DataFrame] | None = None,
+    groups: Groups | None = None,
+) -> dict[str, Corpus]:
+    """The matrices of every corpus, activations without what the covariates explain.
+
+    labels      {corpus: [text, descriptor]} in the order of the rows
+    covariates  {corpus: frame by text_id}
+    groups      {corpus: its ``Texts``, or the document of each text_id, or None}
+    """
+    covered, found = covariates_of(stored, covariates), {}
+    for name, a in stored.items():
+        codes = groups_of(name, a, groups)
+        if covered is None:
+            found[name] = Corpus(a.values, labels[name], codes)
+        else:
+            values = matching.residuals(a.values, covered[name])
+            found[name] = Corpus(values, labels[name], codes, covered[name])
+    return found
+
+
+def groups_of(name: str, stored: Activations, groups: Groups | None) -> np.ndarray | None:
+    """Document of each row of a corpus as a number from 0; None where none is known: texts are independent.
+
+    A text without a document is a ``ValueError``, and so are fewer than ``FEWEST_GROUPS`` documents.
+    """
+    given = None if groups is None else groups.get(name)
+    documents = given.documents if isinstance(given, Texts) else given
+    if documents is None:
+        return None
+    text_ids = stored.rows["text_id"]
+    missing = ~text_ids.isin(documents.index)
+    if missing.any():
+        raise ValueError(
+            f"groups lack {missing.sum()} texts of {name!r}, the first is text {text_ids[missing].iloc[0]}"
+        )
+    codes, known = pd.factorize(documents.loc[text_ids])
+    if len(known) < FEWEST_GROUPS or (codes < 0).any():
+        raise ValueError(
+            f"{name!r} has {len(known)} groups, and {(codes < 0).sum()} texts without one: halves of whole"
+            f" groups need {FEWEST_GROUPS}. Take more documents, or set groups[{name!r}] = None and say that"
+            " texts of a document count as independent"
+        )
+    return codes
+
+
 def covariates_of(
     stored: Mapping[str, Activations], covariates: Mapping[str, pd.DataFrame] | None
 ) -> dict[str, pd.DataFrame] | None:
@@ -67,12 +146,3 @@ def covariates_of(
             raise ValueError(f"covariates lack {missing.sum()} texts of {name!r}, the first is text {first}")
         found[name] = covariates[name].loc[a.rows["text_id"]]
     return found
-
-
-def residuals_of(
-    stored: Mapping[str, Activations], covariates: Mapping[str, pd.DataFrame] | None
-) -> dict[str, np.ndarray]:
-    """Activations [text, unit] of each corpus, without what the covariates explain."""
-    if covariates is None:
-        return {name: a.values for name, a in stored.items()}
-    return {name: matching.residuals(a.values, covariates[name]) for name, a in stored.items()}

@@ -48,8 +48,8 @@ def pattern_rate(
     alpha             of the test
 
     A frame with corpus, kind, sets, share (of the sets with p <= alpha), share_fdr (with q <= alpha,
-    Benjamini-Hochberg over the sets of the kind) and coherence (the median), beside expected (that of the random
-    draws). A corpus without a measure is a ``ValueError``.
+    Benjamini-Hochberg over the sets of the kind) and coherence (the median), beside expected (that of the
+    random draws). A corpus without a measure is a ``ValueError``.
     """
     missing = set(values_by_corpus) - set(measures)
     if missing:

@@ -1,10 +1,10 @@
-"""Intervals of the agreement by a bootstrap over texts.
+"""Intervals of the agreement by a bootstrap over documents.
 
-Texts are the sampling unit, so we bootstrap over texts: every corpus is dealt into 50 groups at random,
-groups are drawn with replacement, tags are chosen again on the first halves of what was drawn and looked up
-on the second halves. No text is in both, and a text weighs the same in all cuts. Scores of a resample are
-made of sums over groups, which makes it cheap; scorers other than pearson score every resample from its
-rows. At most 1,000 of the units with a tag are used, drawn at random.
+Documents are the sampling unit (texts, where none are known), so we bootstrap over them: they are dealt into
+at most 50 groups at random, groups are drawn with replacement, tags are chosen again on the first halves of
+what was drawn and looked up on the second halves. No document is in both, and a text weighs the same in all
+cuts. Scores of a resample are made of sums over groups, which makes it cheap; scorers other than pearson
+score every resample from its rows. At most 1,000 of the units with a tag are used, drawn at random.
 
 A resample is noisier than the sample it is from, so its agreement is a little lower: we use the spread of
 the resamples, centred on the estimate. In the simulations of the tests, intervals of means cover in 90 % or
@@ -20,6 +20,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nbkit import matching, stats
+from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.transfer import FEWEST, Ordered, Rule, compared, judged
 
 GROUPS = 50  # of the texts of a corpus, drawn together
@@ -30,8 +31,7 @@ RESAMPLED += ("spearman_within", "spearman_across")
 
 
 def resample(
-    values: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
+    corpora: Mapping[str, Corpus],
     rule: Rule,
     table: pd.DataFrame,
     *,
@@ -45,18 +45,18 @@ def resample(
     rng = np.random.default_rng(rule.seed)
     units = np.sort(rng.permutation(table["unit"].unique())[:UNITS_RESAMPLED])
     places = units, units if elsewhere is None else elsewhere[units]
-    mine = {name: [np.asarray(x[:, some], np.float32) for some in places] for name, x in values.items()}
+    mine = {n: [np.asarray(c.values[:, some], np.float32) for some in places] for n, c in corpora.items()}
     minimum = rule.min_score if judged(table)["above"].all() else None
-    dealt = {name: rng.permutation(len(x)) % min(GROUPS, len(x)) for name, x in values.items()}
+    dealt = {name: _dealt(corpus, rng) for name, corpus in corpora.items()}
     drawn = {name: _times(rule.resamples, groups, rng) for name, groups in dealt.items()}
-    size = max(y.shape[1] for y in labels.values()) * len(units)
+    size = max(c.labels.shape[1] for c in corpora.values()) * len(units)
     step, totals = max(1, NUMBERS_AT_ONCE // max(1, size)), []
     blocks = range(0, rule.resamples, step)
     for start in tqdm(blocks, desc="texts drawn again", leave=False, disable=not progress):
         some, parts = {name: times[start : start + step] for name, times in drawn.items()}, []
         for cut in rule.cuts:
-            here, there = _scored_again(mine, labels, dealt, some, cut, rule.method)
-            parts += [_sums(name, here, there, minimum) for name in values]
+            here, there = _scored_again(mine, corpora, dealt, some, cut, rule.method)
+            parts += [_sums(name, here, there, minimum) for name in corpora]
         totals.append(sum(parts))
     sums = pd.concat(totals, ignore_index=True)
     return sums.div(sums.pop("tags"), axis=0)[list(RESAMPLED)]
@@ -65,20 +65,35 @@ def resample(
 # ---------------------------------------------------------------------------------- inside
 
 
+def _dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
+    """A number below ``GROUPS`` for each text, the same for the texts of a document."""
+    document = np.arange(len(corpus.values)) if corpus.groups is None else corpus.groups
+    n = document.max() + 1
+    return (rng.permutation(n) % min(GROUPS, n))[document]
+
+
 def _times(resamples: int, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How often each group is drawn [resample, group]."""
     n = groups.max() + 1
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
 
 
-def _scored_again(mine, labels, dealt, times, cut: int, method: str) -> tuple[dict, dict]:
+def _scored_again(
+    mine: Mapping[str, list[np.ndarray]],
+    corpora: Mapping[str, Corpus],
+    dealt: Mapping[str, np.ndarray],
+    times: Mapping[str, np.ndarray],
+    cut: int,
+    method: str,
+) -> tuple[dict[str, Ordered], dict[str, Ordered]]:
     """Scores [resample, unit, descriptor] of each corpus on its first half, and on its second."""
     here: dict[str, Ordered] = {}
     there: dict[str, Ordered] = {}
     for name, parts in mine.items():
-        sides = stats.halves(len(labels[name]), 0.5, cut)
+        labels, documents = corpora[name].labels, corpora[name].groups
+        sides = stats.halves(len(labels), 0.5, cut, groups=documents)
         for rows, x, found in zip(sides, parts, (here, there), strict=True):
-            y, groups = labels[name][rows], dealt[name][rows]
+            y, groups = labels[rows], dealt[name][rows]
             found[name] = Ordered.of(_drawn_again(x[rows], y, groups, times[name], method))
     return here, there
 

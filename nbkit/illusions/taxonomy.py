@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from nbkit import matching, stats
 from nbkit.activations import Activations
-from nbkit.illusions.corpora import aligned, covariates_of, residuals_of, shared_descriptors
+from nbkit.illusions.corpora import aligned, gathered, shared_descriptors
 from nbkit.illusions.monotone import UNITS_AT_ONCE, cells, direction, ranks, rates
 
 
@@ -88,11 +88,9 @@ def taxonomy(
     labels = aligned(activations_by_corpus, labels_by_corpus)
     shared = shared_descriptors(labels, min_positives)
     rule = _Rule(k, quantiles, strict, alpha / (quantiles - 1) / len(labels))
-    values = residuals_of(activations_by_corpus, covariates_of(activations_by_corpus, covariates))
-    found = {
-        name: _evidence(name, values[name], labels[name][shared].to_numpy(np.float32), rule, progress)
-        for name in activations_by_corpus
-    }
+    matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
+    corpora = gathered(activations_by_corpus, matrices, covariates)
+    found = {name: _evidence(name, c.values, c.labels, rule, progress) for name, c in corpora.items()}
     verdicts, evidence = _verdicts(found, min_score, alpha, keep)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     for table in (verdicts, evidence):

@@ -1,7 +1,7 @@
 """Transfer: choose the tags of one half of every corpus, look them up on the other halves.
 
     rule = Rule(method="pearson", min_score=0.3)
-    table = look_up(values_by_corpus, labels_by_corpus, rule)    one line for each tag and corpus
+    table = look_up(corpora, rule)      one line for each tag and corpus; corpora {name: Corpus}
 
 The frame is that of ``Report.units``, with positions in place of the names of units and descriptors.
 """
@@ -16,11 +16,11 @@ import pandas as pd
 import scipy.stats
 
 from nbkit import matching, stats
+from nbkit.illusions.corpora import Corpus
 
 FEWEST = 100  # units (or directions) kept at least, the best ones, when fewer reach the minimum
 
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Half = tuple[np.ndarray, np.ndarray]  # activations [text, unit] and labels [text, descriptor]
 
 
 class Rule(NamedTuple):
@@ -42,22 +42,16 @@ class Rule(NamedTuple):
 
 
 def look_up(
-    values: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
-    rule: Rule,
-    *,
-    elsewhere: np.ndarray | None = None,
-    covariates: Mapping[str, pd.DataFrame] | None = None,
+    corpora: Mapping[str, Corpus], rule: Rule, *, elsewhere: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Every tag of the first half of a corpus, looked up on the second half of each corpus.
 
-    values, labels  {corpus: [text, unit]}, {corpus: [text, descriptor]}
-    elsewhere       a permutation of the units: tags are then looked up on the unit it names
-    covariates      {corpus: covariates [text, .]}: labels are permuted only among texts alike in them
+    elsewhere  a permutation of the units: tags are then looked up on the unit it names
 
-    The lines of a tag follow each other, in the order of the corpora.
+    Whole documents are in one half, and trade places when labels are permuted; under covariates, only texts
+    alike in them do. The lines of a tag follow each other, in the order of the corpora.
     """
-    parts = [_one_cut(values, labels, rule, cut, elsewhere, covariates) for cut in rule.cuts]
+    parts = [_one_cut(corpora, rule, cut, elsewhere) for cut in rule.cuts]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -71,28 +65,37 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------- one cut
 
 
-def _one_cut(values, labels, rule: Rule, cut: int, elsewhere, covariates) -> pd.DataFrame:
+def _one_cut(
+    corpora: Mapping[str, Corpus], rule: Rule, cut: int, elsewhere: np.ndarray | None
+) -> pd.DataFrame:
     """The frame of ``look_up`` for one random cut."""
-    scorer, names = matching.scorer_of(rule.method), list(values)
-    chosen, looked_up, second, covered = {}, {}, {}, {}
-    for name, x in values.items():
-        one, two = stats.halves(len(x), 0.5, cut)
-        chosen[name] = scorer(x[one], labels[name][one])
-        second[name] = x[two], labels[name][two]
-        looked_up[name] = scorer(*second[name])
+    scorer, names = matching.scorer_of(rule.method), list(corpora)
+    chosen, looked_up, second = {}, {}, {}
+    for name, corpus in corpora.items():
+        first, second[name] = corpus.halves(cut)
+        chosen[name] = scorer(first.values, first.labels)
+        looked_up[name] = scorer(second[name].values, second[name].labels)
         if elsewhere is not None:
             looked_up[name] = looked_up[name][:, elsewhere]
-        covered[name] = None if covariates is None else covariates[name].iloc[two]
     tags = {name: _chosen(name, names, scores, rule.min_score, cut) for name, scores in chosen.items()}
     here, there = ({n: Ordered.of(scores) for n, scores in part.items()} for part in (chosen, looked_up))
     matched = _matched(second, tags, scorer, elsewhere, cut)
     whole = pd.concat(tags.values(), ignore_index=True)
     unit, descriptor, home = (whole[column].to_numpy() for column in ("unit", "descriptor", "corpus"))
     place = unit if elsewhere is None else elsewhere[unit]
-    options = dict(method=rule.method, permutations=rule.permutations, seed=cut)
     blocks = []
     for other in names:
-        p = matching.permutation_test(*second[other], descriptor, place, covariates=covered[other], **options)
+        p = matching.permutation_test(
+            second[other].values,
+            second[other].labels,
+            descriptor,
+            place,
+            method=rule.method,
+            permutations=rule.permutations,
+            covariates=second[other].covariates,
+            groups=second[other].groups,
+            seed=cut,
+        )
         for name in names:
             mine = home == name
             found = {w: number[unit[mine]] for w, number in compared(here[name], there[other]).items()}
@@ -177,7 +180,7 @@ def _overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def _matched(
-    halves: Mapping[str, Half],
+    halves: Mapping[str, Corpus],
     tags: Mapping[str, pd.DataFrame],
     scorer: Scorer,
     elsewhere: np.ndarray | None,
@@ -189,12 +192,12 @@ def _matched(
     """
     pairs = pd.concat(tags.values())[["descriptor", "unit"]].drop_duplicates()
     odds = {}  # positives for each negative
-    for name, (_, labels) in halves.items():
-        on = (labels > 0.5).sum(0)
-        odds[name] = on / np.maximum(1, len(labels) - on)
+    for name, half in halves.items():
+        on = (half.labels > 0.5).sum(0)
+        odds[name] = on / np.maximum(1, len(half.labels) - on)
     lowest = np.min(list(odds.values()), axis=0)
     found = {}
-    for name, (values, labels) in halves.items():
+    for name, (values, labels, *_) in halves.items():
         found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
         for descriptor, units in pairs.groupby("descriptor")["unit"]:
             rows = stats.thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)

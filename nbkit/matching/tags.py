@@ -129,6 +129,7 @@ def permutation_test(
     method: str = "pearson",
     permutations: int = 200,
     covariates: pd.DataFrame | None = None,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """p [pair] of pairs that were chosen on other texts: do permuted labels score as high?
@@ -137,6 +138,7 @@ def permutation_test(
     descriptors, units  [pair] columns of the two
     permutations        of the rows, within cells of ``covariates`` if given: p is (1 + those under which the
                         pair scores as high) / (1 + permutations); 0: NaN
+    groups              [row] document of each row: whole documents are exchanged
 
     ``tag`` tests the best of all descriptors, which it chooses; here nothing is chosen. Scorers that
     judge a unit beside others (``soft_wpmi``) are a ``ValueError``.
@@ -145,7 +147,7 @@ def permutation_test(
         raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
     scorer, generator = scorer_of(method), np.random.default_rng(seed)
     cells = None if covariates is None else _cells(covariates)
-    orders = list(stats.permutations(len(labels), permutations, generator, cells=cells))
+    orders = list(stats.permutations(len(labels), permutations, generator, cells=cells, groups=groups))
     p = np.full(len(units), np.nan)
     for descriptor in np.unique(descriptors):
         mine = descriptors == descriptor

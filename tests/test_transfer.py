@@ -11,6 +11,7 @@ from nbkit import illusions, matching
 from nbkit.activations import Activations
 from nbkit.illusions import resampling, transfer
 from nbkit.illusions.agreement import agreement
+from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.transfer import Rule
 
 D, U = 4, 60  # descriptors and units
@@ -24,18 +25,18 @@ def loadings(seed=0):
 
 
 def drawn(meaning, n, rng):
-    """Texts of each corpus: activations and labels."""
+    """Texts of each corpus."""
     labels = {name: (rng.random((n, D)) < 0.3).astype(np.float32) for name in meaning}
     values = {
         name: (labels[name] @ m + rng.standard_normal((n, m.shape[1]))).astype(np.float32)
         for name, m in meaning.items()
     }
-    return values, labels
+    return {name: Corpus(values[name], labels[name]) for name in meaning}
 
 
-def line(values, labels, rule, **options):
-    frame = transfer.look_up(values, labels, rule, **options)
-    draws = resampling.resample(values, labels, rule, frame, progress=False, **options)
+def line(corpora, rule, **options):
+    frame = transfer.look_up(corpora, rule, **options)
+    draws = resampling.resample(corpora, rule, frame, progress=False, **options)
     return agreement("units", frame, rule, draws if rule.over == "texts" else None)
 
 
@@ -71,14 +72,14 @@ def test_equal_scores_share_their_rank_and_the_first_is_first(seed, descriptors,
 
 def test_a_resample_of_every_group_once_is_what_was_found():
     """The columns of a resample are those of the line: only the texts differ."""
-    values, labels = drawn(loadings(), 400, np.random.default_rng(1))
+    corpora = drawn(loadings(), 400, np.random.default_rng(1))
     for minimum in (0.15, 0.9):  # tags above the minimum, and the best ones where none is
         rule = Rule(min_score=minimum, resamples=3, permutations=0)
-        frame = transfer.look_up(values, labels, rule)
+        frame = transfer.look_up(corpora, rule)
         once = lambda resamples, groups, rng: np.ones((resamples, groups.max() + 1), np.float32)  # noqa: E731
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(resampling, "_times", once)
-            draws = resampling.resample(values, labels, rule, frame, progress=False)
+            draws = resampling.resample(corpora, rule, frame, progress=False)
         found = agreement("units", frame, rule, draws)
         for column in resampling.RESAMPLED:
             assert draws[column].tolist() == pytest.approx([found[column].value] * 3, abs=1e-4), column
@@ -88,9 +89,9 @@ def test_intervals_over_texts_hold_the_known_agreement():
     """Nominal 95 %: of 40 samples of texts, 80 % or more hold the mean over 120 other samples."""
     rng, meaning = np.random.default_rng(2), loadings()
     rule = Rule(min_score=0.2, splits=2, permutations=0)
-    plain = [transfer.look_up(*drawn(meaning, 300, rng), rule) for _ in range(120)]
+    plain = [transfer.look_up(drawn(meaning, 300, rng), rule) for _ in range(120)]
     truth = pd.DataFrame([agreement("units", frame, rule) for frame in plain])
-    found = pd.DataFrame([line(*drawn(meaning, 300, rng), rule) for _ in range(40)])
+    found = pd.DataFrame([line(drawn(meaning, 300, rng), rule) for _ in range(40)])
     for column in resampling.RESAMPLED:
         known = np.mean([estimate.value for estimate in truth[column]])
         spread = np.std([estimate.value for estimate in truth[column]])
@@ -102,12 +103,12 @@ def test_intervals_over_texts_hold_the_known_agreement():
 
 def test_copies_of_units_are_no_further_evidence():
     """Every unit four times: intervals over units halve, those over texts stay."""
-    values, labels = drawn(loadings(), 400, np.random.default_rng(3))
-    copies = {name: np.tile(x, 4) for name, x in values.items()}
+    once = drawn(loadings(), 400, np.random.default_rng(3))
+    copies = {name: corpus._replace(values=np.tile(corpus.values, 4)) for name, corpus in once.items()}
     width = {}
     for over in ("texts", "units"):
         rule = Rule(min_score=0.2, permutations=0, over=over, resamples=200)
-        one, four = (line(x, labels, rule)["across"] for x in (values, copies))
+        one, four = (line(corpora, rule)["across"] for corpora in (once, copies))
         assert one.value == pytest.approx(four.value)
         width[over] = (four.high - four.low) / (one.high - one.low)
     assert width["units"] == pytest.approx(0.5, abs=0.1)
@@ -116,7 +117,7 @@ def test_copies_of_units_are_no_further_evidence():
 
 def test_more_texts_make_intervals_narrower():
     rng, rule = np.random.default_rng(4), Rule(min_score=0.2, permutations=0)
-    few, many = (line(*drawn(loadings(), n, rng), rule)["kept_across"] for n in (300, 2700))
+    few, many = (line(drawn(loadings(), n, rng), rule)["kept_across"] for n in (300, 2700))
     assert (many.high - many.low) < 0.65 * (few.high - few.low)
 
 
@@ -159,14 +160,14 @@ def corpora(seed, common=150, n=500):
         labels = (rng.random((n, 5)) < 0.3).astype(np.float32)
         means = np.where(np.arange(300) < common, np.arange(300) % 3, local)
         made[name] = (rng.standard_normal((n, 300)).astype(np.float32) + 0.8 * labels[:, means], labels)
-    return {n: x for n, (x, _) in made.items()}, {n: y for n, (_, y) in made.items()}
+    return {name: Corpus(*parts) for name, parts in made.items()}
 
 
 def test_false_discoveries_are_as_few_as_the_level_says():
     """250 of 300 tags are lost elsewhere: a test of each at 5 % would be wrong in a fifth of its finds."""
     wrong = found = missed = 0
     for seed in range(8):
-        frame = transfer.look_up(*corpora(seed, common=50), Rule(min_score=0.2, splits=1))
+        frame = transfer.look_up(corpora(seed, common=50), Rule(min_score=0.2, splits=1))
         away, lost = frame["other"] != frame["corpus"], frame["unit"] >= 50
         assert frame.loc[~away, "significant"].mean() > 0.98
         q, lost = frame.loc[away, "q"], lost[away]
@@ -175,14 +176,69 @@ def test_false_discoveries_are_as_few_as_the_level_says():
     assert wrong / found <= 0.07 and missed / found < 0.02, (wrong, found, missed)
 
 
-def stores(values, labels):
+def documents(n, rng, mean=15):
+    """The document of each of ``n`` texts; sizes are lognormal around ``mean``."""
+    sizes = np.maximum(1, rng.lognormal(np.log(mean), 0.8, n)).astype(int)
+    return np.repeat(np.arange(n), sizes)[:n]
+
+
+def unrelated(seed, n=900, units=60):
+    """Two corpora in documents. Units and labels are alike within one, and know nothing of each other."""
+    rng, made = np.random.default_rng(seed), {}
+    for name in "ab":
+        document = documents(n, rng)
+        often = 1 / (1 + np.exp(1 - rng.standard_normal((n, 6))))[document]
+        values = 0.5 * rng.standard_normal((n, units))[document] + rng.standard_normal((n, units))
+        labels = rng.random((n, 6)) < often
+        made[name] = Corpus(values.astype(np.float32), labels.astype(np.float32), document)
+    return made
+
+
+def test_documents_do_not_leak_and_are_exchanged_whole():
+    """Nothing is related: p <= .05 in .05 of the tags, at home and elsewhere; in twice as many by texts."""
+    rule, found = Rule(splits=1, min_score=0, permutations=100), {"documents": [], "texts": []}
+    for seed in range(10):
+        corpora = unrelated(seed)
+        plain = {name: corpus._replace(groups=None) for name, corpus in corpora.items()}
+        for kind, some in (("documents", corpora), ("texts", plain)):
+            table = transfer.look_up(some, rule)
+            hits = (table["p"] <= 0.05).groupby(table["other"] == table["corpus"]).mean()
+            found[kind].append(
+                [hits[True], hits[False], table["same"][table["other"] == table["corpus"]].mean()]
+            )
+    home, away, same = np.mean(found["documents"], axis=0)
+    assert home <= 0.06 and away <= 0.06 and same == pytest.approx(1 / 6, abs=0.05)
+    home, away, same = np.mean(found["texts"], axis=0)
+    assert home > 0.1 and away > 0.06 and same > 1 / 6 + 0.05
+
+
+def test_whole_documents_are_in_a_half_and_the_report_counts_them():
+    corpora = unrelated(0)
+    first, second = corpora["a"].halves(3)
+    assert not set(first.groups) & set(second.groups)
+    assert len(first.values) + len(second.values) == 900
+    acts, labels = stores({n: Corpus(c.values, c.labels[:, :5]) for n, c in corpora.items()})
+    groups = {"a": pd.Series(corpora["a"].groups), "b": None}
+    options = dict(min_score=0.1, permutations=5, resamples=5, directions=20, progress=False)
+    report = illusions.compare(acts, labels, groups=groups, **options)
+    assert report.settings["groups"] == {"a": len(set(corpora["a"].groups)), "b": 900}
+    with pytest.raises(ValueError, match="groups lack 899 texts of 'b', the first is text 1"):
+        illusions.compare(acts, labels, groups=groups | {"b": pd.Series([0])}, **options)
+    with pytest.raises(ValueError, match="'b' has 2 groups.*need 4"):
+        illusions.compare(acts, labels, groups=groups | {"b": pd.Series(np.arange(900) % 2)}, **options)
+
+
+def stores(corpora):
     units = pd.DataFrame({"unit": [f"layer.0.ffn.{i}" for i in range(300)]})
-    acts = {n: Activations(x, pd.DataFrame({"text_id": range(len(x))}), units, {}) for n, x in values.items()}
-    return acts, {n: pd.DataFrame(y, columns=[f"d{i}" for i in range(5)]) for n, y in labels.items()}
+    acts, labels = {}, {}
+    for name, (values, matrix, *_) in corpora.items():
+        acts[name] = Activations(values, pd.DataFrame({"text_id": range(len(values))}), units, {})
+        labels[name] = pd.DataFrame(matrix, columns=[f"d{i}" for i in range(5)])
+    return acts, labels
 
 
 def test_the_report_counts_what_holds_beside_its_baselines():
-    report = illusions.compare(*stores(*corpora(0)), min_score=0.2, directions=50, progress=False)
+    report = illusions.compare(*stores(corpora(0)), min_score=0.2, directions=50, progress=False)
     baselines = report.baselines.set_index("kind")
     assert baselines.loc["units", "significant_within"].value > 0.98
     assert baselines.loc["units", "significant_across"].value == pytest.approx(0.5, abs=0.05)
@@ -195,7 +251,7 @@ def test_the_report_counts_what_holds_beside_its_baselines():
 
 
 def test_what_cannot_be_done_is_named():
-    made = stores(*corpora(0))
+    made = stores(corpora(0))
     with pytest.raises(ValueError, match="over='words': intervals are over"):
         illusions.compare(*made, over="words")
     with pytest.raises(ValueError, match="'soft_wpmi' scores a unit beside others"):
