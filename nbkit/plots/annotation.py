@@ -1,8 +1,7 @@
-"""Annotation."""
+"""People judge blinded sets of texts: see ``annotate``."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import ipywidgets
 import pandas as pd
 
 from nbkit import provenance
-from nbkit.plots.html import controls, live_and_static, page
+from nbkit.plots.html import controls, escaped, live_and_static, page
 
 RANGE = r"\d{1,3}(?:-\d{1,3})?"  # 4, or 5-8
 
@@ -40,7 +39,8 @@ class Annotation:
 
     def __init__(self, sets: pd.DataFrame, path: str | Path, annotator: str) -> None:
         self.folder = Path(path)
-        self._sets = {i: part.sort_values("rank") for i, part in sets.groupby("set_id", sort=False)}
+        parts = sets.groupby("set_id", sort=False)  # answers come back from a file, where an id is text
+        self._sets = {str(i): part.sort_values("rank") for i, part in parts}
         if not self._sets:
             raise ValueError("there are no sets to annotate")
         columns = ["set_id", "corpus", "rank", "text_id", "text"]
@@ -123,23 +123,23 @@ class Annotation:
     def to_html(self) -> str:
         """All sets on a page, to read or to print; who judges needs a kernel, to save the answers."""
         sets = "".join(
-            f"<h3>set {set_id}, from {html.escape(str(part['corpus'].iloc[0]))}</h3>{self._items(set_id)}"
+            f'<h3 dir="auto">set {escaped(set_id)}, from {escaped(part["corpus"].iloc[0])}</h3>'
+            f"{self._items(set_id)}"
             for set_id, part in self._sets.items()
         )
         return page("Is there a pattern?", f'<div class="nbkit">{sets}</div>')
 
     def _items(self, set_id: str) -> str:
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in self._sets[set_id]["text"])
+        items = "".join(f'<li dir="auto">{escaped(text)}</li>' for text in self._sets[set_id]["text"])
         return f"<ol>{items}</ol>"
 
     def _status(self) -> str:
         done, n = len(self._answers), len(self._sets)
         if self.current is None:
-            return f"{html.escape(self.annotator)}: all {n} sets are judged. Thank you."
-        corpus = html.escape(str(self._sets[self.current]["corpus"].iloc[0]))
-        return (
-            f"{html.escape(self.annotator)}: set {self.current}, from <b>{corpus}</b>; {done} of {n} judged"
-        )
+            return f"{escaped(self.annotator)}: all {n} sets are judged. Thank you."
+        corpus = escaped(self._sets[self.current]["corpus"].iloc[0])
+        who, current = escaped(self.annotator), escaped(self.current)
+        return f"{who}: set {current}, from <b>{corpus}</b>; {done} of {n} judged"
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         return live_and_static(self.widget(), self.view(), kwargs)
@@ -214,7 +214,7 @@ class _AnnotationView:
         try:
             act()
         except (ValueError, OSError) as error:
-            self.message.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+            self.message.value = f'<p role="alert"><b>{escaped(error)}</b></p>'
             return
         self.message.value = ""
         self._show()
@@ -226,7 +226,7 @@ class _AnnotationView:
 
     def _show(self) -> None:
         annotation = self.annotation
-        lines = annotation._sets[annotation.current]["text"] if annotation.current else []
+        lines = [] if annotation.current is None else annotation._sets[annotation.current]["text"]
         old = annotation._answers.get(annotation.current, {})
         marked = set(old.get("positives", "").split())
         small = {"width": "3.5em"}
@@ -234,7 +234,7 @@ class _AnnotationView:
             ipywidgets.Checkbox(value=str(i) in marked, description=str(i), indent=False, layout=small)
             for i in range(1, len(lines) + 1)
         ]
-        shown = [ipywidgets.HTML(html.escape(text)) for text in lines]
+        shown = [ipywidgets.HTML(f'<div dir="auto">{escaped(text)}</div>') for text in lines]
         self.texts.children = [ipywidgets.HBox(pair) for pair in zip(self.boxes, shown, strict=True)]
         self.status.value = annotation._status()
         self.pattern.value, self.name.value = old.get("pattern") == "yes", old.get("name", "")

@@ -1,35 +1,23 @@
-"""Browser: search the units of a model, and look at one of them in every corpus.
+"""Search the units of a model, and look at one of them in every corpus: see ``neuron_browser``.
 
-    browser = neuron_browser(subject, corpora, activations, labels)
-    browser                                in a notebook: search, then choose a unit
-    browser.search(descriptor="question")  units and their number, the best first; or word=, and site=
-    browser.neighbours(unit)               units that rise and fall with it, corpus by corpus
-    browser.view(unit)                     the HTML of one unit
-    browser.to_html(units)                 a page with the same searches that needs no kernel and no network
-    corpus_compare(subject, corpora, activations, labels, report=..., verdicts=...)
-                                           one unit in two corpora, side by side
-
-A unit's view has one column a corpus: its strongest texts with the tokens shaded by activation, and a
-histogram of its activations. Above them is the fate of its tags: the score of each corpus's best descriptors
-in every corpus. A tag whose number is high in one column only is the illusion. Below are its neighbours, with
-their correlation in every corpus: they have a fate, too.
+A unit's view has one column for each corpus: its strongest texts with the tokens shaded by activation, and a
+histogram of its activations. Above them is the transfer of its tags: the score of each corpus's best
+descriptors in every corpus. A tag whose number is high in one column only is the illusion. Below are its
+neighbours, with their correlation in every corpus.
 
 The picture comes first, from the stores. Shading follows, since it takes a forward pass over the exemplars up
 to the unit's site, and then the neighbours (``benchmarks/browser.py`` measures both).
-
-Search by word (ours): how far a unit is, on the word itself, above its mean on the other words of texts that
-have it, in their standard deviations (``exemplars.word_responses``). The stores cannot say that: a text's row
-does not tell which of its words it is from. So the model reads up to ``WORD_TEXTS`` of the texts. Words are
-those of ``texts.words_of``, and case does not count. A word with one occurrence is one observation.
 """
 
 from __future__ import annotations
 
-import html
+import functools
 import itertools
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -41,23 +29,42 @@ from nbkit.activations import Activations, exemplars
 from nbkit.models import Subject
 from nbkit.plots.figures import transfer_table
 from nbkit.plots.html import (
+    asset,
     cell_html,
     controls,
+    escaped,
     histogram_svg,
     live_and_static,
     options_html,
     page,
     shade_html,
-    status_html,
     table_html,
     transfer_html,
+    words_html,
 )
+from nbkit.plots.style import short
 from nbkit.texts import Texts
 
 WORD_TEXTS = 32  # texts that are read for a word, spread evenly over those that have it
 NEAR = 4  # neighbours shown at either end
 LISTED = 50  # units found by a search
 PAGE_WORDS = 8  # units that a page lists for a word
+ANY = object()  # what a list of the widget stands on when nothing is asked for
+
+
+def fold(word: str) -> str:
+    """``word`` without case, its accents written in one way (Unicode's canonical caseless form).
+
+    The page's script does the same: "STRASSE" finds "Straße", "ΟΔΟΣ" finds "οδος".
+    """
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", word.strip()).casefold())
+
+
+@functools.cache
+def script_folds() -> dict[str, str]:
+    """The letters whose folded form is not their lower case, for the page's script."""
+    letters = map(chr, (*range(0xD800), *range(0xE000, 0x20000)))
+    return {c: c.casefold() for c in letters if c.casefold() != c.lower()}
 
 
 def neuron_browser(
@@ -71,9 +78,21 @@ def neuron_browser(
 ) -> NeuronBrowser:
     """Browse the units of ``activations`` (text rows, the same units in every corpus).
 
+        browser = neuron_browser(subject, corpora, activations, labels)
+        browser                                in a notebook: search, then choose a unit
+        browser.search(descriptor="question")  units and their number, the best first; or word=, and site=
+        browser.neighbours(unit)               units that rise and fall with it, corpus by corpus
+        browser.view(unit)                     the HTML of one unit
+        browser.to_html(units)                 a page with the same searches, without kernel and network
+
     corpora, activations, labels   by the same corpus names; labels are [text, descriptor]
-    method                         scorer of the fates
-    k                              exemplars a corpus
+    method                         scorer of the tags: a key of ``matching.SCORERS``
+    k                              exemplars for each corpus
+
+    A search by word ranks units by their mean activation on the word, less the mean on the other words of
+    texts that have it, in standard deviations of the latter (``exemplars.word_responses``). A store of text
+    rows does not tell which word its maximum is from, so the model reads up to ``WORD_TEXTS`` of these texts.
+    Words are those of ``Texts.tokenize``; case does not count (``fold``).
 
     Corpora that share no descriptor are a ``ValueError``.
     """
@@ -83,7 +102,16 @@ def neuron_browser(
 class NeuronBrowser:
     """See ``neuron_browser``. ``scores`` holds [descriptor, unit] for every corpus."""
 
-    def __init__(self, subject, corpora, activations, labels, *, method: str, k: int) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        corpora: Mapping[str, Texts],
+        activations: Mapping[str, Activations],
+        labels: Mapping[str, pd.DataFrame],
+        *,
+        method: str,
+        k: int,
+    ) -> None:
         self.subject, self.corpora, self.activations, self.k = subject, corpora, activations, k
         self.scores = {
             name: matching.score(stored, labels[name], method) for name, stored in activations.items()
@@ -100,7 +128,9 @@ class NeuronBrowser:
         known_everywhere = {name: scores.loc[self.descriptors] for name, scores in self.scores.items()}
         every = pd.concat(known_everywhere).fillna(-np.inf)  # [(corpus, descriptor), unit]
         best = every.max()
-        tags = [f"{tag} {x:z.2f} in {c}" for (c, tag), x in zip(every.idxmax(), best, strict=True)]
+        tags = [
+            f"{short(tag)} {x:z.2f} in {short(c)}" for (c, tag), x in zip(every.idxmax(), best, strict=True)
+        ]
         self._best, self._tags = best, pd.Series(tags, best.index)
         self._views: dict[str, str] = {}
         self._near: dict[tuple[str, int], pd.DataFrame] = {}
@@ -111,7 +141,7 @@ class NeuronBrowser:
     def search(
         self,
         *,
-        descriptor: str | None = None,
+        descriptor: Any = None,
         word: str | None = None,
         site: str | None = None,
         n: int | None = LISTED,
@@ -119,45 +149,45 @@ class NeuronBrowser:
         """The first ``n`` units (None: all) and their number, the highest first.
 
         descriptor   by the score for it, in the corpus where it is highest
-        word         by the response to it, in standard deviations (the module says how)
+        word         by the response to it, in standard deviations (see ``neuron_browser``)
         neither      by the score of the best tag
         site         units of this site only
 
         An unknown name, a word that no text has, and both at once are a ``ValueError``.
         """
-        if descriptor and word:
+        if descriptor is not None and word is not None:
             raise ValueError(
                 f"search for the descriptor {descriptor!r} or for the word {word!r}, not for both"
             )
         found = self._best
-        if word:
+        if word is not None:
             found = self.responses(word)
-        elif descriptor:
+        elif descriptor is not None:
             if descriptor not in self.descriptors:
                 raise ValueError(f"unknown descriptor {descriptor!r}; .descriptors lists them")
             found = pd.DataFrame({c: s.loc[descriptor] for c, s in self.scores.items()}).max(axis=1)
-        if site:
+        if site is not None:
             if site not in self.sites:
                 raise ValueError(f"no site {site!r} here; the units are of {', '.join(self.sites)}")
             found = found[(self._site_of.loc[found.index] == site).to_numpy()]
         return found.sort_values(ascending=False, kind="stable").head(len(found) if n is None else n)
 
-    def best_units(self, descriptor: str, n: int = LISTED) -> list[str]:
+    def best_units(self, descriptor: Any, n: int = LISTED) -> list[str]:
         """Units whose score for ``descriptor`` is highest in any one corpus."""
         return self.search(descriptor=descriptor, n=n).index.tolist()
 
     def texts_with(self, word: str) -> np.ndarray:
         """Ids (in all corpora as one) of the texts that have the word."""
         words = self._whole.words
-        return words.loc[self._forms == word.casefold(), "text_id"].unique()
+        return words.loc[self._forms == fold(word), "text_id"].unique()
 
     def responses(self, word: str) -> pd.Series:
-        """The response [unit] to a word; see the module. A word that no text has: ``ValueError``."""
-        word = word.strip().casefold()
+        """The response [unit] to a word; see ``neuron_browser``. A word that no text has: ``ValueError``."""
+        word, typed = fold(word), word.strip()
         if word not in self._responses:
             having = self.texts_with(word)
             if not len(having):
-                raise ValueError(f"no text has the word {word!r}")
+                raise ValueError(f"no text has the word {typed!r}")
             read = having[np.unique(np.linspace(0, len(having) - 1, WORD_TEXTS).round().astype(int))]
             stored = self._word_rows(self._whole.where(text_id=read.tolist()), self.units)
             self._responses[word] = exemplars.word_responses(stored, [word]).loc[word]
@@ -171,16 +201,17 @@ class NeuronBrowser:
 
     @cached_property
     def _forms(self) -> pd.Series:
-        return self._whole.words["form"].str.casefold()
+        return self._whole.words["form"].map(fold)
 
     def _word_rows(self, texts: Texts, units: Sequence[str], at_once: int = 200) -> Activations:
-        """Word rows of some units. A few texts at a time, since the model gives all units of a site."""
+        """Word rows of some units, their forms folded. A few texts at a time: the model gives whole sites."""
         sites, parts = self._site_of.loc[units].unique().tolist(), []
         for start in range(0, len(texts), at_once):
             part = texts.where(text_id=texts.frame["text_id"].iloc[start : start + at_once].tolist())
             found = store.capture(self.subject, part, sites=sites, rows="word", cache=False, progress=False)
             parts.append(found.select(units=units) if len(units) < len(found.units) else found)
         rows = pd.concat([part.rows for part in parts], ignore_index=True)
+        rows["form"] = rows["form"].map(fold)
         return replace(parts[0], values=np.concatenate([part.values for part in parts]), rows=rows)
 
     def neighbours(self, unit: str, k: int = NEAR) -> pd.DataFrame:
@@ -201,7 +232,7 @@ class NeuronBrowser:
     # ------------------------------------------------------------------------------ what is shown
 
     def view(self, unit: str) -> str:
-        """The HTML of one unit: fate of its tags, exemplars and histogram in every corpus, neighbours."""
+        """The HTML of one unit: transfer of its tags, exemplars and histogram in every corpus, neighbours."""
         *_, last = self.drawn(unit)
         return last + self.neighbours_html(unit)
 
@@ -222,14 +253,15 @@ class NeuronBrowser:
             units = dict.fromkeys([*best, *(self.neighbours(unit).index[0] for unit in best)])
         units = list(dict.fromkeys(units))
         views = "".join(f"<section>{self.view(unit)}</section>" for unit in units)
-        scores = {d: self.search(descriptor=d, n=None).loc[units].round(2).tolist() for d in self.descriptors}
-        data = {"units": units, "tags": self._tags.loc[units].tolist(), "scores": scores}
-        data |= {"sites": self._site_of.loc[units].tolist(), "words": self._page_words(units, word_texts)}
+        scores = [self.search(descriptor=d, n=None).loc[units].round(2).tolist() for d in self.descriptors]
+        sites = [self.sites.index(site) for site in self._site_of.loc[units]]
+        data = {"units": units, "tags": self._tags.loc[units].tolist(), "scores": scores, "sites": sites}
+        data |= {"words": self._page_words(units, word_texts), "fold": script_folds()}
         fields = BROWSER_FIELDS.format(
-            descriptors=options_html([("", "any"), *zip(self.descriptors, self.descriptors, strict=True)]),
-            sites=options_html([("", "any"), *zip(self.sites, self.sites, strict=True)]),
+            descriptors=options_html([("", "any"), *enumerate(map(short, self.descriptors))]),
+            sites=options_html([("", "any"), *enumerate(self.sites)]),
         )
-        return page(title, fields + views, data, BROWSER_SCRIPT)
+        return page(title, fields + views, data, asset("browser.js"))
 
     def _page_words(self, units: Sequence[str], word_texts: int) -> dict[str, list]:
         """{word: [[position in units, response], ...]}, the highest first."""
@@ -237,7 +269,7 @@ class NeuronBrowser:
             return {}
         drawn = self._whole.sample(min(word_texts, len(self._whole)), seed=0)
         stored = self._word_rows(drawn, units)
-        counts = stored.rows["form"].str.casefold().value_counts()
+        counts = stored.rows["form"].value_counts()
         vocabulary = sorted(counts.index[counts >= 2])
         if not vocabulary:
             return {}
@@ -260,10 +292,10 @@ class NeuronBrowser:
         return f"NeuronBrowser({len(self.units):,} units, {', '.join(self.corpora)})"
 
     def titles(self, found: pd.Series, *, numbers: bool = True) -> list[tuple[str, str]]:
-        """(what a list says, unit) for what a search found: its number, and its best tag anywhere."""
+        """(line of a list, unit) for what a search found: its number, and its best tag anywhere."""
         tags = self._tags.loc[found.index]
-        said = [f" · {x:z.2f}" if numbers else "" for x in found]
-        return [(f"{unit}{x} · {tag}", unit) for unit, x, tag in zip(found.index, said, tags, strict=True)]
+        shown = [f" · {x:z.2f}" if numbers else "" for x in found]
+        return [(f"{unit}{x} · {tag}", unit) for unit, x, tag in zip(found.index, shown, tags, strict=True)]
 
     # ------------------------------------------------------------------------------ rendering
 
@@ -292,9 +324,10 @@ class NeuronBrowser:
 
     def _page(self, unit: str, best: pd.DataFrame) -> str:
         scale = self.scale(unit)
-        corpora = "".join(self.column_html(name, unit, best.loc[name], scale) for name in self.corpora)
+        corpora = "".join(self.column_html(name, unit, best.loc[[name]], scale) for name in self.corpora)
+        table = transfer_html(transfer_table(self.scores, unit, 2))
         return (
-            f'<div class="nbkit"><h3>{html.escape(unit)}</h3>{transfer_html(transfer_table(self.scores, unit, 2))}'
+            f'<div class="nbkit"><h3>{escaped(unit)}</h3>{table}'
             '<p class="note">score of each tag in each corpus; framed: the best there</p>'
             f'<div class="corpora">{corpora}</div>{scale_html(scale)}</div>'
         )
@@ -303,13 +336,13 @@ class NeuronBrowser:
         """Histogram and exemplars of one corpus, on the ``scale`` of all: what is weak here looks weak."""
         stored = self.activations[name]
         items = "".join(
-            f"<li>{html.escape(text) if tokens is None else shade_html(text, tokens, scale[1])}</li>"
+            f'<li dir="auto">{escaped(text) if tokens is None else shade_html(text, tokens, scale[1])}</li>'
             for text, tokens in zip(best["text"], best["tokens"], strict=True)
         )
         histogram = histogram_svg(np.asarray(stored.values[:, stored.column(unit)], np.float32), scale)
         low, high = best["activation"].iloc[-1], best["activation"].iloc[0]
         return (
-            f'<div class="corpus"><h4>{html.escape(name)}</h4>{histogram}'
+            f'<div class="corpus"><h4 dir="auto">{escaped(name)}</h4>{histogram}'
             f'<div class="note">top {self.k}: {high:z.2f} to {low:z.2f}</div><ol>{items}</ol></div>'
         )
 
@@ -319,12 +352,21 @@ class NeuronBrowser:
         half = len(near) // 2
         for title, part in (("rise with it", near.iloc[:half]), ("fall when it rises", near.iloc[half:])):
             lines = [
-                (name, "".join(map(cell_html, line)) + status_html(self._tags[name]))
+                (name, "".join(map(cell_html, line)) + words_html(self._tags[name]))
                 for name, line in part.iterrows()
             ]
             parts.append(table_html([title, *part, "best tag"], lines))
         note = f"correlation with {unit} over the texts of each corpus; chosen by its mean"
-        return f'<div class="nbkit near">{"".join(parts)}<p class="note">{html.escape(note)}</p></div>'
+        return f'<div class="nbkit near">{"".join(parts)}<p class="note">{escaped(note)}</p></div>'
+
+
+BROWSER_FIELDS = """<div class="nbkit-fields">
+<div><label for="descriptor">descriptor</label> <select id="descriptor">{descriptors}</select></div>
+<div><label for="word">or word</label> <input id="word" type="search" autocomplete="off"></div>
+<div><label for="site">site</label> <select id="site">{sites}</select></div></div>
+<p><label for="unit">unit</label><br><select id="unit" size="6"></select></p>
+<p id="found" class="nbkit note" role="status"></p>
+"""
 
 
 def scale_html(scale: tuple[float, float]) -> str:
@@ -341,15 +383,15 @@ class _BrowserView:
     def __init__(self, browser: NeuronBrowser) -> None:
         self.browser, wide = browser, {"width": "44em"}
         self.descriptor = ipywidgets.Dropdown(
-            options=[("any", ""), *((name, name) for name in browser.descriptors)],
-            value=browser.descriptors[0],
+            options=[("any", ANY), *((short(name), name) for name in browser.descriptors)],
+            index=1,
             description="descriptor",
             layout=wide,
         )
         self.word = ipywidgets.Text(
             description="or word", placeholder="then Enter", layout=wide, continuous_update=False
         )
-        sites = [("any", ""), *((site, site) for site in browser.sites)]
+        sites = [("any", ANY), *((site, site) for site in browser.sites)]
         self.site = ipywidgets.Dropdown(options=sites, description="site", layout=wide)
         self.unit = ipywidgets.Select(description="unit", rows=8, layout=wide)
         self.name = ipywidgets.Text(description="or by name", placeholder=browser.units[0], layout=wide)
@@ -370,41 +412,42 @@ class _BrowserView:
         self._list()
 
     def _described(self, *_: object) -> None:
-        if self.descriptor.value and self.word.value:
+        if self.descriptor.value is not ANY and self.word.value:
             self.word.value = ""  # which lists, too
         elif not self.word.value:
             self._list()
 
     def _worded(self, *_: object) -> None:
         if self.word.value.strip():
-            self.descriptor.value = ""
+            self.descriptor.value = ANY
         self._list()
 
     def _list(self, *_: object) -> None:
         """The units that the fields ask for; all of them where they ask for nothing but a site."""
-        word, site = self.word.value.strip(), self.site.value or None
-        descriptor = None if word else self.descriptor.value or None
+        word = self.word.value.strip() or None
+        descriptor, site = (None if f.value is ANY else f.value for f in (self.descriptor, self.site))
+        descriptor = descriptor if word is None else None
+        asked = not (word is None and descriptor is None)
         try:
-            found = self.browser.search(
-                descriptor=descriptor, word=word, site=site, n=LISTED if word or descriptor else None
-            )
+            n = LISTED if asked else None
+            found = self.browser.search(descriptor=descriptor, word=word, site=site, n=n)
         except ValueError as error:
             return self._say(str(error))
         self._say(self._found(len(found), descriptor, word))
-        self.unit.options = self.browser.titles(found, numbers=bool(word or descriptor))
+        self.unit.options = self.browser.titles(found, numbers=asked)
         self.unit.index = 0  # none was chosen since the list is new: this shows it
 
-    def _found(self, n: int, descriptor: str | None, word: str) -> str:
-        if word:
+    def _found(self, n: int, descriptor: Any, word: str | None) -> str:
+        if word is not None:
             texts = len(self.browser.texts_with(word))
             return (
                 f"{n} units, by how many standard deviations they are above their mean on “{word}”"
                 f" ({min(texts, WORD_TEXTS)} of the {texts} texts that have it were read)"
             )
-        return f"{n:,} units, by their {f'score for “{descriptor}”' if descriptor else 'best tag'}"
+        return f"{n:,} units, by their {'best tag' if descriptor is None else f'score for “{descriptor}”'}"
 
     def _say(self, message: str) -> None:
-        self.note.value = f'<p class="nbkit note" role="status">{html.escape(message)}</p>'
+        self.note.value = f'<p class="nbkit note" role="status">{escaped(message)}</p>'
 
     def _show(self, *_: object) -> None:
         if self.unit.value:
@@ -427,70 +470,3 @@ class _BrowserView:
         for button, name in itertools.zip_longest(self.near, near):
             button.description = name or ""
             button.layout.display = None if name else "none"
-
-
-BROWSER_FIELDS = """<div class="nbkit-fields">
-<div><label for="descriptor">descriptor</label> <select id="descriptor">{descriptors}</select></div>
-<div><label for="word">or word</label> <input id="word" type="search" autocomplete="off"></div>
-<div><label for="site">site</label> <select id="site">{sites}</select></div></div>
-<p><label for="unit">unit</label><br><select id="unit" size="6"></select></p>
-<p id="found" class="nbkit note" role="status"></p>
-"""
-
-#: Lists what is asked for, shows the unit that is chosen, and makes buttons of neighbours that are here.
-BROWSER_SCRIPT = """
-var by = function (id) { return document.getElementById(id); };
-var sections = document.querySelectorAll("section"), words = new Map(Object.entries(data.words));
-function show() {
-  sections.forEach(function (section, i) { section.hidden = String(i) !== by("unit").value; });
-}
-function list() {
-  var word = by("word").value.trim().toLowerCase(), descriptor = by("descriptor").value, lines, said;
-  if (word) {
-    lines = words.get(word) || [];
-    said = "by their response to the word, in standard deviations";
-  } else if (descriptor) {
-    lines = data.scores[descriptor].map(function (score, i) { return [i, score]; });
-    said = "by their highest score for the descriptor";
-  } else {
-    lines = data.units.map(function (unit, i) { return [i]; });
-    said = "of the " + data.units.length + " on this page";
-  }
-  lines = lines.filter(function (line) {
-    return !by("site").value || data.sites[line[0]] === by("site").value;
-  });
-  if (word && !words.has(word))
-    return by("found").textContent =
-      "\\u201c" + word + "\\u201d is not among the " + words.size + " words of this page";
-  if (word || descriptor) lines.sort(function (a, b) { return b[1] - a[1]; });
-  by("unit").replaceChildren.apply(by("unit"), lines.map(function (line) {
-    var number = line.length > 1 ? " · " + line[1].toFixed(2) : "";
-    return new Option(data.units[line[0]] + number + " · " + data.tags[line[0]], line[0]);
-  }));
-  by("found").textContent = lines.length + (lines.length === 1 ? " unit, " : " units, ") + said;
-  by("unit").selectedIndex = lines.length ? 0 : -1;
-  show();
-}
-["descriptor", "word", "site"].forEach(function (id) {
-  by(id).addEventListener("input", function () {
-    if (id !== "site") by(id === "word" ? "descriptor" : "word").value = "";
-    list();
-  });
-});
-by("unit").addEventListener("input", show);
-document.querySelectorAll(".near th:first-child").forEach(function (cell) {
-  var at = data.units.indexOf(cell.textContent);
-  if (at < 0) return;
-  var button = document.createElement("button");
-  button.textContent = cell.textContent;
-  button.addEventListener("click", function () {
-    by("word").value = by("descriptor").value = by("site").value = "";
-    list();
-    by("unit").value = String(at);
-    show();
-    by("unit").focus();
-  });
-  cell.replaceChildren(button);
-});
-list();
-"""

@@ -1,8 +1,7 @@
-"""Comparison."""
+"""One unit in two corpora, side by side: see ``corpus_compare``."""
 
 from __future__ import annotations
 
-import html
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,7 +13,8 @@ from nbkit.activations import Activations
 from nbkit.illusions import Report, Taxonomy
 from nbkit.models import Subject
 from nbkit.plots.browser import NeuronBrowser, neuron_browser, scale_html
-from nbkit.plots.html import Views, cell_html, controls, live_and_static, table_html
+from nbkit.plots.html import Views, cell_html, controls, escaped, live_and_static, table_html
+from nbkit.plots.style import short
 from nbkit.texts import Texts
 
 
@@ -31,7 +31,7 @@ def corpus_compare(
 ) -> CorpusCompare:
     """Look at a unit in two corpora, side by side: exemplars, histogram, its tag in each, and do they agree?
 
-    report     of ``illusions.compare`` on the same corpora: what became of each tag in its random cuts
+    report     of ``illusions.compare`` on the same corpora: is each tag best in its random cuts
     verdicts   of ``illusions.taxonomy``: is the tag global, dataset-level or local
     others     as for ``neuron_browser``
 
@@ -70,9 +70,11 @@ class CorpusCompare:
         return pd.DataFrame.from_dict(lines, orient="index")
 
     def agreement(self, unit: str, one: str, other: str) -> dict[str, float]:
-        """Do two corpora say the same of ``unit``? 1 or 0 for the best tag, and as in ``illusions``: jaccard
-        of the first two tags, spearman over all descriptors, overlap (1 or 0) of the ranges of its ``k``
-        strongest activations."""
+        """Do two corpora agree on ``unit``?
+
+        same (1 or 0: the best tag), jaccard (of the first two tags), spearman (over all descriptors), overlap
+        (1 or 0: of the ranges of its ``k`` strongest activations).
+        """
         own = pd.DataFrame({name: self._scores(name)[unit] for name in (one, other)})
         first = [set(own[name].nlargest(2).index) for name in own]
         spread = own.nunique().min() > 1
@@ -113,7 +115,8 @@ class CorpusCompare:
         """A descriptor, its units, and the two corpora."""
         browser, wide = self.browser, {"width": "44em"}
         names = list(browser.corpora)
-        descriptor = ipywidgets.Dropdown(options=browser.descriptors, description="descriptor", layout=wide)
+        tags = [(short(name), name) for name in browser.descriptors]
+        descriptor = ipywidgets.Dropdown(options=tags, description="descriptor", layout=wide)
         unit = ipywidgets.Select(description="unit", rows=6, layout=wide)
         one, other = (
             ipywidgets.Dropdown(options=names, value=names[i], description=what, layout=wide)
@@ -151,24 +154,26 @@ class CorpusCompare:
         return self.browser.scores[name].loc[self.browser.descriptors]
 
     def _page(self, unit: str, one: str, other: str, best: pd.DataFrame) -> str:
-        scale, said = self.browser.scale(unit), self.agreement(unit, one, other)
-        columns = "".join(
-            self.browser.column_html(name, unit, best.loc[name], scale) for name in (one, other)
+        scale, found = self.browser.scale(unit), self.agreement(unit, one, other)
+        columns = (
+            "\n".join(  # on lines of their own: a page has the column of a corpus once for all its pairs
+                self.browser.column_html(name, unit, best.loc[[name]], scale) for name in (one, other)
+            )
         )
-        found = "the same best tag in both" if said["same"] else "another best tag in each"
-        ranges = "overlap" if said["overlap"] else "do not overlap"
+        title = "the same best tag in both" if found["same"] else "another best tag in each"
+        ranges = "overlap" if found["overlap"] else "do not overlap"
         return (
-            f'<div class="nbkit"><h3>{html.escape(unit)}: {found}</h3>{self._tags_html(unit, one, other)}'
-            f'<p class="note">rank correlation of its scores over all descriptors: {said["spearman"]:z.2f};'
-            f" of the first two tags in each, {said['jaccard']:.0%} are shared; the ranges of the"
-            f" {self.browser.k} strongest activations {ranges}</p>"
-            f'<div class="corpora">{columns}</div>{scale_html(scale)}</div>'
+            f'<div class="nbkit"><h3>{escaped(unit)}: {title}</h3>{self._tags_html(unit, one, other)}'
+            f'<p class="note">rank correlation of its scores over all descriptors: {found["spearman"]:z.2f};'
+            f" of the first two tags in each, {found['jaccard']:.0%} are shared; the ranges of the"
+            f' {self.browser.k} strongest activations {ranges}</p><div class="corpora">\n{columns}\n</div>'
+            f"{scale_html(scale)}</div>"
         )
 
     def _tags_html(self, unit: str, one: str, other: str) -> str:
-        """A line for each tag: scores and ranks, what all units say of it, and the verdicts given."""
+        """A line for each tag: scores and ranks, its numbers over all units, and the verdicts given."""
         table, lines = self.tags(unit, one, other), []
-        extra = {"compare": self._fate} if self.report is not None else {}
+        extra = {"compare": self._transfer} if self.report is not None else {}
         extra |= {"taxonomy": self._verdict} if self.verdicts is not None else {}
         for tag, line in table.iterrows():
             cells = "".join(
@@ -177,31 +182,31 @@ class CorpusCompare:
             )
             cells += f"<td>{line['correlation']:z.2f}</td><td>{line['shared']:.0f} of 10</td>"
             lines.append((tag, cells))
-        said = "".join(
-            f'<p class="note"><b>{html.escape(tag)}</b>, {what}:'
-            f" {html.escape(say(unit, tag, one, other))}</p>"
+        verdicts = "".join(
+            f'<p class="note"><b dir="auto">{escaped(tag)}</b>, {what}:'
+            f" {escaped(verdict(unit, tag, one, other))}</p>"
             for tag in table.index
-            for what, say in extra.items()
+            for what, verdict in extra.items()
         )
         head = ["best tag", one, "rank", other, "rank", "over units", "best units"]
         note = "over units: correlation of the tag’s scores in the two; best units: how many are the same"
-        return f'{table_html(head, lines)}<p class="note">{note}</p>{said}'
+        return f'{table_html(head, lines)}<p class="note">{note}</p>{verdicts}'
 
-    def _fate(self, unit: str, tag: str, one: str, other: str) -> str:
+    def _transfer(self, unit: str, tag: object, one: str, other: str) -> str:
         """What ``illusions.compare`` found in its cuts, from each of the two corpora."""
-        table, said = self.report.units, []
+        table, found = self.report.units, []
         cuts = table["split"].nunique()
         for here, there in ((one, other), (other, one)):
             at = (table["unit"] == unit) & (table["descriptor"] == tag) & (table["corpus"] == here)
             own = table[at & table["above"]].set_index("other")["same"]
             if len(own):
-                said.append(
+                found.append(
                     f"chosen in {own[[here]].size} of {cuts} cuts of {here}; best on the other half in"
                     f" {own[[here]].sum()}, in {there} in {own[[there]].sum()}"
                 )
-        return "; ".join(said) or f"below {self.report.settings['min_score']:g}, or too rare: not judged"
+        return "; ".join(found) or f"below {self.report.settings['min_score']:g}, or too rare: not judged"
 
-    def _verdict(self, unit: str, tag: str, *_: str) -> str:
+    def _verdict(self, unit: str, tag: object, *_: str) -> str:
         """The verdict of ``illusions.taxonomy``, over all its corpora."""
         table = self.verdicts.verdicts
         found = table[(table["unit"] == unit) & (table["descriptor"] == tag)]

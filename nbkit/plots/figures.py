@@ -65,7 +65,7 @@ def _curves(table: pd.DataFrame, x: str, value: str, series: str, ax: Axes) -> d
 
 
 def _looks_of(series: str, look: Mapping[Any, Look]) -> dict[str, Any]:
-    """seaborn's arguments for the values of the column ``series``; the legend is drawn by ``style.legend``."""
+    """seaborn's arguments for the values of the column ``series``; ``style.legend`` draws the legend."""
     colors = {name: one.color for name, one in look.items()}
     markers = {name: one.marker for name, one in look.items()}
     return {"hue": series, "style": series, "palette": colors, "markers": markers, "legend": False}

@@ -1,20 +1,8 @@
-"""Widgets: the same views with controls, and static without a kernel.
-
-    neuron_browser(...)          search the units, and see what one does in every corpus
-    corpus_compare(...)          a unit in two corpora, side by side (both are in ``nbkit.plots.browser``)
-    salience_slider(...)         accuracy, units and words as the number of units moves
-    tree_stepper(...)            gold and probed trees, sentence by sentence and layer by layer
-    annotate(sets, path, "ada")  judge blinded sets of texts; every answer is saved, and resumed from
-    descriptor_editor(merged, path)   rename, join and drop descriptors; later runs read the file
-    Views(title, controls, view) any view with a few choices (``nbkit.plots.html``)
-
-A widget is shown by naming it in a cell; ``.view(...)`` is its HTML, ``.to_html()`` a page that needs no
-kernel, no server and no network. All of them can be used with the keyboard alone.
-"""
+"""Widgets of salience, trees and descriptors: the same views with controls, and static without a kernel."""
 
 from __future__ import annotations
 
-import html
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +12,16 @@ import numpy as np
 import pandas as pd
 
 from nbkit.descriptors import Descriptors, Editor
-from nbkit.plots.html import Views, bar_html, controls, live_and_static, page
+from nbkit.plots.html import Views, bar_html, controls, escaped, live_and_static, page
+from nbkit.plots.style import short
+from nbkit.plots.trees import tree_arcs
+from nbkit.salience import Ranking
 
 
 def salience_slider(
     stored: Mapping[str, tuple[np.ndarray, pd.Series]],
     units: pd.DataFrame,
-    rankings: Mapping[str, Any],
+    rankings: Mapping[str, Ranking],
     curves: Mapping[str, pd.DataFrame],
     words: pd.Series,
     *,
@@ -53,12 +44,12 @@ def salience_slider(
         chosen = rankings[what].top(n)
         layers = units["site"].iloc[chosen].value_counts().reindex(units["site"].unique(), fill_value=0)
         bars = "".join(
-            f"<tr><th>{html.escape(site)}</th><td>{bar_html(count / n)}</td><td>{count}</td></tr>"
+            f"<tr><th>{escaped(site)}</th><td>{bar_html(count / n)}</td><td>{count}</td></tr>"
             for site, count in layers.items()
         )
         everything = float(curve.iloc[-1])
         return (
-            f"<h3>{html.escape(what)}: {n} of {len(units):,} units keep {curve[n]:.2f}, all reach"
+            f"<h3>{escaped(what)}: {n} of {len(units):,} units keep {curve[n]:.2f}, all reach"
             f" {everything:.2f}</h3>{bar_html(curve[n] / everything)}"
             f'<div class="corpora"><div><h4>where they are</h4><table class="plain">{bars}</table></div>'
             f"<div><h4>the first {min(n, shown)}, and the words they are highest on</h4>"
@@ -68,17 +59,18 @@ def salience_slider(
     return Views("Salient neurons", {"property": list(rankings), "units": counts}, view)
 
 
-def _unit_lines(X, y: pd.Series, units: pd.DataFrame, ranking, words: pd.Series, shown: int) -> list[str]:
-    forms, lines = words.loc[y.index].to_numpy(), []
-    classes = y.to_numpy()
+def _unit_lines(
+    X: np.ndarray, y: pd.Series, units: pd.DataFrame, ranking: Ranking, words: pd.Series, shown: int
+) -> list[str]:
+    """For each of the first ``shown`` units: class of most of its 40 highest words, and six of these."""
+    forms, classes, lines = words.loc[y.index].to_numpy(), y.to_numpy(), []
     for column in ranking.top(shown):
         best = np.argsort(-X[:, column], kind="stable")[:40]
         common = pd.Series(classes[best]).mode().iloc[0]
-        some = ", ".join(dict.fromkeys(str(f).lower() for f in forms[best]).keys() if len(best) else [])
-        short = ", ".join(some.split(", ")[:6])
+        some = list(dict.fromkeys(str(form).lower() for form in forms[best]))[:6]
         lines.append(
-            f"<li><b>{html.escape(units['unit'].iloc[column])}</b> {html.escape(str(common))}:"
-            f" {html.escape(short)}</li>"
+            f'<li dir="auto"><b>{escaped(units["unit"].iloc[column])}</b> {escaped(common)}:'
+            f" {escaped(', '.join(some))}</li>"
         )
     return lines
 
@@ -97,11 +89,12 @@ class DescriptorEditor(Editor):
         def refresh(message: str = "") -> None:
             frame = self.result.frame
             options = [
-                (f"{name} ({n})", name) for name, n in zip(frame["descriptor"], frame["n_texts"], strict=True)
+                (f"{short(name, 60)} ({n})", name)
+                for name, n in zip(frame["descriptor"], frame["n_texts"], strict=True)
             ]
             chosen.options, other.options = options, options
             chosen.index = other.index = None  # a click without a choice changes nothing
-            shown.value = f"{self.view()}<p><b>{html.escape(message)}</b></p>"
+            shown.value = f"{self.view()}<p><b>{escaped(message)}</b></p>"
 
         def act(change: Callable[[], None]) -> None:
             try:
@@ -127,8 +120,8 @@ class DescriptorEditor(Editor):
     def view(self) -> str:
         """The descriptors as they are now, with the wordings each stands for."""
         lines = "".join(
-            f"<tr><th>{html.escape(line.descriptor)}</th><td>{line.n_texts}</td>"
-            f"<td>{html.escape(', '.join(line.members[:8]))}</td></tr>"
+            f'<tr><th dir="auto">{escaped(line.descriptor)}</th><td>{line.n_texts}</td>'
+            f'<td dir="auto">{escaped(short(", ".join(map(str, line.members[:8])), 300))}</td></tr>'
             for line in self.result.frame.head(30).itertuples()
         )
         return (
@@ -163,11 +156,10 @@ def tree_stepper(
     """
 
     def view(sentence: str, layer: Any) -> str:
-        truth, said = gold[sentence], predicted[sentence][layer]
-        share = len(truth & said) / max(1, len(truth))
+        edges, found = gold[sentence], predicted[sentence][layer]
+        share = len(edges & found) / max(1, len(edges))
         return (
-            f"<h3>{share:.0%} of the edges at {html.escape(str(layer))}</h3>"
-            f"{_tree_svg(forms[sentence], truth, said)}"
+            f"<h3>{share:.0%} of the edges at {escaped(layer)}</h3>{_tree_svg(forms[sentence], edges, found)}"
             '<p class="note">above: gold; below: the probe, blue where right, red and broken where wrong</p>'
         )
 
@@ -177,22 +169,21 @@ def tree_stepper(
 
 def _tree_svg(forms: Sequence[str], gold: set, predicted: set) -> str:
     """Arcs over and under the words."""
-    widths = [max(30, 9 * len(form) + 12) for form in forms]
+    widths = [max(30, 12 + sum(map(_wide, form))) for form in forms]
     middle = np.cumsum(widths) - np.array(widths) / 2
     rise = 12 + 9 * max([b - a for a, b in gold | predicted], default=1)
     paths = []
-    for edges, up in ((gold, True), (predicted, False)):
-        for a, b in sorted(edges):
-            right = up or (a, b) in gold
-            base, height = (rise if up else rise + 26), (12 + 18 * (b - a)) * (-1 if up else 1)
-            color = "#1a1a1a" if up else ("#0072B2" if right else "#B03A00")
-            dash = "" if right else ' stroke-dasharray="5 3"'
-            paths.append(
-                f'<path d="M{middle[a]:.0f} {base} Q{(middle[a] + middle[b]) / 2:.0f} {base + height}'
-                f' {middle[b]:.0f} {base}" fill="none" stroke="{color}" stroke-width="1.6"{dash}/>'
-            )
+    for arc in tree_arcs(gold, predicted):
+        base, height = (rise, -1) if arc.above else (rise + 26, 1)
+        left, right = middle[arc.a], middle[arc.b]
+        top = base + height * (12 + 18 * (arc.b - arc.a))
+        dash = "" if arc.right else ' stroke-dasharray="5 3"'
+        paths.append(
+            f'<path d="M{left:.0f} {base} Q{(left + right) / 2:.0f} {top} {right:.0f} {base}" fill="none"'
+            f' stroke="{arc.color}" stroke-width="1.6"{dash}/>'
+        )
     words = "".join(
-        f'<text x="{x:.0f}" y="{rise + 18}" text-anchor="middle">{html.escape(form)}</text>'
+        f'<text x="{x:.0f}" y="{rise + 18}" text-anchor="middle">{escaped(form)}</text>'
         for x, form in zip(middle, forms, strict=True)
     )
     width, height = sum(widths), 2 * rise + 26
@@ -201,3 +192,8 @@ def _tree_svg(forms: Sequence[str], gold: set, predicted: set) -> str:
         f' style="width:{width}px;height:{height}px"><title>gold and probed edges</title>'
         f"{''.join(paths)}{words}</svg></div>"
     )
+
+
+def _wide(letter: str) -> int:
+    """About, in pixels."""
+    return 16 if unicodedata.east_asian_width(letter) in "WF" else 9

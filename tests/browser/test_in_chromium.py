@@ -49,7 +49,7 @@ def assert_shows(view, neurons, unit):
         expect(column.locator("li").first).to_have_text(text)
         expect(column.locator("li mark.peak").first).to_be_visible()
     expect(view.locator(".near .note")).to_contain_text(f"with {unit} over")
-    expect(view.locator("table.fate td.best")).to_have_count(len(neurons.corpora))
+    expect(view.locator("table.scores td.best")).to_have_count(len(neurons.corpora))
     near = [name for name in neurons.neighbours(unit).index]
     expect(view.locator(".near tr th:first-child")).to_have_text(
         ["rise with it", *near[:4], "fall when it rises", *near[4:]]
@@ -202,12 +202,12 @@ def assert_compares(view, compared, unit, one, other):
         expect(view.locator(".corpus").nth(i).locator("li").first).to_have_text(best[name])
     expect(view.locator("li mark.peak")).to_have_count(2 * compared.browser.k)
     tags = compared.tags(unit, one, other)
-    expect(view.locator("table.fate tr th:first-child")).to_have_text(["best tag", *tags.index])
+    expect(view.locator("table.scores tr th:first-child")).to_have_text(["best tag", *tags.index])
     for tag in tags.index:
         for what in ("compare", "taxonomy"):
             expect(view.locator("p.note", has_text=f"{tag}, {what}: ")).to_be_visible()
     for i, tag in enumerate(tags.index, 1):
-        cells = view.locator("table.fate tr").nth(i).locator("td")
+        cells = view.locator("table.scores tr").nth(i).locator("td")
         expect(cells.nth(0)).to_have_text(f"{tags.loc[tag, one]:z.2f}")
         expect(cells.nth(2)).to_have_text(f"{tags.loc[tag, other]:z.2f}")
 
