@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbkit import descriptors, evaluation, plots, texts
-from nbkit.descriptors import generators, labels
+from nbkit.descriptors import generators, labels, replies
+from nbkit.descriptors import proposals as proposing
+from nbkit.descriptors.messages import request_key
 from nbkit.texts import Texts
 
 
@@ -31,14 +33,21 @@ from nbkit.texts import Texts
     ],
 )
 def test_replies_are_read_or_absent(reply, expected):
-    assert descriptors.proposals.read_reply(reply) == expected
+    assert replies.read_reply(reply) == expected
 
 
-@given(st.lists(st.text(st.characters(categories=["Ll"]), min_size=1, max_size=9), min_size=1, unique=True))
+def plain(word):
+    """A word that is none of those for "none" and "sure"."""
+    return word.lower() not in replies.NONE and not replies.PREAMBLE.match(word.lower())
+
+
+WORDS = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=9).filter(plain)
+
+
+@given(st.lists(WORDS, min_size=1, unique=True))
 def test_a_json_list_of_words_survives_reading(words):
-    assert descriptors.proposals.read_reply(json.dumps(words)) == list(
-        dict.fromkeys(w.lower() for w in words)
-    )
+    expected = list(dict.fromkeys(w.lower() for w in words))
+    assert replies.read_reply(json.dumps(words)) == expected[: replies.MOST]
 
 
 class Scripted:
@@ -46,9 +55,6 @@ class Scripted:
 
     def __init__(self, replies, name="scripted"):
         self.name, self.provenance, self.replies, self.asked = name, "a script", replies, []
-
-    def complete(self, messages):
-        return generators.Reply('["example"]')
 
     def complete_all(self, requests):
         self.asked = list(requests)
@@ -74,11 +80,38 @@ def test_the_union_of_generators_with_every_loss_counted():
 def test_every_request_has_the_task_a_worked_example_and_the_text():
     corpus = Texts.from_list(["one", "two"])
     generator = Scripted([generators.Reply("a"), generators.Reply("a")])
-    descriptors.propose(corpus, generator, prompt=descriptors.Prompt(steer="Think of buyers."), seed=4)
+    prompt = descriptors.Prompt(steer="Think of buyers.", examples=[("three", ["example"])])
+    descriptors.propose(corpus, generator, prompt=prompt, seed=4)
     for messages, text in zip(generator.asked, ["one", "two"], strict=True):
         assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
         assert messages[0]["content"].endswith("Think of buyers.")
         assert messages[2]["content"] == '["example"]' and messages[-1]["content"] == text
+
+
+def test_the_shipped_prompt_shows_three_examples_that_read_as_they_are_written():
+    prompt = descriptors.Prompt()
+    messages = prompt.messages("The train was late.")
+    assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 3, "user"]
+    for turn, (text, shown) in zip(range(1, 7, 2), prompt.examples, strict=True):
+        assert messages[turn]["content"] == text
+        assert replies.read_reply(messages[turn + 1]["content"]) == list(shown)
+    itself = prompt.messages(prompt.examples[1][0])  # an example is not asked about itself
+    assert [m["content"] for m in itself].count(prompt.examples[1][0]) == 1 and len(itself) == 6
+    known = {text for name in ("reviews", "questions", "encyclopedia", "fiction")
+             for text in texts.load(f"sample:{name}").frame["text"]}  # fmt: skip
+    assert not known & {text for text, _ in prompt.examples}
+
+
+@given(st.integers(2, 30), st.integers(0, 9), st.sets(st.integers(0, 29)))
+def test_a_texts_request_depends_on_nothing_but_the_text(n, seed, lost):
+    """Not on the sample's size or seed, nor on what failed: else every change would pay everything again."""
+    corpus = Texts.from_list([f"text {i} " + "x" * (i % 7) for i in range(30)])
+    alone = {request_key(descriptors.Prompt().messages(t)) for t in corpus.frame["text"]}
+    fails = generators.Reply(None, "timed out")
+    script = Scripted([fails if i in lost else generators.Reply('["a"]') for i in range(n)])
+    found = descriptors.propose(corpus, script, n=n, seed=seed)
+    assert len(script.asked) == n and {request_key(m) for m in script.asked} <= alone
+    assert found.attrs["dropped"]["scripted"].get("timed out", 0) == sum(i < n for i in lost)
 
 
 def proposals(**said):
@@ -340,14 +373,14 @@ def test_a_stratified_sample_is_in_proportion():
     kind = np.where(np.arange(300) < 240, "a", "b")
     corpus = replace(corpus, frame=corpus.frame.assign(kind=kind))
     for n in (20, 75, 150):
-        some = descriptors.proposals.stratified(corpus, n, by="kind", seed=1)
+        some = proposing.stratified(corpus, n, groups="kind", seed=1)
         assert len(some) == n and abs((some.frame["kind"] == "b").sum() - n / 5) <= 1
-    lengths = descriptors.proposals.stratified(corpus, 50, seed=0).frame["text"].str.len()
+    lengths = proposing.stratified(corpus, 50, seed=0).frame["text"].str.len()
     edges = corpus.frame["text"].str.len().quantile([0.2, 0.4, 0.6, 0.8])
     assert (np.bincount(np.searchsorted(edges, lengths), minlength=5) >= 6).all()
-    assert len(descriptors.proposals.stratified(corpus, 1000)) == 300
+    assert len(proposing.stratified(corpus, 1000)) == 300
     with pytest.raises(ValueError, match="no column 'mood'"):
-        descriptors.proposals.stratified(corpus, 5, by="mood")
+        proposing.stratified(corpus, 5, groups="mood")
 
 
 def test_propose_asks_about_the_sample_only():
@@ -370,7 +403,7 @@ def test_propose_asks_about_the_sample_only():
     ],
 )
 def test_answers_are_read_or_absent(reply, expected):
-    assert labels.read_answer(reply, ["a", "b"]) == expected
+    assert replies.read_answer(reply, ["a", "b"]) == expected
 
 
 def test_asked_labels_leave_out_texts_without_all_answers_and_count_them():
@@ -399,7 +432,7 @@ def test_agreement_beside_chance():
     b = a.where(rng.random((400, 3)) < 0.9, 1 - a)
     (line,) = descriptors.agreement({"a": a, "b": b.iloc[:350]}).to_dict("records")
     assert line["texts"] == 350 and line["descriptors"] == 3
-    assert 0.6 < line["kappa"] < 0.95 and 0.6 < line["correlation"] < 0.95 and abs(line["chance"]) < 0.1
+    assert 0.6 < line["kappa"] < 0.95 and 0.6 < line["correlation"] < 0.95 and abs(line["shuffled"]) < 0.1
     with pytest.raises(ValueError, match="share no text"):
         descriptors.agreement({"a": a, "b": b.rename(columns=str.upper)})
 

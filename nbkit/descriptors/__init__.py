@@ -27,10 +27,11 @@ Sources
     request is accounted for.
 """
 
-from nbkit.descriptors.generators import Generator, Reply, connect
+from nbkit.descriptors.generators import connect
 from nbkit.descriptors.labels import Question, agreement, label
 from nbkit.descriptors.ledger import Ledger
 from nbkit.descriptors.merging import Descriptors, Editor, merge
+from nbkit.descriptors.messages import Generator, Reply
 from nbkit.descriptors.proposals import Prompt, propose
 
 __all__ = [

@@ -1,26 +1,13 @@
-"""Descriptors: short properties of texts, found in a corpus, merged, and put on every text.
-
-    propose(texts, generators)      what each generator says is in each text, or in a stratified sample
-    merge(proposals)                near-duplicates become one descriptor; edits by hand are read from a file
-    label(texts, descriptors)       label matrix [text, descriptor], P(descriptor | text) in [0, 1]
-    agreement({name: labels})       how far ways of labelling agree, beside chance
-
-After Mondal et al. 2024 (arXiv 2401.16731, read second hand): every text goes to a generator with a task
-description, one worked example drawn at random from the corpus, and the text; the union of the
-generators' answers is taken; near-duplicates are merged by community detection on sentence embeddings,
-one representative each. Labelling every text instead of the top exemplars alone is ours: without it a
-scorer cannot see where a descriptor is absent.
-
-A reply that cannot be read is absent and counted: ``proposals.attrs["dropped"]``.
-"""
+"""Label matrices: which text has which descriptor, with what probability."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 
 from nbkit import stats
-from nbkit.descriptors.generators import Generator, Messages, Request, connect
-from nbkit.descriptors.ledger import Ledger
+from nbkit.descriptors.ledger import Ledger, accounted, estimate
 from nbkit.descriptors.merging import Descriptors, encode
+from nbkit.descriptors.messages import Generator, Messages, Request
+from nbkit.descriptors.proposals import warn_of_losses
+from nbkit.descriptors.replies import read_answer
 from nbkit.texts import Texts
 
 METHODS = ("proposals", "similarity", "asked")  # of label
@@ -74,6 +63,10 @@ def label(
     generator: str | Generator | None = None,
     question: Question | None = None,
     encoder: Any = None,
+    ledger: str | Path | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+    max_money: float | None = None,
+    dry_run: bool = False,
 ) -> pd.DataFrame:
     """Label matrix [text, descriptor] with P(descriptor | text); the index is ``text_id``.
 
@@ -81,25 +74,37 @@ def label(
     similarity   from the cosine between text and descriptor, turned into a probability by a logistic
                  regression on the texts that ``proposals`` covers (which may be a sample of the corpus)
     asked        a ``generator`` is asked about every text and descriptor (``question``). Texts for which an
-                 answer is missing are absent; ``.attrs["dropped"]`` counts them and the failures
+                 answer is missing are absent; ``.attrs["dropped"]`` counts them and the failures.
+                 ``ledger``, ``prices``, ``max_money`` and ``dry_run`` as for ``propose``
 
-    Any other method is a ``ValueError``, and so is one without what it needs.
+    ``ValueError``: another method, one without what it needs, or two descriptors of one name.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
+    names = descriptors.names if len(descriptors) else []
+    if len(set(names)) < len(names):
+        raise ValueError(f"two descriptors are named {Counter(names).most_common(1)[0][0]!r}: rename one")
     if method == "asked":
         if generator is None:
             raise ValueError('method="asked" needs generator=, say "openai:MODEL"')
-        return _asked(texts, descriptors.names, generator, question or Question())
+        asked = accounted(generator, ledger, prices, max_money)
+        requests = _questions(texts, names, question or Question())
+        if dry_run:
+            return estimate(asked, [messages for *_, messages in requests], prices)
+        return _asked(texts, names, asked, requests)
     if proposals is None:
         raise ValueError(f"method={method!r} needs proposals=, what propose() returned")
-    said = _said(texts, descriptors, proposals)
+    proposed = _proposed(texts, descriptors, proposals)
     if method == "proposals":
-        return said
-    closeness = similarity(texts, descriptors.names, encoder)
-    covered = said.index.isin(proposals.attrs.get("texts", proposals["text_id"]))
-    known = said.to_numpy()[covered].ravel()
-    if known.min() == known.max():
+        return proposed
+    return _calibrated(similarity(texts, names, encoder), proposed, proposals)
+
+
+def _calibrated(closeness: pd.DataFrame, proposed: pd.DataFrame, proposals: pd.DataFrame) -> pd.DataFrame:
+    """Cosines [text, descriptor] as probabilities, by a logistic regression on the texts that were read."""
+    covered = proposed.index.isin(proposals.attrs.get("texts", proposals["text_id"]))
+    known = proposed.to_numpy()[covered].ravel()
+    if not len(known) or known.min() == known.max():
         raise ValueError("similarity cannot be calibrated: every label of the sample is the same")
     model = LogisticRegression(C=1e6).fit(closeness.to_numpy()[covered].reshape(-1, 1), known)
     probability = model.predict_proba(closeness.to_numpy().reshape(-1, 1))[:, 1]
@@ -111,11 +116,18 @@ def label(
 def agreement(labels: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
     """How far ways of labelling agree on the texts and descriptors they share, one line a pair.
 
+    labels   {name: label matrix [text, descriptor]}, two at least
+
     Columns: one, other, texts, descriptors, kappa (Cohen's, labels cut at .5), correlation (mean over
-    descriptors that vary in both), chance (the same correlation with the texts of one shuffled).
+    descriptors that vary in both), shuffled (the same correlation with the texts of one shuffled by ``seed``).
+    ``ValueError``: two columns of one name, or matrices that share nothing.
     """
     if len(labels) < 2:
         raise ValueError("give two label matrices at least")
+    for name, matrix in labels.items():
+        if not matrix.columns.is_unique:
+            twice = matrix.columns[matrix.columns.duplicated()][0]
+            raise ValueError(f"the labels {name!r} have two columns {twice!r}: rename or drop one")
     generator, lines = np.random.default_rng(seed), []
     for (one, a), (other, b) in itertools.combinations(labels.items(), 2):
         rows, columns = a.index.intersection(b.index), a.columns.intersection(b.columns)
@@ -126,7 +138,7 @@ def agreement(labels: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFr
         kappa = cohen_kappa_score((x >= 0.5).ravel(), (y >= 0.5).ravel())
         found = (kappa, _mean_correlation(x, y), _mean_correlation(x, shuffled))
         lines.append((one, other, len(rows), len(columns), *found))
-    names = ["one", "other", "texts", "descriptors", "kappa", "correlation", "chance"]
+    names = ["one", "other", "texts", "descriptors", "kappa", "correlation", "shuffled"]
     return pd.DataFrame(lines, columns=names)
 
 
@@ -141,62 +153,50 @@ def similarity(texts: Texts, names: Sequence[str], encoder: Any = None) -> pd.Da
     return pd.DataFrame(cosine, index=_index(texts), columns=list(names))
 
 
-def _asked(texts: Texts, names: list[str], generator: str | Generator, question: Question) -> pd.DataFrame:
-    generator = connect(generator) if isinstance(generator, str) else generator
-    parts = [names[i : i + question.at_once] for i in range(0, len(names), question.at_once)]
-    pairs = list(itertools.product(texts.frame["text"], parts))
-    replies = generator.complete_all([question.messages(text, part) for text, part in pairs])
+def _questions(
+    texts: Texts, names: list[str], question: Question
+) -> list[tuple[int, int, list[str], Messages]]:
+    """Every request: row of the text, first column of its descriptors, their names, the messages."""
+    starts = range(0, len(names), question.at_once)
+    parts = [(first, names[first : first + question.at_once]) for first in starts]
+    return [
+        (row, first, part, question.messages(text, part))
+        for (row, text), (first, part) in itertools.product(enumerate(texts.frame["text"]), parts)
+    ]
+
+
+def _asked(
+    texts: Texts, names: list[str], generator: Generator, requests: list[tuple[int, int, list[str], Messages]]
+) -> pd.DataFrame:
+    replies = generator.complete_all([messages for *_, messages in requests])
     matrix = np.full((len(texts), len(names)), np.nan)
-    dropped: dict[str, int] = {"requests": len(pairs)}
-    for number, ((text, part), reply) in enumerate(zip(pairs, replies, strict=True)):
+    dropped, causes = Counter({"requests": len(requests)}), {}
+    for (row, first, part, messages), reply in zip(requests, replies, strict=True):
         found = read_answer(reply.text, part) if reply.text is not None else None
-        if found is None:
-            kind = reply.failure or "unparsable"
-            dropped[kind] = dropped.get(kind, 0) + 1
-            if reply.text is not None and isinstance(generator, Ledger):
-                generator.note(question.messages(text, part), "unparsable", reply.text)
+        if found is not None:
+            matrix[row, first : first + len(part)] = found
             continue
-        row, column = divmod(number, len(parts))
-        first = column * question.at_once
-        matrix[row, first : first + len(part)] = found
+        kind = reply.failure or "unparsable"
+        dropped[kind] += 1
+        causes.setdefault(kind, (reply.raw or reply.text or "")[:300])
+        if reply.text is not None and isinstance(generator, Ledger):
+            generator.note(messages, kind, reply.text)
+    warn_of_losses(generator.name, dropped, causes)
     whole = ~np.isnan(matrix).any(1)
-    dropped["texts without all answers"] = int((~whole).sum())
     frame = pd.DataFrame(matrix, index=_index(texts), columns=names)[whole]
-    frame.attrs["dropped"] = dropped
+    frame.attrs["dropped"] = {**dropped, "texts without all answers": int((~whole).sum())}
+    frame.attrs["causes"] = causes
     return frame
 
 
-def read_answer(reply: str, names: Sequence[str]) -> list[float] | None:
-    """Probabilities of ``names`` in a reply: a JSON object of numbers, or of yes and no. None: not all."""
-    match = re.search(r"\{.*\}", reply, re.DOTALL)
-    try:
-        said = json.loads(match.group()) if match else None
-    except ValueError:
-        return None
-    if not isinstance(said, dict):
-        return None
-    words = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}
-    found = []
-    for name in names:
-        value = said.get(name)
-        value = words.get(str(value).strip().lower(), value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            return None
-        found.append(float(value))
-    return found
-
-
-def _said(texts: Texts, descriptors: Descriptors, proposals: pd.DataFrame) -> pd.DataFrame:
+def _proposed(texts: Texts, descriptors: Descriptors, proposals: pd.DataFrame) -> pd.DataFrame:
+    """1 where a proposal for the text belongs to the descriptor, else 0."""
     named = proposals.assign(name=proposals["descriptor"].map(descriptors.mapping())).dropna()
-    matrix = pd.DataFrame(0.0, index=_index(texts), columns=descriptors.names)
-    named = named[named["text_id"].isin(matrix.index)]
-    rows, columns = (
-        matrix.index.get_indexer(named["text_id"]),
-        matrix.columns.get_indexer(named["name"]),
-    )
-    values = matrix.to_numpy().copy()
-    values[rows, columns] = 1.0
-    return pd.DataFrame(values, index=matrix.index, columns=matrix.columns)
+    index, columns = _index(texts), pd.Index(descriptors.names)
+    named = named[named["text_id"].isin(index)]
+    values = np.zeros((len(index), len(columns)))
+    values[index.get_indexer(named["text_id"]), columns.get_indexer(named["name"])] = 1.0
+    return pd.DataFrame(values, index=index, columns=columns)
 
 
 def _index(texts: Texts) -> pd.Index:

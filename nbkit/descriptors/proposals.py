@@ -1,20 +1,24 @@
-"""Proposals."""
+"""Proposals: what generators say is in each text."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nbkit.descriptors.generators import Generator, Messages, Request, connect
-from nbkit.descriptors.ledger import Ledger
+from nbkit.descriptors.ledger import Ledger, accounted, estimate
+from nbkit.descriptors.messages import Generator, Messages, Reply, Request
+from nbkit.descriptors.replies import Read, read
 from nbkit.texts import Texts
 
-LONGEST = 6  # words; a longer "descriptor" is a sentence, not a descriptor
+log = logging.getLogger(__name__)
 
 #: What a server that knows structured output is held to; ``read_reply`` reads it like any other list.
 SCHEMA = {
@@ -24,42 +28,71 @@ SCHEMA = {
     "additionalProperties": False,
 }
 
+#: Worked examples of three registers, written for the kit: a review, an encyclopedia, a conversation.
+EXAMPLES = (
+    (
+        "The zip broke on the second day, and the shop never answered my letter.",
+        ("broken zip", "poor quality", "customer service", "complaint"),
+    ),
+    (
+        "The bridge was built in 1894 and carries the railway across the river to the old harbour.",
+        ("bridge", "railway", "river", "history"),
+    ),
+    (
+        "How often should I water a young lemon tree in winter?",
+        ("question", "gardening", "lemon tree", "winter"),
+    ),
+)
+
+
+#: What to do about a kind of failure, where the server does not say it.
+HINTS = {"truncated": "give connect(..., max_tokens=) more: a model that thinks aloud needs 1,000"}
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a generator is asked: a task, a steer for this corpus, one worked example, the text."""
+    """What a generator is asked: a task, worked examples, and the text.
+
+    task       what to do, and in which form to answer
+    steer      what the readers of this corpus care about
+    examples   pairs of a text and its descriptors: fixed, so that the same text is always the same request
+    version    changes every request, and so asks a ledger's generator again
+    """
 
     task: str = (
         "List the properties of the text that a reader would name: its topics, its tone, what is said"
         " of what. Answer with a JSON list of two to five short phrases."
     )
-    steer: str = ""  # what the readers of this corpus care about
-    version: str = "1"
+    steer: str = ""
+    examples: Sequence[tuple[str, Sequence[str]]] = EXAMPLES
+    version: str = "2"
 
-    def messages(self, text: str, example: tuple[str, list[str]] | None = None) -> Messages:
-        """Chat messages about ``text``; ``example`` is another text with its descriptors."""
-        task = f"{self.task} {self.steer}".strip()
-        shown = []
-        if example is not None:
-            shown = [
-                {"role": "user", "content": example[0]},
-                {"role": "assistant", "content": json.dumps(example[1])},
-            ]
-        asked = [{"role": "system", "content": task}, *shown, {"role": "user", "content": text}]
-        return Request(asked, version=self.version, schema=SCHEMA)
+    def messages(self, text: str) -> Messages:
+        """Chat messages about ``text``: the task, the examples as turns, the text. An example is not shown
+        when it is the text itself."""
+        asked = [{"role": "system", "content": f"{self.task} {self.steer}".strip()}]
+        for shown, descriptors in self.examples:
+            if shown != text:
+                answer = json.dumps(list(descriptors), ensure_ascii=False)
+                asked += [{"role": "user", "content": shown}, {"role": "assistant", "content": answer}]
+        return Request([*asked, {"role": "user", "content": text}], version=self.version, schema=SCHEMA)
 
 
-def stratified(texts: Texts, n: int, *, by: str | None = None, seed: int = 0) -> Texts:
+def stratified(texts: Texts, n: int, *, groups: str | None = None, seed: int = 0) -> Texts:
     """``n`` texts drawn in proportion from the values of a column, or (None) from fifths of text length.
 
-    Top exemplars alone would show a generator one end of the corpus. A corpus that has no more: all of it.
+    Texts without a value are a group of their own. Top exemplars alone would show a generator one end of the
+    corpus. A corpus that has no more than ``n`` texts: all of it. ``ValueError``: no such column.
     """
     if n >= len(texts):
         return texts
-    if by is not None and by not in texts.frame:
-        raise ValueError(f"{texts.name} has no column {by!r}: {', '.join(texts.frame)}")
-    lengths = texts.frame["text"].str.len().rank(method="first")
-    strata = pd.qcut(lengths, 5, labels=False) if by is None else texts.frame[by].astype(str)
+    if groups is not None and groups not in texts.frame:
+        raise ValueError(f"{texts.name} has no column {groups!r}: {', '.join(texts.frame)}")
+    if groups is None:
+        lengths = texts.frame["text"].str.len().rank(method="first")
+        strata = pd.Series(pd.qcut(lengths, 5, labels=False))
+    else:
+        strata = pd.Series(pd.factorize(texts.frame[groups], use_na_sentinel=False)[0])
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(texts))
     place = pd.Series(order).groupby(strata.to_numpy()[order]).cumcount().to_numpy()
@@ -75,68 +108,86 @@ def propose(
     *,
     prompt: Prompt | None = None,
     n: int | None = None,
-    by: str | None = None,
+    groups: str | None = None,
     seed: int = 0,
+    ledger: str | Path | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+    max_money: float | None = None,
+    dry_run: bool = False,
 ) -> pd.DataFrame:
     """What each generator says is in each text: a frame with text_id, generator, descriptor.
 
-    ``generators`` are specs or connected generators; several give the union, each line naming its
-    own. With ``n``, only so many texts are asked about, a ``stratified`` sample (``by`` a column). ``seed``
-    draws it and the worked example. ``.attrs["texts"]`` are the ids of the texts asked about;
-    ``.attrs["dropped"]`` counts, for each generator, requests, failures by kind and replies that could not be
-    read; ``.attrs["provenance"]`` says what each is.
+    generators   specs or connected generators; several give the union, each line naming its own
+    n            ask about so many texts only, a ``stratified`` sample drawn with ``seed``
+    groups       column from whose values the sample is drawn in proportion; default: text length
+    ledger       file in which the replies of language models are kept, and never paid twice (``Ledger``)
+    prices       {model: (money for a million request tokens, for a million reply tokens)}
+    max_money    money that the ledger's file may come to; the rest is not asked
+    dry_run      send nothing, and return one line per generator: generator, requests (to be sent), known (in
+                 the ledger), request_tokens (about), reply_tokens (the most), money, most
+
+    ``.attrs["texts"]`` are the ids of the texts asked about; ``.attrs["dropped"]`` counts, for each generator,
+    requests, failures by kind and replies that could not be read ("salvaged" are lists that were cut, of which
+    the whole items are used); ``.attrs["causes"]`` has an example of each kind; ``.attrs["provenance"]`` says
+    where each generator's words come from. A fault of one request never stops a run.
     """
     wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else generators
-    connected = [connect(g) if isinstance(g, str) else g for g in wanted]
-    texts = texts if n is None else stratified(texts, n, by=by, seed=seed)
+    texts = texts if n is None else stratified(texts, n, groups=groups, seed=seed)
     prompt = prompt or Prompt()
-    lines, dropped = [], {}
-    for generator in connected:
-        example = _worked_example(texts, generator, prompt, seed)
-        asked = [prompt.messages(text, example) for text in texts.frame["text"]]
-        replies = generator.complete_all(asked)
-        dropped[generator.name] = {"requests": len(asked)}
-        for text_id, messages, reply in zip(texts.frame["text_id"], asked, replies, strict=True):
-            found = read_reply(reply.text) if reply.text is not None else None
-            if found is None and reply.text is not None and isinstance(generator, Ledger):
-                generator.note(messages, "unparsable", reply.text)
-            if found is None:
-                kind = reply.failure or "unparsable"
-                dropped[generator.name][kind] = dropped[generator.name].get(kind, 0) + 1
-            lines += [(text_id, generator.name, descriptor) for descriptor in found or []]
+    asked = [prompt.messages(text) for text in texts.frame["text"]]
+    lines, dropped, causes, estimates, origins = [], {}, {}, [], {}
+    with ExitStack() as opened:
+        for given in wanted:
+            generator = accounted(given, ledger, prices, max_money)
+            if isinstance(generator, Ledger) and generator is not given:
+                opened.enter_context(closing(generator))
+            if dry_run:
+                estimates.append(estimate(generator, asked, prices))
+                continue
+            replies = generator.complete_all(asked)
+            found, counts, examples = _read_all(generator, asked, replies)
+            dropped[generator.name], causes[generator.name] = counts, examples
+            origins[generator.name] = generator.provenance
+            for text_id, items in zip(texts.frame["text_id"], found, strict=True):
+                lines += [(text_id, generator.name, descriptor) for descriptor in items]
+    if dry_run:
+        return pd.concat(estimates, ignore_index=True)
     frame = pd.DataFrame(lines, columns=["text_id", "generator", "descriptor"])
-    frame.attrs["dropped"] = dropped
+    frame.attrs |= {"dropped": dropped, "causes": causes, "provenance": origins}
     frame.attrs["texts"] = texts.frame["text_id"].tolist()
-    frame.attrs["provenance"] = {g.name: g.provenance for g in connected}
     return frame
 
 
-def read_reply(reply: str) -> list[str] | None:
-    """Descriptors in a reply: a JSON list, or lines, or a list with commas. None when there are none.
-
-    Lower-cased, without bullets, numbers and quotes; phrases over ``LONGEST`` words are left out.
-    """
-    match = re.search(r"\[.*\]", reply, re.DOTALL)
-    try:
-        items = json.loads(match.group()) if match else None
-    except ValueError:
-        items = None
-    if not isinstance(items, list):
-        parts = reply.splitlines() if "\n" in reply.strip() else reply.split(",")
-        items = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", part) for part in parts]
-    cleaned = [" ".join(str(item).strip(" \t\"'.[]").lower().split()) for item in items]
-    kept = [item for item in dict.fromkeys(cleaned) if item and len(item.split()) <= LONGEST]
-    return kept or None
-
-
-# ---------------------------------------------------------------------------------- inside
+def _read_all(
+    generator: Generator, requests: Sequence[Messages], replies: Sequence[Reply]
+) -> tuple[list[list[str]], dict[str, int], dict[str, str]]:
+    """Items of each reply, counts of what was asked and lost, and an example of each kind of loss."""
+    found, counts, causes = [], Counter({"requests": len(requests)}), {}
+    for messages, reply in zip(requests, replies, strict=True):
+        items, kind = _read_one(reply)
+        if kind and reply.text is not None and isinstance(generator, Ledger):
+            generator.note(messages, kind, reply.text)
+        if kind:
+            counts[kind] += 1
+            causes.setdefault(kind, (reply.raw or reply.text or "")[:300])
+        found.append(items)
+    warn_of_losses(generator.name, counts, causes)
+    return found, dict(counts), causes
 
 
-def _worked_example(
-    texts: Texts, generator: Generator, prompt: Prompt, seed: int
-) -> tuple[str, list[str]] | None:
-    """One text of the corpus with the generator's own reading of it; None if it cannot be read."""
-    text = texts.sample(1, seed=seed).frame["text"].iloc[0]
-    reply = generator.complete(prompt.messages(text))
-    found = read_reply(reply.text) if reply.text is not None else None
-    return (text, found) if found else None
+def warn_of_losses(name: str, counts: Mapping[str, int], causes: Mapping[str, str]) -> None:
+    """Log what was lost, and why, where it is a tenth of all requests or more."""
+    lost = {kind: n for kind, n in counts.items() if kind not in ("requests", "salvaged")}
+    if 10 * sum(lost.values()) < max(counts["requests"], 1):
+        return
+    kinds = [f"{kind} {n} ({HINTS.get(kind) or causes.get(kind, '')})" for kind, n in lost.items()]
+    log.warning("%s: %d requests, lost: %s", name, counts["requests"], "; ".join(kinds))
+
+
+def _read_one(reply: Reply) -> Read:
+    """Items of a reply, or the kind of its failure; of a list that was cut the whole items, "salvaged"."""
+    if reply.text is not None:
+        return read(reply.text)
+    if reply.failure == "truncated" and "[" in reply.raw and (items := read(reply.raw).items):
+        return Read(items, "salvaged")
+    return Read([], reply.failure)
