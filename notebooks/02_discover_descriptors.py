@@ -39,7 +39,19 @@ pd.set_option("display.max_colwidth", 100)
 
 # %%
 prompt = descriptors.Prompt()
-prompt.messages("The zip broke on day two.", ("Lovely soup!", ["food", "praise"]))
+prompt.messages("The soup was cold, and nobody came to ask.")
+
+# %% [markdown]
+# The shipped prompt shows three examples, of a review, an encyclopedia and a question. They are fixed, and
+# not drawn from the corpus: a request then depends on its text alone, and a reply that was paid for once
+# serves every later run. Examples of your own corpus, and a steer towards what its readers care about, are
+# arguments. A model follows the form of its examples closely, and when it is small also their words.
+
+# %%
+own = descriptors.Prompt(
+    steer="Think of what a buyer cares about.", examples=[("Lovely soup!", ["food", "praise"])]
+)
+[message["content"] for message in own.messages("The zip broke on day two.")[:3]]
 
 # %% [markdown]
 # ## Asking
@@ -48,11 +60,21 @@ prompt.messages("The zip broke on day two.", ("Lovely soup!", ["food", "praise"]
 # for the sample by its authors: it shows what a careful reader would say, not what a model said.
 # `keyphrase` takes phrases out of the text itself. Their answers are united.
 
+#
+# A dry run sends nothing and says what asking would come to. For the two here that is no money; for a
+# language model behind a server it is read before the first request.
+
 # %%
-proposals = {}
-for name, corpus in corpora.items():
-    asked = corpus if len(corpus) <= 500 else corpus.sample(300, seed=SEED)
-    proposals[name] = descriptors.propose(asked, preset["generators"], prompt=prompt, seed=SEED)
+asked = {n: c if len(c) <= 500 else c.sample(300, seed=SEED) for n, c in corpora.items()}
+ask = dict(generators=preset["generators"], prompt=prompt, **preset.ledger)
+planned = [descriptors.propose(corpus, **ask, dry_run=True) for corpus in asked.values()]
+pd.concat(planned).groupby("generator")[["requests", "known", "money", "most"]].sum()
+
+# %% [markdown]
+# Requests that a ledger knows already are free. `most` is what no reply can pass, `money` what is usual.
+
+# %%
+proposals = {name: descriptors.propose(corpus, **ask) for name, corpus in asked.items()}
 name, proposed = next(iter(proposals.items()))
 proposed.groupby("generator")["descriptor"].agg(["size", "nunique"])
 
@@ -153,26 +175,28 @@ shown.background_gradient(cmap="Blues", axis=None)
 from sklearn.metrics import roc_auc_score
 
 by_similarity = descriptors.label(corpora[name], merged, "similarity", proposals=proposals[name])
-said = discovered[name].loc[proposals[name]["text_id"].unique()]
-told = [c for c in said if 5 <= said[c].sum() <= len(said) - 5]
-area = [roc_auc_score(said[c], by_similarity.loc[said.index, c]) for c in told]
-print(f"{len(told)} descriptors, median AUROC {np.median(area):.2f}")
-descriptors.agreement({"proposals": said, "similarity": by_similarity}, seed=SEED).round(2)
+read = discovered[name].loc[proposals[name]["text_id"].unique()]
+varied = [c for c in read if 5 <= read[c].sum() <= len(read) - 5]
+area = [roc_auc_score(read[c], by_similarity.loc[read.index, c]) for c in varied]
+print(f"{len(varied)} descriptors, median AUROC {np.median(area):.2f}")
+descriptors.agreement({"proposals": read, "similarity": by_similarity}, seed=SEED).round(2)
 
 # %% [markdown]
 # A third way asks a language model about every text and descriptor: `label(..., "asked", generator=...)`.
-# With a server, or a model on this machine, the steps of this notebook are the same three lines:
+# With a server, or a model on this machine, the steps of this notebook are the same few lines:
 #
 # ```python
-# ledger = generators.Ledger(generators.connect("openai:MODEL", base_url="http://localhost:8000/v1"),
-#                            "replies.sqlite", prices={"MODEL": (0.15, 0.60)}, max_money=2.0)
-# proposals = descriptors.propose(corpus, ledger, n=500)      # a stratified sample; paid replies are kept
-# labels = descriptors.label(corpus, merged, "asked", generator=ledger)
+# model = descriptors.connect("openai:MODEL", base_url="http://localhost:8000/v1")
+# paid = dict(ledger="replies.sqlite", prices={"MODEL": (0.15, 0.60)}, max_money=2.0)
+# descriptors.propose(corpus, model, n=500, **paid, dry_run=True)    # what it would cost
+# proposals = descriptors.propose(corpus, model, n=500, **paid)      # a stratified sample
+# labels = descriptors.label(corpus, merged, "asked", generator=model, **paid)
 # ```
 #
-# `ledger.estimate(...)` says what a run would cost before anything is sent, `ledger.failures()` what was
-# lost. `generators.connect("recorded:replies.jsonl", of="openai:MODEL")` records a run, so that a workshop
-# replays it without a key and without a network.
+# The file keeps every paid reply, so that a run that stopped goes on where it was; its cap holds over all runs.
+# `descriptors.Ledger(model, "replies.sqlite").failures()` says what was lost, and
+# `descriptors.connect("recorded:replies.jsonl", of=model)` records a run, so that a workshop replays it
+# without a key and without a network.
 
 # %% [markdown]
 # ## One vocabulary of grammar

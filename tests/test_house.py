@@ -28,6 +28,7 @@ KNOWN: dict[str, list[str]] = json.loads(NOT_YET.read_text(encoding="utf-8")) if
 UNUSED: dict[str, str] = {
     "texts.words_of": "the rule by which plain texts are cut into words, for one text",
     "descriptors.Generator": "the type of whatever answers requests, for those who write one",
+    "descriptors.Ledger": "notebook 02 names it in its text; propose(..., ledger=path) makes one",
     "descriptors.Reply": "what a generator of one's own returns",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",

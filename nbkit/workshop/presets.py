@@ -112,6 +112,15 @@ class Preset:
             loaded = {group: whole.where(**{column: group}) for group in groups}
         return {name: self._cut(corpus, seed) for name, corpus in loaded.items()}
 
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """Arguments of ``descriptors.propose`` and ``label`` that keep paid replies and cap their money.
+
+        The file is in the cache: it outlives the results, and serves every preset.
+        """
+        settings = {key: self.settings[key] for key in ("prices", "max_money") if key in self.settings}
+        return {"ledger": provenance.cache_root() / "replies.sqlite", **settings}
+
     def treebank(self, seed: int = 0) -> texts.Texts:
         """The annotated corpus of the notebooks on words, at most ``sentences`` of it."""
         self._check(self._data_missing())
