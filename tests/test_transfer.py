@@ -7,9 +7,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbkit import illusions, matching
+from nbkit import illusions, matching, stats
 from nbkit.activations import Activations
-from nbkit.illusions import resampling, transfer
+from nbkit.illusions import resampling, transfer, weighted
 from nbkit.illusions.agreement import agreement
 from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.transfer import Rule
@@ -52,13 +52,47 @@ def test_sums_over_groups_score_a_resample_like_its_rows(seed, n, groups):
     dealt = rng.permutation(n) % groups
     times = resampling._times(5, dealt, rng)
     assert (times.sum(1) == groups).all()
-    found = resampling._drawn_again(x.astype(np.float32), y, dealt, times, "pearson")
+    found = weighted.scores_under(x.astype(np.float32), y, dealt, times, "pearson")
     for often, scores in zip(times, found, strict=True):
         rows = np.repeat(np.arange(n), often[dealt].astype(int))
         assert np.allclose(scores, matching.pearson(x[rows], y[rows]), atol=2e-3)
-    slow = resampling._drawn_again(x, y, dealt, times, "auroc")
+    slow = weighted.scores_under(x, y, dealt, times, "f1")
     rows = np.repeat(np.arange(n), times[0][dealt].astype(int))
-    assert np.allclose(slow[0], matching.auroc(x[rows], y[rows]))
+    assert np.allclose(slow[0], matching.SCORERS["f1"](x[rows], y[rows]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 40))
+def test_shares_of_the_other_class_by_brute_force_and_their_mean_is_the_auroc(seed, different):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, different, (30, 4)).astype(np.float32)
+    on = rng.random((30, 3)) < [0.3, 0.6, 0]
+    shares = weighted.placements(x, on)
+    for d in range(2):
+        for row in range(30):
+            others = x[on[:, d] != on[row, d]]
+            sign = 1 if on[row, d] else -1
+            expected = ((sign * others < sign * x[row]) + 0.5 * (others == x[row])).mean(0)
+            assert np.allclose(shares[row, :, d], expected)
+        assert np.allclose(shares[on[:, d], :, d].mean(0), matching.SCORERS["auroc"](x, on)[d])
+    same = weighted.scores_under(x, on, np.arange(30) % 6, np.ones((1, 6), np.float32), "auroc")
+    assert np.allclose(same[0], matching.SCORERS["auroc"](x, on), atol=1e-6)
+
+
+def test_auroc_under_weights_has_the_spread_of_resamples_and_the_jackknife_their_error():
+    rng = np.random.default_rng(2)
+    document = documents(600, rng)
+    on = rng.random((600, 3)) < [0.1, 0.3, 0.5]
+    x = (rng.standard_normal((600, 8)) + 0.5 * rng.standard_normal((600, 8))[document]).astype(np.float32)
+    x[:, :3] += on * [0.5, 1, 2]
+    times = resampling._times(200, document, rng)
+    fast = weighted.scores_under(x, on, document, times, "auroc")
+    rows = [np.repeat(np.arange(600), often[document].astype(int)) for often in times]
+    exact = np.stack([matching.SCORERS["auroc"](x[some], on[some]) for some in rows])
+    assert np.allclose(fast.std(0) / exact.std(0), 1, atol=0.15)
+    assert (stats.correlation(np.moveaxis(fast, 0, -1), np.moveaxis(exact, 0, -1)) > 0.9).all()
+    error = np.linalg.norm(weighted.jackknife(x, on, document, "auroc"), axis=0)
+    assert np.allclose(error / exact.std(0), 1, atol=0.25)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 60))

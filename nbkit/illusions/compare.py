@@ -100,8 +100,9 @@ def compare(
     method, min_score      scorer, and the score from which a unit has a tag
     min_positives          a descriptor takes part if its labels sum to twice this in each corpus
     splits                 random cuts into halves; every figure is over all of them
-    over, resamples        intervals by a bootstrap over "texts", with so many resamples (scorers other than
-                           pearson: slow), or over "units", all tags of a unit together, texts held fixed
+    over, resamples        intervals by a bootstrap over "texts", with so many resamples (slow for scorers
+                           other than auroc and pearson), or over "units", all tags of a unit together, the
+                           texts held fixed
     permutations, alpha    of the label rows for the p of each tag (0: none), and of false discoveries
     directions             number of random directions in the baseline
     random_weights         stores of ``subject.randomized(seed)``, for that baseline
