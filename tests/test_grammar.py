@@ -31,6 +31,11 @@ PRS = "PronType=Prs|Person="
 ANNOTATED = [
     ("question", "Really/ADV ?/PUNCT", "Really/ADV ./PUNCT"),
     ("question", "What/PRON ?!/PUNCT", "What/PRON !/PUNCT"),
+    ("question", "行く/VERB ？/PUNCT", "行く/VERB 。/PUNCT"),
+    ("question", "ماذا/PRON ؟/PUNCT", "ماذا/PRON ./PUNCT"),
+    ("question", "Τι/PRON \u037e/PUNCT", "Τι/PRON ·/PUNCT"),
+    ("exclamation", "走/VERB ！/PUNCT", "走/VERB 。/PUNCT"),
+    ("quotation", "「/PUNCT 行く/VERB 」/PUNCT", "（/PUNCT 行く/VERB ）/PUNCT"),
     ("question", "So/ADV ??/PUNCT", "a?b=c/X"),  # an address is no punctuation
     ("negation", "Not/PART///Polarity=Neg me/PRON", "Me/PRON too/ADV"),
     ("negation", "She/PRON never/ADV slept/VERB", "She/PRON ever/ADV slept/VERB"),
@@ -86,13 +91,50 @@ def test_every_name_has_a_rule_and_a_test_of_it():
     assert [n for n in grammar.DESCRIPTORS if n in grammar.SURFACE] == list(grammar.SURFACE)
 
 
+#: A sentence whose annotation shows that every rule could apply.
+FULL = (
+    "We/PRON///PronType=Prs|Person=1 can/AUX////can leave/VERB///Mood=Ind|Tense=Pres|Voice=Act|Polarity=Pos "
+    "nice/ADJ///Degree=Pos cats/NOUN///Number=Plur if/SCONJ/7/mark so/ADV/3/advcl"
+)
+
+
 def test_gold_is_a_frame_of_zeros_and_ones_by_text_id(tmp_path):
-    corpus = annotated(tmp_path, "a/X///A=b", "Go/VERB///Mood=Imp !/PUNCT", "c/X")
-    gold = corpus.where(text_id=[1, 2]).descriptors()
+    corpus = annotated(tmp_path, FULL, "Go/VERB///Mood=Imp !/PUNCT", "c/X")
+    gold = corpus.descriptors()
     assert list(gold) == list(grammar.DESCRIPTORS)
-    assert gold.index.tolist() == [1, 2] and gold.index.name == "text_id"
+    assert gold.index.tolist() == [0, 1, 2] and gold.index.name == "text_id"
     assert gold.loc[1, gold.loc[1] > 0].index.tolist() == ["imperative", "exclamation"]
     assert set(np.unique(gold)) == {0.0, 1.0} and gold.to_numpy().dtype == np.float64
+    assert corpus.where(text_id=[1, 2]).descriptors().index.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "words, told, untold",
+    [
+        # a treebank without features: nothing to tell persons, tenses, degrees or numbers by
+        (
+            "行く/VERB ない/AUX ？/PUNCT 二/NUM",
+            "question number",
+            "first+person past+tense plural modal passive",
+        ),
+        # Hebrew has tenses, persons and numbers, and no degrees
+        (
+            "הוא/PRON///PronType=Prs|Person=3 הלך/VERB///Tense=Past|Voice=Act ילדים/NOUN///Number=Plur",
+            "third+person first+person past+tense plural passive",
+            "comparison imperative modal conditional negation",
+        ),
+        # Person of verbs alone tells nothing of pronouns
+        ("va/VERB///Person=3|Mood=Ind bene/ADV", "imperative", "third+person plural past+tense"),
+        ("no/PART///Polarity=Neg sé/VERB///Person=1|Polarity=Pos", "negation", "modal conditional"),
+        ("evim/NOUN///Number[psor]=Plur|Person[psor]=1 güzel/ADJ", "proper+name", "plural first+person"),
+    ],
+)
+def test_what_a_language_or_annotation_lacks_is_left_out_and_said(tmp_path, caplog, words, told, untold):
+    gold = annotated(tmp_path, words, "z/X").descriptors()
+    names = [name.replace("+", " ") for name in untold.split()]
+    assert {name.replace("+", " ") for name in told.split()} <= set(gold)
+    assert not set(names) & set(gold)
+    assert all(name in caplog.text for name in names) and "left out" in caplog.text
 
 
 def test_without_features_a_name_that_cannot_be_told_is_left_out(tmp_path, caplog):
@@ -107,7 +149,7 @@ def test_without_features_a_name_that_cannot_be_told_is_left_out(tmp_path, caplo
         assert gold[name].tolist() == [1.0, 0.0], name
     assert gold["second person"].tolist() == [0.0, 1.0]
     bare = annotated(tmp_path, "I/PRON left/VERB", "You/PRON can/AUX").descriptors()
-    left_out = {"past tense", "imperative", "comparison", "plural"}
+    left_out = {"past tense", "imperative", "comparison", "plural", "negation", "passive", "conditional"}
     assert set(grammar.DESCRIPTORS) - set(bare) == left_out
     assert bare["modal"].tolist() == [0.0, 1.0]
 

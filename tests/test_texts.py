@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import socket
+import unicodedata
 
 import datasets
 import huggingface_hub
@@ -27,6 +28,8 @@ FORM = st.text(
     min_size=1,
     max_size=6,
 ).filter(lambda form: not any(c.isspace() for c in form) and form != "_")
+
+SELECTORS = {*map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0x34F, *range(0x180B, 0x1810)])}
 
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -77,8 +80,63 @@ def test_words_of_any_text_are_its_own_slices_and_cover_all_but_white_space(text
     words = corpus.words_of(text)
     assert all(text[w.start : w.end] == w.form for w in words)
     assert all(a.end <= b.start for a, b in zip(words, words[1:], strict=False))
-    covered = "".join(w.form for w in words)
-    assert covered == re.sub(r"\s", "", text)
+    covered = {i for w in words for i in range(w.start, w.end)}
+    left = {
+        unicodedata.category(text[i])
+        for i in range(len(text))
+        if i not in covered and text[i] not in SELECTORS
+    }
+    left -= {unicodedata.category(c) for c in text if c.isspace()}
+    assert left <= {"Cc", "Cf"}
+    assert not any(c.isspace() for w in words for c in w.form)
+
+
+@QUIET
+@given(
+    LINE, st.sampled_from(["\u00ad", "\u200b", "\u200d", "\u2060", "\u0301", "\ufe0f", "\u093e"]), st.data()
+)
+def test_marks_and_format_characters_cut_no_word(text, between, data):
+    """One more of them inside a word leaves the number of words as it is, and makes no word elsewhere."""
+    words = corpus.words_of(text)
+    inner = [
+        i for w in words for i in range(w.start + 1, w.end) if text[i - 1].isalnum() and text[i].isalnum()
+    ]
+    if inner:
+        at = data.draw(st.sampled_from(inner))
+        longer = corpus.words_of(text[:at] + between + text[at:])
+        assert [w.form.replace(between, "") for w in longer] == [w.form.replace(between, "") for w in words]
+    assert [w.form for w in corpus.words_of("ab" + between)][0].rstrip(between) == "ab"
+    assert len(corpus.words_of("ab " + "\u200b\u00ad\ufe0f" + " cd")) == 2
+
+
+@pytest.mark.parametrize(
+    "text, forms",
+    [
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("cafe\u0301 noe\u0308l", ["cafe\u0301", "noe\u0308l"]),
+        ("co\u00adop", ["co\u00adop"]),
+        ("na\u200bme \u200b x\u200b", ["na\u200bme", "x"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("שָׁלוֹם", ["שָׁלוֹם"]),
+        ("❤\ufe0f!", ["❤\ufe0f", "!"]),
+        ("👩\u200d🔬👍🏽", ["👩\u200d🔬", "👍🏽"]),
+        ("🇩🇪🇫🇷", ["🇩🇪", "🇫🇷"]),
+        ("1\ufe0f\u20e3", ["1\ufe0f\u20e3"]),
+        ("葛\U000e0100城", ["葛\U000e0100城"]),
+    ],
+)
+def test_words_of_other_scripts_and_emoji(text, forms):
+    assert [w.form for w in corpus.words_of(text)] == forms
+
+
+@pytest.mark.needs_data
+def test_ordinary_texts_have_the_words_of_the_plain_rule(shared_data):
+    """Texts without marks, format and control characters are cut as by letters, digits and inner marks."""
+    plain = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+    for path in sorted((shared_data / "corpora").glob("*.jsonl")):
+        for text in texts.load(path).sample(1000, seed=0).frame["text"]:
+            if not {unicodedata.category(c)[0] for c in text} & {"M", "C"}:
+                assert [w.form for w in corpus.words_of(text)] == plain.findall(text)
 
 
 @QUIET

@@ -227,14 +227,13 @@ def _tokenize(subject: Subject, texts: list[str], long: str) -> list[_Tokens]:
     special = subject.tokenizer.num_special_tokens_to_add()
     room = subject.max_length - special if bounded else None
     stride = room // OVERLAP if bounded and long == "windows" else 0
-    encoded = subject.tokenizer(
+    encoded = subject.tokenize(
         texts,
         truncation=bounded,
         max_length=subject.max_length,
         stride=stride,
         return_overflowing_tokens=bounded,
         return_offsets_mapping=True,
-        return_special_tokens_mask=True,
         return_attention_mask=False,
     )
     owner = np.asarray(encoded.get("overflow_to_sample_mapping", range(len(texts))))
@@ -324,7 +323,7 @@ def _text_rows(tokens: list[_Tokens], text_ids: np.ndarray, cls_id: int | None) 
     for text in tokens:
         where = text.where
         if cls_id is not None:
-            at = np.flatnonzero(text.pieces[0] == cls_id)[:1]
+            at = np.flatnonzero(text.pieces[0] == cls_id)[:1]  # none is typed: see Subject.tokenize
             where = np.stack([np.zeros_like(at), at], axis=1)
         members.append(Members(where, np.array([len(where)] if len(where) else [], dtype=np.int32)))
     kept = np.array([len(m.lengths) > 0 for m in members])

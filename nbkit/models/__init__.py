@@ -7,6 +7,7 @@ The names, in the order you meet them:
     subject.sites                                 # frame: site, layer, kind, width
     subject.select(["ffn", "layer.3.hidden"])     # groups and single sites -> site names
     batch, own = subject.encode(texts)            # tokenized; `own` leaves out special tokens and padding
+    subject.tokenize(texts, ...)                  # the tokenizer's call; "[SEP]" in a text is plain
     subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
     with subject.record("hidden") as seen:        # the same around your own forward passes
         subject.model(**batch)                    # `seen` is refilled by every one of them

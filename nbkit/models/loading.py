@@ -9,11 +9,11 @@ import importlib.metadata
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from nbkit.models.architectures import architecture_of, drop_pooler, why
@@ -168,10 +168,6 @@ def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
         return _download(name.removeprefix("hf:"), revision)
     if revision is not None:
         raise ValueError(f"revision {revision!r}: {name!r} is a local folder; leave it out")
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"{folder / 'config.json'} is missing: {name!r} is not a folder written by save_pretrained"
-        )
     return folder, None
 
 
@@ -192,8 +188,21 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     return Path(folder), Path(folder).name
 
 
-def _config(folder: Path, name: str):
-    plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON file, or {} where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _config(folder: Path, name: str) -> PreTrainedConfig:
+    """The configuration, checked before transformers reads it."""
+    path = folder / "config.json"
+    plain = _json(path)
+    inner = sorted(p.parent.name for p in folder.glob("*/config.json") if "model_type" in _json(p))
+    if "model_type" not in plain and (inner or not plain):
+        hint = f"; the model is in its folder {inner[0]!r}: load {str(folder / inner[0])!r}" if inner else ""
+        raise FileNotFoundError(
+            f"{path} is missing or names no model: {name!r} is not a folder written by save_pretrained{hint}"
+        )
     if "auto_map" in plain:
         raise ValueError(
             f"{name!r} asks to run Python code of its own (auto_map in {folder / 'config.json'}); "
@@ -206,7 +215,7 @@ def _config(folder: Path, name: str):
     return config
 
 
-def _weights(folder: Path, config, dtype: torch.dtype) -> torch.nn.Module:
+def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
     safe = any(folder.glob("model*.safetensors"))
     try:
         with _quiet():
@@ -233,22 +242,23 @@ def _weights(folder: Path, config, dtype: torch.dtype) -> torch.nn.Module:
     return drop_pooler(model)
 
 
-def _tokenizer(folder: Path, model: torch.nn.Module):
+def _tokenizer(folder: Path, model: torch.nn.Module) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
             f"cannot read the tokenizer in {folder} ({why(error)}); save it there with save_pretrained"
         ) from error
-    rows = model.get_input_embeddings().num_embeddings
-    words = len(tokenizer)
-    if not len(tokenizer.all_special_ids) < words <= rows:
+    rows, words = model.get_input_embeddings().num_embeddings, tokenizer.vocab_size
+    # Tokens that were added later may lie beyond: only a text that has one is refused, by the subject.
+    if not len(tokenizer.all_special_ids) < len(tokenizer) or words > rows:
         raise ValueError(
             f"the tokenizer in {folder} knows {words} tokens, the model embeds {rows}: they do "
             "not belong together; save the model's own tokenizer there"
         )
-    if tokenizer.pad_token is None:  # GPT-2 has none; padding is masked, so any token will do
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
+        # GPT-2 has none; padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     # Absolute positions count from the left edge of the batch: padding there would shift them.
     tokenizer.padding_side = "right"
     return tokenizer

@@ -8,15 +8,19 @@ import difflib
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import tokenizers
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from nbkit.models.architectures import (
     KINDS,
@@ -62,6 +66,11 @@ class Subject:
             raise ValueError(
                 f"{self.name}: {len(empty)} weights are on the meta device (no values), "
                 f"{empty[0]} first; load the model without device_map and low-memory options"
+            )
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ValueError(
+                f"{self.name}: {type(self.tokenizer).__name__} gives no character offsets, which match "
+                "tokens with words; take a fast tokenizer (a folder with tokenizer.json)"
             )
         self.model.eval().requires_grad_(False)
         for module in self.model.modules():
@@ -246,6 +255,7 @@ class Subject:
         wanted = self.select(sites)
         takes = inspect.signature(self.model.forward).parameters
         inputs = {key: value.to(self.device) for key, value in batch.items() if key in takes}
+        inputs["input_ids"] = self._embedded(inputs)
         length = inputs["input_ids"].shape[1]
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
@@ -255,6 +265,29 @@ class Subject:
         with torch.no_grad(), self.record(wanted, stop=True, keep=keep) as seen, contextlib.suppress(_Stop):
             self.model(**inputs)
         return {site: seen[site] for site in wanted}
+
+    def _embedded(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Token ids that the model embeds, padded on the right: else a `ValueError`."""
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        relative = architecture_of(self.model.config.model_type).positions is None
+        if mask is not None and mask.ndim == 2:
+            if "position_ids" not in inputs and not relative and (mask[:, 1:] > mask[:, :-1]).any():
+                raise ValueError(
+                    f"a batch padded on the left: {self.name} counts positions from there, so padding "
+                    "would change its numbers; use subject.encode(texts) or tokenizer.padding_side = 'right'"
+                )
+            ids = ids.masked_fill((mask == 0) & (ids >= self._n_embedded), 0)  # padding is not looked at
+        if (ids >= self._n_embedded).any():
+            worst = int(ids.max())
+            raise ValueError(
+                f"token id {worst} ({self.tokenizer.convert_ids_to_tokens(worst)!r}), but {self.name} embeds "
+                f"{self._n_embedded} tokens: leave it out of the texts"
+            )
+        return ids
+
+    @property
+    def _n_embedded(self) -> int:
+        return self.model.get_input_embeddings().num_embeddings
 
     @contextlib.contextmanager
     def record_inputs(
@@ -270,8 +303,35 @@ class Subject:
                 hook(stack, module, before=lambda module, args: seen.update({module: args[0]}))
             yield seen
 
+    def tokenize(self, texts: Sequence[str], **options: Any) -> BatchEncoding:
+        """The tokenizer's own call, of whose result every token of a text stands for its characters.
+
+        A special token typed in a text, such as "[SEP]", is plain characters there. A text with a token that
+        the model does not embed (one that was added to the tokenizer) is a `ValueError` with that text.
+        """
+        texts = list(texts)
+        options |= {"split_special_tokens": True, "return_special_tokens_mask": True}
+        found = self.tokenizer(texts, **options)
+        flat, added = (_flat(found[name]) for name in ("input_ids", "special_tokens_mask"))
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        if np.isin(flat[added == 0], list(special)).any():
+            found = _without_special_pieces(self.tokenizer)(texts, **options)
+        if (flat[added == 0] >= self._n_embedded).any():
+            self._refuse_beyond(texts)
+        return found
+
+    def _refuse_beyond(self, texts: list[str]) -> None:
+        """A `ValueError` for the first text with a token that the model does not embed."""
+        for text in texts:
+            ids = self.tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+            if (worst := max(ids, default=0)) >= self._n_embedded:
+                raise ValueError(
+                    f"the text {text[:60]!r} has the token {self.tokenizer.convert_ids_to_tokens(worst)!r} "
+                    f"(id {worst}), but {self.name} embeds {self._n_embedded} tokens: leave it out"
+                )
+
     def encode(
-        self, texts: Sequence[str], *, length: int | None = None, **options
+        self, texts: Sequence[str], *, length: int | None = None, **options: Any
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Tokenize texts: what `run` and the model take, and which tokens are the texts' own.
 
@@ -283,13 +343,12 @@ class Subject:
         False for special tokens and padding. Padding is on the right, as positions assume.
         """
         bound = self.max_length if length is None else length
-        batch = self.tokenizer(
-            list(texts),
+        batch = self.tokenize(
+            texts,
             padding=True if length is None else "max_length",
             padding_side="right",
             truncation=bound is not None,
             max_length=bound,
-            return_special_tokens_mask=True,
             return_tensors="pt",
             **options,
         ).to(self.device)
@@ -346,12 +405,34 @@ def _config_text(config) -> str:
     return json.dumps(plain, sort_keys=True, default=str)
 
 
-def _tokenizer_text(tokenizer) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # written in Python: its vocabulary is the best there is
-        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    plain = json.loads(backend.to_str())
+def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
     # These two are traces of the last call, not properties of the tokenizer.
     plain.pop("truncation", None)
     plain.pop("padding", None)
     return json.dumps(plain, sort_keys=True)
+
+
+def _flat(values: torch.Tensor | list[list[int]]) -> np.ndarray:
+    """The numbers of all texts, one after another."""
+    if isinstance(values, torch.Tensor):
+        return values.flatten().numpy()
+    return np.fromiter(itertools.chain.from_iterable(values), dtype=np.int64)
+
+
+def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that never makes a special token of a text.
+
+    A SentencePiece model (XLNet, ALBERT, T5) has them among its pieces, as the most probable ones. Other
+    tokenizers are returned as they are.
+    """
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
+    if plain["model"].get("type") != "Unigram":
+        return tokenizer
+    special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
+    for piece in plain["model"]["vocab"]:
+        if piece[0] in special:
+            piece[1] = -1e6
+    made = copy.deepcopy(tokenizer)
+    made._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
+    return made

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +18,6 @@ import pandas as pd
 from nbkit import stats
 from nbkit.texts.grammar import from_annotation, from_surface
 from nbkit.texts.readers import nearest, undecodable, with_named_index
-
-WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 ANNOTATION = ["lemma", "upos", "xpos", "head", "deprel", "feats", "mwt"]
 
@@ -31,11 +31,40 @@ class Word(NamedTuple):
 
 
 def words_of(text: str) -> list[Word]:
-    """The words of a plain text: runs of letters and digits (with inner ' ’ -), or one other mark.
+    """The words of a plain text: runs of letters and digits (with inner ' ’ -), or one other character.
 
-    Simple on purpose and the same everywhere. It is not UD's tokenization: "don't" is one word.
+    A mark (accent, vowel sign, emoji variation) belongs to the character before it, and an emoji of several
+    characters is one word. Format characters (soft hyphen, zero-width space, joiners) cut no word and are
+    none. Simple on purpose and the same everywhere. It is not UD's tokenization: "don't" is one word.
     """
-    return [Word(m.group(), *m.span()) for m in WORD.finditer(text)]
+    return [Word(m.group(), *m.span()) for m in _word_pattern().finditer(text)]
+
+
+@cache
+def _word_pattern() -> re.Pattern[str]:
+    """The rule of `words_of`, in the classes of Unicode, which `re` does not have."""
+    of = {"M": [], "Cf": [], "Cc": []}
+    for i in range(sys.maxunicode + 1):
+        category = unicodedata.category(chr(i))
+        if category[0] == "M" or category in of:
+            of["M" if category[0] == "M" else category].append(i)
+    mark, form, control = (_ranges(numbers) for numbers in of.values())
+    # a variation selector or a grapheme joiner shows nothing by itself
+    hidden = ("VARIATION SELECTOR", "GRAPHEME JOINER")
+    visible = _ranges([i for i in of["M"] if not any(h in unicodedata.name(chr(i), "") for h in hidden)])
+    core = rf"[\w{visible}](?:[\w{mark}{form}]*[\w{mark}])?"
+    word = rf"{core}(?:[{form}]*['’-][{form}]*{core})*"
+    skin = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"  # emoji modifiers and tags
+    symbol = rf"[^\w\s{mark}{form}{control}][{mark}{skin}]*"
+    flag = "[\U0001f1e6-\U0001f1ff]{2}"
+    return re.compile(rf"{word}|{flag}|{symbol}(?:\u200d{symbol})*")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """The characters of these numbers, ascending, as part of a character class: a-bc-d..."""
+    starts = [i for i, before in zip(numbers, [-2, *numbers], strict=False) if i != before + 1]
+    ends = [i for i, after in zip(numbers, [*numbers[1:], -2], strict=True) if i != after - 1]
+    return "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in zip(starts, ends, strict=True))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
