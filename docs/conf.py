@@ -1,7 +1,7 @@
 """The book: the notebooks as built, one page a room from its docstrings, and the pages of this folder.
 
-Sphinx with myst-nb and autodoc: all three are kept well, read the notebooks and the docstrings as they are, and
-write pages that open from disk. The source folder is the checkout itself, so that a link from a notebook to
+Sphinx with myst-nb and autodoc: all three are kept well, read notebooks and docstrings as they are, and write
+pages that open from disk. The source folder is the checkout itself, so that a link from a notebook to
 the glossary is the same in JupyterLab, on a code host and here.
 """
 
@@ -70,6 +70,8 @@ def manual(title: str, module: str, door: bool) -> str:
 
 def readable(app, what, name, obj, options, lines: list[str]) -> None:
     """Docstrings are written for ``help()``: plain paragraphs, and tables aligned by spaces. Keep both."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines[:] = [""]
     blocks = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
     lines[:] = "\n\n".join(map(block_of, blocks)).split("\n") + [""]
 

@@ -1,6 +1,8 @@
 """The project as a product: style, types, pins, commands, names of packages, the wheel."""
 
 import ast
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 import browsing
 import make
 import pytest
+import test_house
 import yaml
 
 import nbkit
@@ -188,6 +191,64 @@ def test_pyright_is_clean():
     command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
+
+
+# ---------------------------------------------------------------------------------------------- book
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    """The book, built anew; a warning is an error."""
+    folder = tmp_path_factory.mktemp("book")
+    options = [part if part != "build/doctrees" else str(folder / "doctrees") for part in make.BOOK]
+    command = [sys.executable, "-m", "sphinx", *options, str(ROOT), str(folder / "html")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder / "html"
+
+
+@pytest.mark.slow
+def test_the_book_has_a_page_for_every_room_and_notebook(book):
+    rooms = {source.room for source in test_house.package()} & set(test_house.ROOMS)
+    assert {path.stem for path in (book / "docs" / "api").glob("*.html")} == rooms
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {path.stem for path in (book / "notebooks").glob("*.html")} == notebooks
+    for room, names in test_house.doors().items():
+        page = (book / "docs" / "api" / f"{room}.html").read_text(encoding="utf-8")
+        module = importlib.import_module(f"nbkit.{room}")
+        functions = [name for name in names if inspect.isfunction(getattr(module, name))]
+        assert all(f'id="nbkit.{room}.{name}"' in page for name in functions), room
+
+
+@pytest.mark.slow
+def test_the_book_loads_nothing_from_elsewhere(book):
+    pages = list(book.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        loaded = r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](?:https?:)?//[^\"']+"
+        assert not re.findall(loaded, page.read_text(encoding="utf-8")), page.name
+    for sheet in book.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//|@import", sheet.read_text(encoding="utf-8")), (
+            sheet.name
+        )
+
+
+def test_every_link_to_the_glossary_names_a_word_of_it():
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#{2,3} (.+)$", glossary, re.MULTILINE)
+    words = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+    assert len(set(words)) == len(words) > 60
+    for path in [*(ROOT / "notebooks").glob("*.py"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for word in re.findall(r"glossary\.md#([\w-]+)", path.read_text(encoding="utf-8")):
+            assert word in words, (path.name, word)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_book_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for page in (ROOT / "docs").glob("*.md"):
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            exec(block, {})  # noqa: S102
 
 
 # ------------------------------------------------------------------------------------------- package

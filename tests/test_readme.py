@@ -155,7 +155,9 @@ def test_the_table_of_rankings_is_that_of_the_benchmark():
         assert row(name) == [*(short(r["accuracy"]) for r in lines), f"{lines[0]['seconds']:.1f}"]
     (everything,) = (r for r in found["results"] if r["method"] == "all units")
     assert f"all units: {everything['accuracy']:.3f}".replace("0.", ".") in README
-    assert f"all units reach {short(found['control_task'][0]['control_accuracy'])}" in README.replace("\n", " ")
+    assert f"all units reach {short(found['control_task'][0]['control_accuracy'])}" in README.replace(
+        "\n", " "
+    )
     for split in found["lca_and_neurox"]:
         assert split["loss_difference"] < 1e-6 and all(split["same_units_at_mass"].values())
 

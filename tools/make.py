@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / os.environ.get("VENV", ".venv")
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 
+#: A warning is an error, and all of them are shown.
+BOOK = ("-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d", "build/doctrees")
 #: Command -> (extras it needs, what Python is asked to run). ``{preset}`` is filled in.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "run": ("notebooks", [["tools/run.py", "--preset", "{preset}"]]),
@@ -31,7 +33,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "notebooks": ("notebooks", [["tools/build_notebooks.py"]]),
     "test": ("test", [["-m", "pytest"]]),
     "coverage": ("test", [["-m", "coverage", "run", "-m", "pytest"], ["-m", "coverage", "report"]]),
-    "docs": ("test", [["tools/build_docs.py"]]),
+    "docs": ("test", [["-m", "sphinx", *BOOK, ".", "build/docs"]]),
     "clean": ("", []),
 }
 #: What pip is given for a set of extras, one call a line. Versions come from constraints.txt. On Linux the
