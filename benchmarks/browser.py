@@ -176,7 +176,7 @@ def main() -> None:
     print(record["kernel_milliseconds"], record["load"])
     print(pd.DataFrame(record["results"]).round(2).to_string())
     given.out.mkdir(exist_ok=True)
-    (given.out / "browser.json").write_text(json.dumps(record, indent=1) + "\n")
+    (given.out / "browser.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

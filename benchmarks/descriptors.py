@@ -38,8 +38,8 @@ def sample() -> dict:
         start = time.perf_counter()
         phrases = descriptors.propose(corpus, "keyphrase")
         seconds, n = seconds + time.perf_counter() - start, n + len(corpus)
-        said = descriptors.propose(corpus, "recorded:sample")
-        for frame, parts in ((phrases, found), (said, written)):
+        recorded = descriptors.propose(corpus, "recorded:sample")
+        for frame, parts in ((phrases, found), (recorded, written)):
             parts.append(frame.assign(text_id=[(name, i) for i in frame["text_id"]]))
     known = pd.concat(written)["descriptor"].value_counts()
     lines = [judged(pd.concat(found), known, threshold, 1) for threshold in THRESHOLDS]
@@ -99,7 +99,7 @@ def main() -> None:
 
     record = provenance.manifest(benchmark="descriptors", load=os.getloadavg()[0], same=SAME)
     record |= {"sample": sample(), "reviews": reviews(given.show)}
-    (HERE / "results" / "descriptors.json").write_text(json.dumps(record, indent=1) + "\n")
+    (HERE / "results" / "descriptors.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({k: record[k] for k in ("sample", "reviews")}, indent=1))
 
 

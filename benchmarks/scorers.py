@@ -99,7 +99,7 @@ def main() -> None:
         peak_memory_gb=peak,
         results=lines,
     )
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

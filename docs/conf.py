@@ -54,8 +54,8 @@ def write_rooms(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for room in ROOMS:
         module = importlib.import_module(f"nbkit.{room}")
-        parts = [part for part in getattr(module, "__all__", ()) if inspect.ismodule(getattr(module, part))]
-        text = manual(f"# nbkit.{room}", f"nbkit.{room}", door=hasattr(module, "__all__"))
+        parts = [part for part in module.__all__ if inspect.ismodule(getattr(module, part))]
+        text = manual(f"# nbkit.{room}", f"nbkit.{room}", door=True)
         text += "".join(manual(f"## {part}", f"nbkit.{room}.{part}", door=False) for part in parts)
         page = folder / f"{room}.md"
         if not page.exists() or page.read_text(encoding="utf-8") != text:

@@ -38,6 +38,20 @@ import numpy as np
 
 from nbkit import __version__
 
+__all__ = [
+    "Finding",
+    "atomic",
+    "cache_root",
+    "check",
+    "fingerprint",
+    "manifest",
+    "place",
+    "read",
+    "show",
+    "stopwatch",
+    "versions",
+]
+
 #: The libraries whose version can change a number.
 LIBRARIES = (
     "torch",

@@ -260,8 +260,8 @@ def correlation_of_sums(n, x, xx, y, yy, xy, *, tiny: float = 1e-6) -> np.ndarra
     0 where the product of the standard deviations is ``tiny`` or less, which is rounding error.
     """
     x, y = x / n, y / n
-    spread = np.sqrt((xx / n - x * x).clip(min=0)) * np.sqrt((yy / n - y * y).clip(min=0))
-    return np.divide(xy / n - x * y, spread, out=np.zeros_like(spread), where=spread > tiny)
+    scale = np.sqrt((xx / n - x * x).clip(min=0)) * np.sqrt((yy / n - y * y).clip(min=0))
+    return np.divide(xy / n - x * y, scale, out=np.zeros_like(scale), where=scale > tiny)
 
 
 def correlation_interval(r: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

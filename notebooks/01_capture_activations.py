@@ -105,12 +105,12 @@ store.units.iloc[[0, 1536, -1]]
 # activation varies most, and ask where in each text it peaks.
 
 # %%
-spread = np.asarray(store.values, dtype=np.float32).std(0)
-unit = store.units["unit"].iloc[int(spread.argmax())]
+std = np.asarray(store.values, dtype=np.float32).std(0)
+unit = store.units["unit"].iloc[int(std.argmax())]
 exemplars.top(store, corpora[name], unit, k=6, subject=subject)[["activation", "peak", "text"]]
 
 # %% [markdown]
-# The top alone misleads: ten texts of hundreds. `spread` shows the whole range.
+# The top alone misleads: ten texts of hundreds. `quantile_sample` shows the whole range.
 
 # %%
 exemplars.quantile_sample(store, corpora[name], unit, k=5)[["activation", "text"]]
@@ -163,7 +163,7 @@ exercises.check(
 # %%
 sources = {
     "subject": subject.fingerprint,
-    "corpora": {corpus: held.manifest["texts"] for corpus, held in stored.items()},
+    "corpora": {corpus: s.manifest["texts"] for corpus, s in stored.items()},
     "unit": unit,
     "seed": SEED,
 }

@@ -107,13 +107,13 @@ first = {name: t[(t["rank"] == 1) & (t["q"] <= 0.05)] for name, t in tags.items(
 tags[name].head(4).round(3)
 
 # %% [markdown]
-# The same procedure on shuffled labels is the control. It should find next to nothing.
+# The same procedure on shuffled labels is the null. It should find next to nothing.
 
 # %%
 shuffled = labels[name].sample(frac=1, random_state=SEED).set_axis(labels[name].index)
-control = matching.tag(stored[name], shuffled, seed=SEED)
+by_chance = matching.tag(stored[name], shuffled, seed=SEED)
 counts = {corpus: len(t) for corpus, t in first.items()}
-counts["shuffled labels"] = int(((control["rank"] == 1) & (control["q"] <= 0.05)).sum())
+counts["shuffled labels"] = int(((by_chance["rank"] == 1) & (by_chance["q"] <= 0.05)).sum())
 pd.Series(counts, name="units with a significant first tag")
 
 # %% [markdown]
@@ -132,19 +132,19 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# ## How good is that? The floors
+# ## How good is that? The baselines
 #
 # The same procedure on things that mean nothing, or less: random directions in the space of the units,
-# shuffled labels, and the same model with random weights. The last is a floor and not a null: without any
+# shuffled labels, and the same model with random weights. The last is a baseline and not a null: without any
 # training, a unit still knows which words are there.
 
 # %%
 strong = preset["min_score"]["ffn"]
 untrained = activations.capture(subject.randomized(SEED), corpora[name], sites="ffn", pool="max")
-floors = matching.baselines(
+baselines = matching.baselines(
     stored[name], labels[name], random_weights=untrained, min_score=strong, directions=500, seed=SEED
 )
-floors.round(2)
+baselines.round(2)
 
 # %% [markdown]
 # How many descriptors share how many units? A tag that thousands of units carry names none of them.

@@ -79,13 +79,13 @@ achieved.join(made.units.drop_duplicates("unit").groupby("kind")["planted"].agg(
 # %%
 parts = {n: activations.capture(made.subject, made.held_out[n]) for n in corpora}
 whole, known = matching.pooled(parts, made.labels)
-truth = evaluation.gold_of(made)
+meant = evaluation.gold_of(made)
 known_units = []
 for method in matching.SCORERS:
     scores = matching.score(whole, known, method)
     line = {"method": method}
     for kind, k in (("pure", 1), ("polysemantic", 2)):
-        right = truth[truth["kind"] == kind]
+        right = meant[meant["kind"] == kind]
         ranks = evaluation.ranked(scores, right["unit"].unique())
         line[f"{kind} P@{k}"] = str(evaluation.precision_at_k(ranks, right, k))
         line[f"{kind} R@{k}"] = str(evaluation.recall_at_k(ranks, right, k))
@@ -125,8 +125,8 @@ lengths = pd.concat({n: corpus.lengths for n, corpus in made.held_out.items()})
 covariates = whole.rows.join(lengths, on=["corpus", "of_corpus"]).set_index("text_id")[["length", "corpus"]]
 silent, kinds_of = whole.select(units=mute["unit"].tolist()), mute.set_index("unit")["kind"]
 false_tags = {}
-for what, control in {"as it is": None, "controlled": covariates}.items():
-    kept = matching.tag(silent, known, top=1, covariates=control, seed=SEED)
+for what, given in {"as it is": None, "controlled": covariates}.items():
+    kept = matching.tag(silent, known, top=1, covariates=given, seed=SEED)
     for minimum in (0, 0.1, 0.2, 0.3):
         survives = kept["tagged"] & (kept["score"] >= minimum)
         shares = survives.groupby(kept["unit"].map(kinds_of)).mean()

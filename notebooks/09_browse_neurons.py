@@ -147,9 +147,7 @@ def kept(pairs):
 
 same = kept([(name, name) for name in corpora])
 away = kept([(a, b) for a in corpora for b in corpora if a != b])
-print(
-    f"on the other half of the corpus: {stats.bootstrap(same, seed=SEED)} of the neighbours are the same"
-)
+print(f"on the other half of the corpus: {stats.bootstrap(same, seed=SEED)} of the neighbours are the same")
 print(f"on a half of another corpus:     {stats.bootstrap(away, seed=SEED)}")
 print(f"difference, unit by unit:        {stats.bootstrap(np.subtract(same, away), seed=SEED)}")
 

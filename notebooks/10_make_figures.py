@@ -102,7 +102,8 @@ make("unit_by_corpus", unit_by_corpus, of_unit.reset_index(drop=True), unit=unit
 
 # %%
 picture = preset.figures / "paper" / "unit_by_corpus_double.svg"
-described = re.search(r"<dc:description>(.*?)</dc:description>", picture.read_text(), re.DOTALL)[1]
+drawn = picture.read_text(encoding="utf-8")
+described = re.search(r"<dc:description>(.*?)</dc:description>", drawn, re.DOTALL)[1]
 by_hand = json.loads(html.unescape(described))
 numbers = picture.with_suffix(".csv").read_bytes()
 print("the numbers are those of the picture:", hashlib.sha256(numbers).hexdigest() == by_hand["data"])

@@ -40,6 +40,10 @@ OUT_NAMES = "by control level rate losses Bank term chain chance spread said tru
 OUT_PARTS = re.compile(r"(?:^|_)(?:floors?|fates?|said|truth|bank|held(?!_out))(?:_|$)")
 #: The same in docstrings, messages, comments and texts for readers.
 OUT_PROSE = re.compile(r"\b(?:floors?|fates?|ours|second hand|an? (?:row|line) an? \w+)\b", re.IGNORECASE)
+#: Such words that say something else: why they stay.
+ALLOWED_PROSE = {
+    "nbkit/texts/grammar.py: ours": "the English pronoun, in lists of pronouns",
+}
 #: Names that another library or a paper gave: why they stay.
 ALLOWED_NAMES = {
     "by": "pandas' own parameter, where a string names it",
@@ -265,7 +269,7 @@ def prose() -> Iterator[tuple[str, str]]:
 
 def test_prose_has_no_private_vocabulary():
     odd = {f"{path}: {word}" for path, text in prose() for word in set(OUT_PROSE.findall(text))}
-    outside(odd, "prose")
+    outside(odd - set(ALLOWED_PROSE), "prose")
 
 
 # --------------------------------------------------------------------------------------------- files

@@ -76,8 +76,10 @@ def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     moved = (found["moved_100"], found["moved_100_random"])
     lines.append(("taken for nouns, 100 salient / random units moved", " / ".join(f"{m:.2f}" for m in moved)))
     trees = facts["trees"]
-    floors = f"random weights {trees['uuas_random_weights']:.2f}, neighbours {trees['uuas_neighbours']:.2f}"
-    lines.append((f"edges of the tree found, {trees['site']}", f"{trees['uuas']:.2f} ({floors})"))
+    baselines = (
+        f"random weights {trees['uuas_random_weights']:.2f}, neighbours {trees['uuas_neighbours']:.2f}"
+    )
+    lines.append((f"edges of the tree found, {trees['site']}", f"{trees['uuas']:.2f} ({baselines})"))
     gain, low, high = facts["tuning"]["best_gain"]
     lines.append(("reversed words found, best gain with trees", f"{gain:+.3f} [{low:.3f}, {high:.3f}]"))
     return lines

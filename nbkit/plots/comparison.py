@@ -77,13 +77,13 @@ class CorpusCompare:
         """
         own = pd.DataFrame({name: self._scores(name)[unit] for name in (one, other)})
         first = [set(own[name].nlargest(2).index) for name in own]
-        spread = own.nunique().min() > 1
+        varies = own.nunique().min() > 1
         tops = [self.browser.activations[name] for name in (one, other)]
         tops = [np.sort(np.asarray(a.values[:, a.column(unit)]))[-self.browser.k :] for a in tops]
         return {
             "same": float(own[one].idxmax() == own[other].idxmax()),
             "jaccard": len(first[0] & first[1]) / len(first[0] | first[1]),
-            "spearman": float(own[one].corr(own[other], method="spearman")) if spread else 0.0,
+            "spearman": float(own[one].corr(own[other], method="spearman")) if varies else 0.0,
             "overlap": float(tops[0][0] <= tops[1][-1] and tops[1][0] <= tops[0][-1]),
         }
 

@@ -48,14 +48,14 @@ def _word_pattern() -> re.Pattern[str]:
         category = unicodedata.category(chr(i))
         if category[0] == "M" or category in of:
             of["M" if category[0] == "M" else category].append(i)
-    mark, form, control = (_ranges(numbers) for numbers in of.values())
+    mark, form, controls = (_ranges(numbers) for numbers in of.values())
     # a variation selector or a grapheme joiner shows nothing by itself
     hidden = ("VARIATION SELECTOR", "GRAPHEME JOINER")
     visible = _ranges([i for i in of["M"] if not any(h in unicodedata.name(chr(i), "") for h in hidden)])
     core = rf"[\w{visible}](?:[\w{mark}{form}]*[\w{mark}])?"
     word = rf"{core}(?:[{form}]*['’-][{form}]*{core})*"
     skin = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"  # emoji modifiers and tags
-    symbol = rf"[^\w\s{mark}{form}{control}][{mark}{skin}]*"
+    symbol = rf"[^\w\s{mark}{form}{controls}][{mark}{skin}]*"
     flag = "[\U0001f1e6-\U0001f1ff]{2}"
     return re.compile(rf"{word}|{flag}|{symbol}(?:\u200d{symbol})*")
 

@@ -74,4 +74,3 @@ def main(arguments: list[str] | None = None) -> int:
 def _short(value: Any, width: int = 80) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= width else text[: width - 1] + "…"
-
