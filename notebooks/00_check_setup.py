@@ -12,6 +12,9 @@
 # **Do** load the model and the texts, run both once, and see that the second run costs nothing.
 # **Learn** what a *subject*, a *corpus*, a *site* and a *unit* are.
 # **Need** half a minute, 10 MB of disk, no network.
+# **Words** [subject](../docs/glossary.md#subject), [corpus](../docs/glossary.md#corpus),
+# [site](../docs/glossary.md#site), [unit](../docs/glossary.md#unit), [layer](../docs/glossary.md#layer),
+# [hidden](../docs/glossary.md#hidden), [FFN](../docs/glossary.md#ffn).
 #
 # Where the kit is installed the next cell does nothing. In a hosted notebook it is installed from the folder
 # above, and the torch, numpy and drivers of the place stay as they are.

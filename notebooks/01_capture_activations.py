@@ -13,6 +13,9 @@
 # of four corpora, and look at the texts that drive one unit.
 # **Learn** what pooling leaves out, why padding must not be in it, and what a store is.
 # **Need** about a minute, 80 MB of disk, no network.
+# **Words** [token](../docs/glossary.md#token), [pooling](../docs/glossary.md#pooling),
+# [activation](../docs/glossary.md#activation), [store](../docs/glossary.md#store),
+# [exemplar](../docs/glossary.md#exemplar).
 
 # %%
 import numpy as np

@@ -13,6 +13,10 @@
 # text.
 # **Learn** why every text needs labels, not only the exemplars of a unit.
 # **Need** about a minute, 5 MB of disk, no network and no key.
+# **Words** [descriptor](../docs/glossary.md#descriptor), [generator](../docs/glossary.md#generator),
+# [proposal](../docs/glossary.md#proposal), [merging](../docs/glossary.md#merging),
+# [label matrix](../docs/glossary.md#label-matrix),
+# [calibration of labels](../docs/glossary.md#calibration-of-labels), [kappa](../docs/glossary.md#kappa).
 
 # %%
 import numpy as np

@@ -14,6 +14,9 @@
 # **Learn** what a gold standard for tags can be, why Pearson is the default, and that the corpus matters
 # more than the rule.
 # **Need** about two minutes, the stores of notebooks 01 and 04, no network.
+# **Words** [planted unit](../docs/glossary.md#planted-unit), [gold](../docs/glossary.md#gold),
+# [precision at k](../docs/glossary.md#precision-at-k), [recall at k](../docs/glossary.md#recall-at-k),
+# [AUROC](../docs/glossary.md#auroc), [sanity test](../docs/glossary.md#sanity-test).
 
 # %%
 import numpy as np

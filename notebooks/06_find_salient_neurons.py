@@ -14,6 +14,9 @@
 # **Learn** that a probe's accuracy needs a control task beside it, that rankings differ, and that a small
 # share of the units does almost all the work.
 # **Need** about two minutes, 20 MB of disk, no network.
+# **Words** [probe](../docs/glossary.md#probe), [ranking](../docs/glossary.md#ranking),
+# [minimal set](../docs/glossary.md#minimal-set), [control task](../docs/glossary.md#control-task),
+# [selectivity](../docs/glossary.md#selectivity).
 
 # %%
 import numpy as np

@@ -13,6 +13,10 @@
 # **Learn** what a probe's success is worth beside three nulls, and why "a tree is there" is easier said than
 # "this tree is there".
 # **Need** about a minute, 20 MB of disk, no network.
+# **Words** [depth](../docs/glossary.md#depth), [squared norm](../docs/glossary.md#squared-norm),
+# [X_sp, X_ssp, X_essp](../docs/glossary.md#x_sp-x_ssp-x_essp),
+# [profile entropy](../docs/glossary.md#profile-entropy), [UUAS](../docs/glossary.md#uuas),
+# [spanning tree](../docs/glossary.md#spanning-tree).
 
 # %%
 import pandas as pd

@@ -13,6 +13,9 @@
 # loss.
 # **Learn** to read a small gain: paired seeds, an interval, collapsed runs, and what was tried in all.
 # **Need** about two minutes, no disk, no network.
+# **Words** [auxiliary loss](../docs/glossary.md#auxiliary-loss),
+# [Matthews correlation](../docs/glossary.md#matthews-correlation),
+# [collapsed](../docs/glossary.md#collapsed), [paired seeds](../docs/glossary.md#paired-seeds).
 
 # %%
 import numpy as np

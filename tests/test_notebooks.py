@@ -62,7 +62,7 @@ def test_the_notebook_follows_the_template(name):
     notebook = built(name)
     first = notebook.cells[0].source
     assert re.match(rf"# {name[:2]} · .+: .+", first), "a title with its finding"
-    assert all(f"**{word}**" in first for word in ("Do", "Learn", "Need"))
+    assert all(f"**{word}**" in first for word in ("Do", "Learn", "Need", "Words"))
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert "## What we learned" in "".join(c.source for c in notebook.cells)

@@ -113,6 +113,7 @@ def exercise(source: Path) -> nbformat.NotebookNode | None:
     last = max(i for i, of_cell in enumerate(tags) if "check" in of_cell)
     notebook.cells = notebook.cells[: last + 1]
     for cell, of_cell in zip(notebook.cells, tags, strict=False):
+        cell.source = cell.source.replace("](../docs/", "](../../docs/")  # it lies one folder deeper
         if "solution" in of_cell:
             cell.source = stub(cell.source)
             cell.metadata["tags"] = ["exercise"]
