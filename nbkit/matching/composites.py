@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from nbkit.activations import Activations
 from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, checked, named, scorer_of
-from nbkit.matching.tags import of_texts
+from nbkit.matching.tags import groups_of
 from nbkit.stats import halves, q_values, resampled
 
 
@@ -25,7 +25,7 @@ def compose(
     beam: int = 5,
     method: str = "pearson",
     split: float = 0.5,
-    groups: pd.Series | None = None,
+    groups: pd.Series | bool = True,
     alpha: float = 0.05,
     resamples: int = 200,
     seed: int = 0,
@@ -37,7 +37,8 @@ def compose(
     length     atoms in a formula, at most
     beam       formulas of each length that are joined with every descriptor on the calibration texts, by
                "and", "or" and "and not" (minimum, maximum, minimum with 1 - p)
-    split      share of the texts for calibration; ``groups`` (a document for each text_id) stay on one side
+    split      share of the texts for calibration
+    groups     as for ``tag``: they stay on one side, and are drawn whole
     alpha      level of the test that lets a longer formula replace the one before it: the gain on the
                held-out texts over its bootstrap error (``resamples`` of the texts, paired), one-sided
     method     any scorer that judges a unit by itself (``soft_wpmi`` is a ``ValueError``)
@@ -48,12 +49,12 @@ def compose(
     """
     labels = align(activations, labels)
     columns = [activations.column(u) for u in (range(len(activations.units)) if units is None else units)]
-    groups = None if groups is None else of_texts(groups, activations.rows["text_id"], "groups").to_numpy()
-    first, second = halves(len(labels), split, seed, groups=groups)
+    known = groups_of(activations, groups)
+    first, second = halves(len(labels), split, seed, groups=known)
     matrix, names, scorer = checked(labels), labels.columns.to_numpy(), scorer_of(method)
     if method in TOGETHER:
         raise ValueError(f"{method!r} scores a unit beside others: choose another method for compose")
-    draws = list(resampled(second, groups, resamples, np.random.default_rng(seed)))
+    draws = list(resampled(second, known, resamples, np.random.default_rng(seed)))
     lines = []
     for column in tqdm(columns, desc="compose", leave=False, disable=not progress):
         values = np.asarray(activations.values[:, [column]], dtype=np.float32)

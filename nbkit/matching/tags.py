@@ -17,6 +17,7 @@ from nbkit.stats import correlation_interval, halves, p_values, q_values, resamp
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
 LABELS_AT_ONCE = 2**26  # permuted labels [row, descriptor] at a time, in bytes
+FEWEST_DOCUMENTS = 4  # from which the documents of a corpus are its groups
 
 Frame = TypeVar("Frame", pd.Series, pd.DataFrame)
 
@@ -39,6 +40,10 @@ def pooled(
     rows = pd.concat([part.rows.assign(corpus=n) for n, part in activations.items()], ignore_index=True)
     rows = rows.rename(columns={"text_id": "of_corpus"})
     rows.insert(0, "text_id", np.arange(len(rows)))
+    if "document" in rows:  # names repeat from corpus to corpus; a text without a document is one by itself
+        named = rows["document"].notna()
+        own = rows["document"].where(named, rows["text_id"]).astype(str)
+        rows["document"] = rows["corpus"] + np.where(named, ": ", ", text ") + own
     values = np.concatenate([part.values.T for part in parts], axis=1).T  # unit after unit, as stored
     manifest = {**first.manifest, "corpus": " + ".join(activations)}
     return replace(first, values=values, rows=rows, manifest=manifest), matrix.rename_axis("text_id")
@@ -51,7 +56,7 @@ def tag(
     method: str = "pearson",
     top: int = 2,
     split: float = 0.5,
-    groups: pd.Series | None = None,
+    groups: pd.Series | bool = True,
     covariates: pd.DataFrame | None = None,
     ends: str = "high",
     permutations: int = 200,
@@ -64,18 +69,19 @@ def tag(
     """The ``top`` descriptors of every unit, chosen on one part of the texts, checked on the other.
 
     split         share of the texts used for calibration
-    groups        a group (document) for each text_id: a group is never on both sides of the split
+    groups        texts that are alike because they belong together: a document for each text_id. A group is
+                  never on both sides of the split, and whole groups are permuted. True: the documents of the
+                  corpus, if it has four or more; False: texts are independent
     covariates    by text_id, numbers or categories: scores are of what they leave (``residuals``), and rows
-                  are permuted only within their cells
+                  are permuted only within their cells (with groups: over all cells)
     ends          "high", or "both": what a unit means when it is low competes too, as the score of
                   the negated unit; the column ``sign`` says which
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
-                  (0: no test, p and q are NaN). Rows count as exchangeable (within cells), groups or not.
-                  The smallest p is 1 / (1 + permutations): where only a share s of the units responds,
-                  q <= alpha takes more than 1 / (s * alpha) of them
+                  (0: no test, p and q are NaN). The smallest p is 1 / (1 + permutations): where only a share
+                  s of the units responds, q <= alpha takes more than 1 / (s * alpha) of them
     min_score     and ``alpha``: a line is ``tagged`` if score >= min_score and q <= alpha
-    resamples     bootstrap resamples of the held-out texts (with ``groups``, of its groups) for the
-                  interval of ``validation_score``. 0: Fisher's z for pearson, NaN for other scorers
+    resamples     bootstrap resamples of the held-out texts (or groups) for the interval of
+                  ``validation_score``. 0: Fisher's z for pearson without groups, else NaN
     seed          of the split, the permutations and the resamples
 
     Returns a frame, one line for each unit and rank:
@@ -84,21 +90,26 @@ def tag(
     descriptor        the tag
     score             on the calibration texts
     validation_score  of the same tag on the others
-    p                 (1 + permutations whose best score reaches ``score``) / (1 + permutations)
-    q                 Benjamini-Hochberg over the units of the same rank
+    p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations).
+                      Further ranks: is there more than the tags before? The unit without what they
+                      explain, rows permuted only among texts alike in them; NaN where the rank before
+                      has p > ``alpha``, since then there is nothing to be second to
+    q                 Benjamini-Hochberg over the units of the same rank that were tested
     sign              1: when the unit is high, -1: when it is low
     validation_rank   place of the tag among all descriptors on the validation texts
     low, high         95 % interval of ``validation_score``
     tagged            does the line pass both thresholds
 
-    ``.attrs["texts"]`` holds how many texts each part had.
+    ``.attrs["texts"]`` holds how many texts each part had, ``.attrs["groups"]`` how many groups (None:
+    texts are independent).
     """
     labels = align(activations, labels)
     if top > labels.shape[1]:
         raise ValueError(f"top={top} tags were asked for; there are {labels.shape[1]} descriptors")
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
-    plan = _planned(activations.rows["text_id"], split, groups, covariates, permutations, resamples, seed)
+    known = groups_of(activations, groups)
+    plan = _planned(activations.rows["text_id"], split, known, covariates, permutations, resamples, seed)
     scorer, matrix = both(scorer_of(method)) if ends == "both" else scorer_of(method), checked(labels)
     names, chosen = activations.units["unit"].to_numpy(), []
     step = len(names) if method in TOGETHER else UNITS_AT_ONCE
@@ -109,14 +120,18 @@ def tag(
             chosen.append(_tag_block(plan.controlled(values), matrix, plan, scorer, top))
         except NotFinite as error:
             raise named(error, names, start) from None
-    frame = _tag_frame(names, labels.columns.to_numpy(), chosen, top)
+    found = [np.concatenate(part, axis=1) for part in zip(*chosen, strict=True)]
+    if permutations:
+        _test_further_ranks(activations, matrix, plan, scorer, found, alpha, seed)
+    frame = _tag_frame(names, labels.columns.to_numpy(), found, top)
     frame["q"] = frame.groupby("rank")["p"].transform(lambda p: q_values(p.to_numpy()))
-    if method == "pearson" and not resamples:
+    if method == "pearson" and not resamples and known is None:
         interval = correlation_interval(frame["validation_score"].to_numpy(), len(plan.second))
         frame["low"], frame["high"] = interval
     significant = (frame["q"] <= alpha) if permutations else True
     frame["tagged"] = (frame["score"] >= min_score) & significant
     frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
+    frame.attrs["groups"] = None if known is None else len(np.unique(known))
     return frame
 
 
@@ -128,17 +143,18 @@ def permutation_test(
     *,
     method: str = "pearson",
     permutations: int = 200,
-    covariates: pd.DataFrame | None = None,
     groups: np.ndarray | None = None,
+    covariates: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """p [pair] of pairs that were chosen on other texts: do permuted labels score as high?
 
     values, labels      [row, unit] and [row, descriptor]
     descriptors, units  [pair] columns of the two
-    permutations        of the rows, within cells of ``covariates`` if given: p is (1 + those under which the
-                        pair scores as high) / (1 + permutations); 0: NaN
-    groups              [row] document of each row: whole documents are exchanged
+    permutations        of the rows: p is (1 + those under which the pair scores as high) /
+                        (1 + permutations); 0: NaN
+    groups              [row] the document of each row: whole documents are permuted
+    covariates          [row, .] rows are permuted only among those alike in them (with groups: among all)
 
     ``tag`` tests the best of all descriptors, which it chooses; here nothing is chosen. Scorers that
     judge a unit beside others (``soft_wpmi``) are a ``ValueError``.
@@ -146,7 +162,7 @@ def permutation_test(
     if method in TOGETHER:
         raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
     scorer, generator = scorer_of(method), np.random.default_rng(seed)
-    cells = None if covariates is None else _cells(covariates)
+    cells = None if covariates is None or groups is not None else _cells(covariates)
     orders = list(stats.permutations(len(labels), permutations, generator, cells=cells, groups=groups))
     p = np.full(len(units), np.nan)
     for descriptor in np.unique(descriptors):
@@ -180,6 +196,7 @@ class _Plan:
     second: np.ndarray  # validation rows
     orders: list[np.ndarray]  # permutations of the calibration rows
     draws: list[np.ndarray]  # bootstrap draws from the validation rows
+    groups: np.ndarray | None = None  # of each row
     cells: np.ndarray | None = None  # of each row, under covariates
     numbers: np.ndarray | None = None
 
@@ -189,26 +206,46 @@ class _Plan:
             return values
         return _without(values, self.cells, self.numbers, (self.first, self.second))
 
+    def within(self, cells: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        """As many permutations as in ``orders``, within ``cells`` of the calibration rows."""
+        options: dict[str, np.ndarray] = {"cells": cells}
+        if self.groups is not None:
+            options["groups"] = self.groups[self.first]
+        elif self.cells is not None:
+            options["cells"] = cells * (self.cells.max() + 1) + self.cells[self.first]
+        return stats.permutations(len(self.first), len(self.orders), generator, **options)
+
 
 def _planned(
     text_ids: pd.Series,
     split: float,
-    groups: pd.Series | None,
+    groups: np.ndarray | None,
     covariates: pd.DataFrame | None,
     permutations: int,
     resamples: int,
     seed: int,
 ) -> _Plan:
-    known = None if groups is None else of_texts(groups, text_ids, "groups").to_numpy()
-    first, second = halves(len(text_ids), split, seed, groups=known)
+    first, second = halves(len(text_ids), split, seed, groups=groups)
     cells = numbers = None
     if covariates is not None:
         covariates = of_texts(covariates, text_ids, "covariates")
         cells, numbers = _cells(covariates), _numbers(covariates)
     generator = np.random.default_rng(seed)
-    inside = None if cells is None else cells[first]
-    orders = list(stats.permutations(len(first), permutations, generator, cells=inside))
-    return _Plan(first, second, orders, list(resampled(second, known, resamples, generator)), cells, numbers)
+    blocks = {"groups": groups} if groups is not None else {"cells": cells}  # what rows are permuted within
+    inside = {name: None if block is None else block[first] for name, block in blocks.items()}
+    orders = list(stats.permutations(len(first), permutations, generator, **inside))
+    draws = list(resampled(second, groups, resamples, generator))
+    return _Plan(first, second, orders, draws, groups, cells, numbers)
+
+
+def groups_of(activations: Activations, groups: pd.Series | bool | None) -> np.ndarray | None:
+    """The group of each row; None where texts are independent. ``tag`` says what ``groups`` may be."""
+    rows = activations.rows
+    if isinstance(groups, pd.Series):
+        return of_texts(groups, rows["text_id"], "groups").to_numpy()
+    if not groups or "document" not in rows or rows["document"].nunique() < FEWEST_DOCUMENTS:
+        return None
+    return rows["document"].to_numpy()
 
 
 def _tag_block(
@@ -222,14 +259,42 @@ def _tag_block(
     validation = np.take_along_axis(held_out, best, axis=0)
     ranks = 1 + (held_out[None] > validation[:, None]).sum(1)
     low, high = _intervals(values, labels, best, plan.draws, scorer)
-    null = _null(values[plan.first], labels[plan.first], plan.orders, scorer)
-    return best, scores, validation, p_values(scores, null[:, None]), ranks, low, high
+    p = np.full(scores.shape, np.nan)
+    p[0] = p_values(scores[0], _null(values[plan.first], labels[plan.first], plan.orders, scorer))
+    return best, scores, validation, p, ranks, low, high
 
 
-def _tag_frame(names: np.ndarray, descriptors: np.ndarray, blocks: list[tuple], top: int) -> pd.DataFrame:
+def _test_further_ranks(
+    activations: Activations,
+    labels: np.ndarray,
+    plan: _Plan,
+    scorer: Scorer,
+    found: list[np.ndarray],
+    alpha: float,
+    seed: int,
+) -> None:
+    """Fill in p of the ranks after the first: what is left when the tags before have explained their part.
+
+    ``found`` are the arrays of ``_tag_block`` over all units. Units with the same tags before go together.
+    """
+    best, p, y = found[0], found[3], labels[plan.first]
+    everywhere = (np.arange(len(plan.first)),)
+    for rank in range(1, len(best)):
+        units = np.flatnonzero(p[rank - 1] <= alpha)
+        before = np.sort(best[:rank, units] % labels.shape[1], axis=0)
+        for tags in np.unique(before, axis=1).T:
+            mine = units[(before == tags[:, None]).all(0)]
+            x = plan.controlled(np.asarray(activations.values[:, mine], dtype=np.float32))[plan.first]
+            cells = np.unique(y[:, tags] > 0.5, axis=0, return_inverse=True)[1].ravel()
+            left = _without(x, cells, y[:, tags], everywhere)
+            orders = list(plan.within(cells, np.random.default_rng(seed)))
+            scores = np.take_along_axis(scorer(left, y), best[[rank]][:, mine], axis=0)[0]
+            p[rank, mine] = p_values(scores, _null(left, y, orders, scorer))
+
+
+def _tag_frame(names: np.ndarray, descriptors: np.ndarray, found: list[np.ndarray], top: int) -> pd.DataFrame:
     """One line for each unit and rank. Candidates beyond the descriptors are those of the low end."""
-    parts = [np.concatenate(part, axis=1).T.ravel() for part in zip(*blocks, strict=True)]
-    candidate, scores, validation, p, ranks, low, high = parts
+    candidate, scores, validation, p, ranks, low, high = (part.T.ravel() for part in found)
     return pd.DataFrame(
         {
             "unit": np.repeat(names, top),

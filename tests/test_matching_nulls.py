@@ -1,0 +1,137 @@
+"""Simulations of known truth: what is not there is found as often as the level says, the rest is found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbkit import matching, stats
+from nbkit.activations import Activations
+
+
+def stored(values: np.ndarray, **rows: np.ndarray) -> Activations:
+    units = pd.DataFrame({"unit": [f"layer.0.ffn.{i}" for i in range(values.shape[1])]})
+    frame = pd.DataFrame({"text_id": np.arange(len(values)), **rows})
+    manifest = {"rows": "text", "corpus": "toy", "pool": "max"}
+    return Activations(values.astype(np.float32), frame, units, manifest)
+
+
+def labelled(matrix: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(matrix.astype(float), columns=[f"d{i}" for i in range(matrix.shape[1])])
+
+
+def documents(seed: int, n: int = 40, mean: float = 25.0):
+    """Documents of different lengths; units and descriptors that each vary by document, and no relation."""
+    rng = np.random.default_rng(seed)
+    lengths = np.maximum(1, rng.lognormal(np.log(mean) - 0.4, 0.9, n).astype(int))
+    document = np.repeat(np.arange(n), lengths)
+    by_document = rng.standard_normal((n, 80))[document]
+    values = np.sqrt(0.25) * by_document + np.sqrt(0.75) * rng.standard_normal(by_document.shape)
+    odds = rng.uniform(-2.5, 0, 10) + 1.2 * rng.standard_normal((n, 10))[document]
+    return values, rng.random(odds.shape) < 1 / (1 + np.exp(-odds)), document
+
+
+def significant(activations: Activations, labels: np.ndarray, rank: int, seed: int, **options) -> float:
+    """Share of the tested units with p <= .05 at a rank."""
+    tags = matching.tag(activations, labelled(labels), permutations=99, seed=seed, progress=False, **options)
+    p = tags.loc[tags["rank"] == rank, "p"].dropna()
+    return float((p <= 0.05).mean())
+
+
+def test_first_tags_of_documents_without_relation_are_nominal_and_not_without_their_groups():
+    with_groups, without = [], []
+    for seed in range(12):
+        values, labels, document = documents(seed)
+        activations = stored(values, document=document)
+        with_groups.append(significant(activations, labels, 1, seed))
+        without.append(significant(activations, labels, 1, seed, groups=False))
+    assert np.mean(with_groups) <= 0.06 + 2 * np.std(with_groups) / np.sqrt(12)
+    assert np.mean(with_groups) >= 0.02  # the level is not kept by finding nothing
+    assert np.mean(without) >= 0.15  # what permuting single texts gives
+
+
+def test_permutation_test_of_pairs_in_documents_is_nominal():
+    shares = []
+    for seed in range(12):
+        values, labels, document = documents(seed)
+        pairs = np.arange(80)
+        p = matching.permutation_test(
+            values, labels.astype(np.float32), pairs % 10, pairs, permutations=99, groups=document, seed=seed
+        )
+        shares.append((p <= 0.05).mean())
+    assert 0.02 <= np.mean(shares) <= 0.06 + 2 * np.std(shares) / np.sqrt(12)
+
+
+def test_whole_documents_trade_places_with_documents_of_like_size():
+    rng = np.random.default_rng(0)
+    document = np.repeat(np.arange(60), rng.integers(1, 40, 60))
+    cells = rng.integers(0, 2, len(document))
+    size = np.bincount(document)
+    for order in stats.permutations(len(document), 20, rng, groups=document):
+        for one in range(60):
+            (other,) = set(document[order[document == one]])
+            assert abs(np.argsort(np.argsort(size))[one] - np.argsort(np.argsort(size))[other]) < 24
+    for order in stats.permutations(len(document), 20, rng, groups=document, cells=cells):
+        assert (cells[order] == cells).all()
+        for one in range(60):
+            for cell in (0, 1):
+                assert len(set(document[order[(document == one) & (cells == cell)]])) <= 1
+
+
+def one_meaning(seed: int, kind: str, n: int = 1000):
+    """100 units of one descriptor each, among descriptors that go together."""
+    rng = np.random.default_rng(seed)
+    latent = 0.6 * rng.standard_normal((n, 1)) + 0.8 * rng.standard_normal((n, 12))
+    share = rng.uniform(0.1, 0.4, 12)
+    labels = latent > [np.quantile(latent[:, d], 1 - s) for d, s in enumerate(share)]
+    own, noise = labels[:, np.arange(100) % 12], rng.standard_normal((n, 100))
+    values = {
+        "linear": 1.5 * own + noise,
+        "wider where it responds": own * (2 + noise) + 0.1 * noise * ~own,
+        "cut off at zero": np.maximum(0, 2 * own - 1 + noise),
+    }[kind]
+    return values, labels
+
+
+@pytest.mark.parametrize("method", ["pearson", "auroc"])
+@pytest.mark.parametrize("kind", ["linear", "wider where it responds", "cut off at zero"])
+def test_units_of_one_meaning_have_no_second_tag(kind, method):
+    shares, tagged = [], []
+    for seed in range(4):
+        values, labels = one_meaning(seed, kind)
+        shares.append(significant(stored(values), labels, 2, seed, method=method))
+        tags = matching.tag(
+            stored(values), labelled(labels), method=method, permutations=199, seed=seed, progress=False
+        )
+        tagged.append(tags.loc[tags["rank"] == 2, "tagged"].mean())
+    assert np.mean(shares) <= 0.06 and np.mean(tagged) <= 0.05
+
+
+def test_units_of_one_meaning_have_no_second_tag_in_documents_either():
+    shares = []
+    for seed in range(8):
+        values, labels, document = documents(seed)
+        values = values + 1.5 * labels[:, np.arange(80) % 10]
+        shares.append(significant(stored(values, document=document), labels, 2, seed))
+    assert np.mean(shares) <= 0.06 + 2 * np.std(shares) / np.sqrt(8)
+
+
+def test_units_of_two_meanings_keep_both_tags():
+    rng = np.random.default_rng(0)
+    labels = rng.random((1000, 12)) < 0.25
+    first, second = np.arange(100) % 12, (np.arange(100) + 5) % 12
+    values = 2 * labels[:, first] + 1.2 * labels[:, second] + rng.standard_normal((1000, 100))
+    tags = matching.tag(stored(values), labelled(labels), permutations=199, progress=False)
+    tags = tags[tags["tagged"]]
+    found = tags.groupby("unit")["descriptor"].agg(set)
+    right = [found[f"layer.0.ffn.{u}"] == {f"d{first[u]}", f"d{second[u]}"} for u in range(100)]
+    assert np.mean(right) >= 0.95
+
+
+def test_the_documents_of_a_corpus_are_its_groups_unless_they_are_few():
+    values, labels, document = documents(0)
+    tags = matching.tag(stored(values, document=document), labelled(labels), permutations=0, progress=False)
+    assert tags.attrs["groups"] == 40 and tags["low"].isna().all()
+    for few in (document % 3, None):
+        rows = {} if few is None else {"document": few}
+        tags = matching.tag(stored(values, **rows), labelled(labels), permutations=0, progress=False)
+        assert tags.attrs["groups"] is None and tags["low"].notna().all()
