@@ -1,14 +1,17 @@
 """Statistics that several rooms need, each written once.
 
     bootstrap(values)               a mean with its 95 % interval: an ``Estimate``
+    share(values, groups)           the same for shares (Wilson), also of things that are alike in groups
     halves(n, groups=documents)     a random partition of rows; whole groups stay on one side
+                                    (``usable_groups`` says whether documents are enough)
     permutations(n_rows, n)         random orders of rows, within cells, or of whole groups
     resampled, thinned              rows drawn with replacement, and with fewer positives
     p_values(found, null)           permutation p: (1 + draws that reach what was found) / (1 + draws)
     q_values(p)                     Benjamini-Hochberg
     correlation(x, y)               Pearson along the last axis; ``rank_correlation`` Spearman;
                                     ``correlation_of_sums`` from running sums
-    correlation_interval(r, n)      Fisher's 95 % interval; ``correlation_p`` two-sided, by Student's t
+    correlation_interval(r, n)      Fisher's 95 % interval; ``grouped_correlation_interval`` of documents;
+                                    ``correlation_p`` two-sided, by Student's t
     auroc_of_ranks(on, ranks)       AUROC of every descriptor and unit
     top_texts(values, k)            rows of the highest activations of every unit
     random_directions(values_by_corpus, n)     projections on random unit vectors (``unit_vectors``)
@@ -30,6 +33,7 @@ import scipy.stats
 
 Seed = int | np.random.Generator
 
+FEWEST_GROUPS = 4  # documents, from which texts are treated as parts of them
 ALIKE = 8  # groups of like size, at least, that trade places in a permutation
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "correlation_p",
     "cosine",
     "direction_units",
+    "grouped_correlation_interval",
     "halves",
     "p_values",
     "permutations",
@@ -49,9 +54,11 @@ __all__ = [
     "random_directions",
     "rank_correlation",
     "resampled",
+    "share",
     "thinned",
     "top_texts",
     "unit_vectors",
+    "usable_groups",
 ]
 
 
@@ -100,6 +107,34 @@ def bootstrap(
     return Estimate(mean, float(found.low), float(found.high), len(x))
 
 
+def share(values: np.ndarray, groups: np.ndarray | None = None) -> Estimate:
+    """Mean of ``values`` in [0, 1] (yes or no, or shares) with Wilson's interval at the effective number.
+
+    values   [thing] one for each thing judged; none give NaN
+    groups   [thing] things of a group are alike (units of one descriptor): the interval is then over groups
+
+    Wilson's interval stays in [0, 1], and 64 of 64 is [.94, 1], where a bootstrap says [1, 1]. The effective
+    number of things is the one at which yes-or-no answers would have the variance that the mean has. Where
+    all values are 0, or 1, it is that of the groups.
+    """
+    x = np.asarray(values, dtype=float)
+    if not len(x):
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    codes = np.arange(len(x)) if groups is None else pd.factorize(np.asarray(groups))[0]
+    mean, n_groups = float(x.mean()), int(codes.max()) + 1
+    z = 1.96 if groups is None else float(scipy.stats.t.isf(0.025, max(1, n_groups - 1)))
+    n = n_groups
+    if 0 < mean < 1 and n_groups > 1:
+        variance = ((x - mean) ** 2).sum() / len(x) ** 2
+        if groups is not None:
+            by_group = (np.bincount(codes, x - mean) ** 2).sum() * n_groups / (n_groups - 1)
+            variance = max(variance, by_group / len(x) ** 2)
+        n = mean * (1 - mean) / variance if variance else n_groups
+    centre, half = mean + z**2 / (2 * n), z * np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
+    low, high = ((centre + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    return Estimate(mean, float(max(0.0, low)), float(min(1.0, high)), len(x))
+
+
 # ---------------------------------------------------------------------------------- rows drawn at random
 
 
@@ -124,6 +159,16 @@ def halves(
     filled = np.cumsum(np.bincount(codes)[drawn])[:-1]  # the last group stays for the second part
     taken = np.isin(codes, drawn[: 1 + np.abs(filled - n * split).argmin()])
     return np.flatnonzero(taken), np.flatnonzero(~taken)
+
+
+def usable_groups(groups: pd.Series | np.ndarray | None) -> np.ndarray | None:
+    """``groups`` (documents) of the rows, or None: where there are none, one is missing, or there are few.
+
+    Fewer than ``FEWEST_GROUPS`` can neither be split nor permuted; rows then count as independent.
+    """
+    if groups is None or pd.isna(groups).any() or pd.Series(groups).nunique() < FEWEST_GROUPS:
+        return None
+    return np.asarray(groups)
 
 
 def permutations(
@@ -270,6 +315,28 @@ def correlation_interval(r: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]
         return np.full_like(r, np.nan), np.full_like(r, np.nan)
     z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
     return np.tanh(z - 1.96 / np.sqrt(n - 3)), np.tanh(z + 1.96 / np.sqrt(n - 3))
+
+
+def grouped_correlation_interval(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval (low, high) [pair] of the correlation of the columns of ``x`` and ``y`` [row, pair].
+
+    ``groups`` [row] are what is independent (documents). The influence of the rows on the correlation is
+    summed by group; the spread of the sums is its error, on Fisher's scale, with Student's t for as many
+    groups as equally large ones would be. 0 to 0 where a side is constant.
+    """
+    zx, zy = (np.nan_to_num((side - side.mean(0)) / side.std(0).clip(min=1e-12)) for side in (x, y))
+    r = (zx * zy).mean(0)
+    order = np.argsort(groups, kind="stable")
+    first = np.flatnonzero(np.diff(pd.factorize(groups[order])[0], prepend=-1))
+    sums = np.add.reduceat((zx * zy - r * (zx**2 + zy**2) / 2)[order], first, axis=0)  # [group, pair]
+    sizes = np.diff(first, append=len(x))
+    n = len(x) ** 2 / (sizes**2).sum()  # groups, if they were equally large
+    error = np.sqrt((sums**2).sum(0) * n / max(1, n - 1)) / len(x)
+    r = np.clip(r, -1 + 1e-12, 1 - 1e-12)
+    half = scipy.stats.t.isf(0.025, max(1, n - 1)) * error / (1 - r**2)
+    return np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half)
 
 
 def correlation_p(r: np.ndarray, n: int) -> np.ndarray:

@@ -148,7 +148,7 @@ if "recorded:sample" in by_generator:  # a corpus without written descriptors ha
         f"merged at {t}": descriptors.merge(phrases, threshold=t, min_texts=1).names for t in (0.75, 0.6)
     }
     for what, names in sets.items():
-        q = evaluation.recovered(names, known, seed=SEED)
+        q = evaluation.recovered(names, known)
         facts = {"recall": str(q.recall), "mass": round(q.mass, 2), "distinct": round(q.distinct, 2)}
         lines[what] = {"descriptors": len(names), **facts}
 pd.DataFrame(lines).T

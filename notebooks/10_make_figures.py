@@ -182,9 +182,7 @@ shared = illusions.shared_descriptors(labels, 2 * preset["min_positives"])
 
 def gold_of(name):
     second = stats.halves(len(corpora[name]), seed=SEED, groups=corpora[name].documents)[1]
-    ids = corpora[name].frame["text_id"].iloc[second].tolist()
-    half = ffn[name].select(text_ids=ids)
-    return evaluation.validated(matching.score(half, labels[name][shared].loc[ids], "auroc"), 0.8)
+    return evaluation.held_out_gold(ffn[name], labels[name][shared], second)
 
 
 # %%

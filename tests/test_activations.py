@@ -1,6 +1,7 @@
 """The store and the pass that fills it, against transformers by hand and against injected faults."""
 
 import copy
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -686,3 +687,17 @@ def test_long_work_is_announced_and_short_work_is_not_even_measured(minilm, corp
     assert "minilm: 5 rows x 1,536 units: 0.00 GB on disk" in capsys.readouterr().err
     activations.capture(minilm, corpus, progress=False, **options)
     assert "rows x" not in capsys.readouterr().err
+
+
+def test_rows_carry_the_documents_of_the_corpus_and_the_store_does_not_depend_on_them(minilm, corpus):
+    """A renamed document changes no activation, so it makes no other store; the rows say the new name."""
+    found = []
+    for names in (list("aabbc"), list("xxyyz")):
+        named = dataclasses.replace(corpus, frame=corpus.frame.assign(doc_id=names))
+        for cache in (None, False):
+            stored = activations.capture(minilm, named, sites="layer.0.ffn", cache=cache, progress=False)
+            assert stored.rows["document"].tolist() == names
+        found.append(activations.capture(minilm, named, sites="layer.0.ffn", progress=False).manifest)
+    assert found[0] == found[1]
+    plain = activations.capture(minilm, corpus, sites="layer.0.ffn", progress=False)
+    assert "document" not in plain.rows and plain.manifest == found[0]

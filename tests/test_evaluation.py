@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from nbkit import activations, evaluation, matching, stats, texts
 from nbkit.evaluation import metrics
@@ -47,6 +49,71 @@ def test_the_interval_is_that_of_the_mean():
 
 def test_nothing_to_average_is_not_a_number():
     assert math.isnan(stats.bootstrap(np.array([])).value)
+    assert math.isnan(stats.share(np.array([])).value)
+
+
+@given(st.integers(1, 200), st.floats(0, 1))
+def test_the_interval_of_yes_and_no_is_wilsons(n, fraction):
+    yes = round(fraction * n)
+    found = stats.share(np.arange(n) < yes)
+    expected = scipy.stats.binomtest(yes, n).proportion_ci(method="wilson")
+    assert (found.value, found.n) == (pytest.approx(yes / n), n)
+    assert found[1:3] == (pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4))
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+def test_intervals_of_shares_cover_the_truth(alike, share):
+    """Yes-or-no answers of 64 units; alike: of 16 descriptors, each with a share of its own."""
+    rng, covered, too_narrow = np.random.default_rng(0), [], []
+    groups = np.repeat(np.arange(16), 4)
+    for _ in range(400):
+        own = rng.beta(8 * share, 8 * (1 - share), 16)[groups] if alike else share
+        hits = (rng.random(64) < own).astype(float)
+        found = stats.share(hits, groups if alike else None)
+        covered.append(found.low <= share <= found.high)
+        boot = stats.bootstrap(hits, n=100)
+        too_narrow.append(boot.low <= share <= boot.high)
+    assert np.mean(covered) >= 0.92
+    if share == 0.98:
+        assert np.mean(too_narrow) < 0.85  # what a bootstrap over units covers: [1, 1] where all are right
+
+
+def test_sixty_four_of_sixty_four_is_not_certain():
+    tags = pd.DataFrame({"unit": range(64), "rank": 1, "descriptor": np.arange(64) % 16})
+    found = evaluation.precision_at_k(tags, tags[["unit", "descriptor"]], 1)
+    assert found.value == found.high == 1 and 0.7 < found.low < 0.85  # 16 descriptors, not 64 units
+
+
+def test_the_scorecard_by_hand():
+    tags = pd.DataFrame({"unit": list("aabbccdd"), "rank": [1, 2] * 4, "descriptor": list("xyyxzwxy")})
+    gold = pd.DataFrame({"unit": list("abbc"), "descriptor": list("xxyx")})
+    card = evaluation.scorecard(tags, gold)
+    assert card["units"] == 3 and card["judged"] == 3 / 4
+    assert card["precision@1"].value == pytest.approx(2 / 3)
+    assert card["precision@2"].value == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert card["ceiling@2"] == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
+    assert card["of ceiling@2"] == pytest.approx(3 / 4)
+    assert card["hit@2"].value == card["recall@2"].value == pytest.approx(2 / 3)
+
+
+def test_gold_of_held_out_texts_by_brute_force():
+    rng = np.random.default_rng(0)
+    labels = pd.DataFrame((rng.random((300, 3)) < 0.2).astype(float), columns=list("xyz"))
+    values = 2 * labels.to_numpy() + rng.standard_normal((300, 3))
+    units = pd.DataFrame({"unit": ["u", "v", "w"]})
+    manifest = {"rows": "text", "corpus": "toy", "pool": "max"}
+    stored = activations.Activations(values, pd.DataFrame({"text_id": range(300)}), units, manifest)
+    rows = np.arange(100, 300)
+    some, on = values[rows], labels.to_numpy()[rows] > 0.5
+    auroc = [[roc_auc_score(on[:, d], some[:, u]) for u in range(3)] for d in range(3)]
+    top = [[on[np.argsort(-some[:, u])[:20], d].mean() - on[:, d].mean() for u in range(3)] for d in range(3)]
+    for rule, scores, minimum in (("auroc", auroc, 0.8), ("top share", top, 0.5), ("auroc", auroc, 0.5)):
+        gold = evaluation.held_out_gold(stored, labels, rows, rule=rule, minimum=minimum)
+        expected = {("uvw"[u], "xyz"[d]) for d in range(3) for u in range(3) if scores[d][u] >= minimum}
+        assert set(zip(gold["unit"], gold["descriptor"], strict=True)) == expected
+    with pytest.raises(ValueError, match="unknown rule 'people'"):
+        evaluation.held_out_gold(stored, labels, rule="people")
 
 
 def test_validated_keeps_the_pairs_that_reach_the_minimum():

@@ -1,5 +1,6 @@
 """Planted units: the model they are in stays as it is, and they do what the truth says."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from nbkit import activations, evaluation, matching, texts
-from nbkit.evaluation import detectors, targets
+from nbkit.evaluation import detectors, planted, targets
 from nbkit.workshop import presets
 
 NAMES = ("reviews", "questions", "encyclopedia", "fiction")
@@ -121,9 +122,12 @@ def test_dead_units_are_constant(made, responses):
     assert (pd.concat(responses.values())[dead] == 0).all(axis=None)
 
 
-def test_no_text_is_both_trained_on_and_held_out(made, sample):
+def test_no_text_is_trained_on_or_checked_and_held_out(made, sample):
     for name, corpus in sample[0].items():
-        assert len(made.held_out[name]) == len(corpus) - round(0.4 * len(corpus))
+        train, check, held_out = planted._parts(corpus, 0.4, 0.2, 0)
+        assert sorted([*train, *check, *held_out]) == list(range(len(corpus)))
+        assert len(train) == round(0.4 * len(corpus)) and len(check) == round(0.2 * len(corpus))
+        assert made.held_out[name].frame["text_id"].tolist() == targets.ids(corpus, held_out)
         assert made.labels[name].index.equals(pd.Index(made.held_out[name].frame["text_id"]))
 
 
@@ -150,8 +154,34 @@ def test_truth_of_is_gold_for_the_measures(made):
     assert set(gold["kind"]) == {"pure", "polysemantic"}
     assert not gold["unit"].isin(made.units.loc[~made.units["planted"], "unit"]).any()
     local = made.units[(made.units["kind"] == "dataset-local") & made.units["planted"]].iloc[0]
+    everything = evaluation.gold_of(made, every=True)
+    assert set(everything["unit"]) == set(
+        made.units.loc[made.units["kind"].isin(["pure", "polysemantic"]), "unit"]
+    )
     there = evaluation.gold_of(made, corpus=local["corpus"])
     assert ((there["unit"] == local["unit"]) & (there["descriptor"] == local["descriptor"])).any()
+
+
+def test_what_decides_on_a_unit_are_texts_on_which_nothing_is_judged():
+    """Detectors that are no better than luck: the kept ones must not look good on the held-out texts."""
+    rng = np.random.default_rng(0)
+    target = targets.Target("pure", (("a", None),))
+    luck = 0.5 + 0.1 * rng.standard_normal((2, 2000, 1)), np.full((2000, 1), np.nan)
+    checked, held_out = (np.hstack([auroc, luck[1]]) for auroc in luck[0])
+    units = [f"layer.0.ffn.{i}" for i in range(2000)]
+    known = planted._known([target] * 2000, units, checked, held_out, 0.6)
+    kept = known[known["planted"]]
+    assert 200 < len(kept) < 500 and kept["check_auroc"].min() >= 0.6
+    assert kept["achieved_auroc"].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_documents_are_trained_on_checked_or_held_out():
+    corpus = texts.Texts.from_list([f"Text number {i}." for i in range(300)])
+    corpus = dataclasses.replace(
+        corpus, frame=corpus.frame.assign(doc_id=[f"d{i // 10}" for i in range(300)])
+    )
+    documents = [set(corpus.frame["doc_id"].iloc[part]) for part in planted._parts(corpus, 0.4, 0.2, 0)]
+    assert sum(map(len, documents)) == len(set.union(*documents)) == 30
 
 
 @pytest.mark.parametrize(
@@ -161,6 +191,7 @@ def test_truth_of_is_gold_for_the_measures(made):
         ({"kinds": []}, "no kinds"),
         ({"n": 0}, "0 units"),
         ({"layers": [6]}, "layers 0 to 5"),
+        ({"share": 0.8, "check": 0.2}, "share=0.8 and check=0.2"),
         ({"kinds": "dataset-local"}, "two corpora"),
     ],
 )

@@ -22,7 +22,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -140,18 +140,29 @@ def capture(
     token, for a store that does not match its manifest, and for activations that are not finite or overflow
     ``dtype``; ``OSError`` for a cache folder that cannot be written, is too small, or is deleted meanwhile
     (``FileNotFoundError``).
+
+    Where the corpus names the document of each text, ``rows`` has it in the column ``document``. It comes
+    from ``texts`` and is not in the store: documents do not change activations.
     """
     options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long, "engine": engine}
     identity = identity_of(subject, texts, **options)
     if cache is False:
-        return _in_memory(subject, texts, identity, progress)
+        return _with_documents(_in_memory(subject, texts, identity, progress), texts)
     root = provenance.cache_root() if cache is None or cache is True else Path(cache)
     folder = root / "activations" / key_of(identity)
     if not (folder / "manifest.json").exists():
         with _locked(folder):
             if not (folder / "manifest.json").exists():  # nobody filled it while we waited
                 _fill_store(folder, subject, texts, identity, engine, progress)
-    return load(folder, expect=identity)
+    return _with_documents(load(folder, expect=identity), texts)
+
+
+def _with_documents(stored: Activations, texts: Texts) -> Activations:
+    documents = texts.documents
+    if documents is None:
+        return stored
+    named = documents.loc[stored.rows["text_id"]].to_numpy()
+    return replace(stored, rows=stored.rows.assign(document=named))
 
 
 def _in_memory(subject: Subject, texts: Texts, identity: dict, progress: bool) -> Activations:

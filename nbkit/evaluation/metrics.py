@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
 from nbkit import matching
+from nbkit.activations import Activations
 from nbkit.evaluation.planted import Planted
-from nbkit.stats import Estimate, bootstrap, thinned
+from nbkit.stats import Estimate, share, thinned
 
 #: Kinds of planted units that have a right descriptor.
 MEANINGFUL = ("pure", "polysemantic", "dataset-local")
@@ -30,26 +32,61 @@ def ranked(scores: pd.DataFrame, units: Iterable[str] | None = None) -> pd.DataF
     )
 
 
-def precision_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int, *, seed: int = 0) -> Estimate:
+def precision_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int) -> Estimate:
     """Mean over the units of ``tags`` of (right tags among the first k) / (tags among the first k).
 
     A unit without gold has no right tag: pass only the tags of the units that are to be judged.
     """
-    first = _first(tags, k)
-    right = first.merge(gold[["unit", "descriptor"]].assign(right=1.0), how="left")
-    return bootstrap(right["right"].fillna(0).groupby(right["unit"]).mean().to_numpy(), seed=seed)
+    right = _first(tags, k).merge(gold[["unit", "descriptor"]].assign(right=1.0), how="left")
+    return _over_units(right["right"].fillna(0).groupby(right["unit"]).mean(), gold)
 
 
-def recall_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int, *, seed: int = 0) -> Estimate:
+def recall_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int) -> Estimate:
     """Mean over the units of ``gold`` of (right tags among the first k) / (right descriptors).
 
     A unit with gold and no tag counts 0.
     """
-    found = gold[["unit", "descriptor"]].merge(_first(tags, k).assign(found=1.0), how="left")
-    return bootstrap(found["found"].fillna(0).groupby(found["unit"]).mean().to_numpy(), seed=seed)
+    return _over_units(_found(_first(tags, k), gold).mean(), gold)
 
 
-def average_precision(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) -> Estimate:
+def hit_at_k(tags: pd.DataFrame, gold: pd.DataFrame, k: int) -> Estimate:
+    """Share of the units of ``gold`` that have a right tag among the first k."""
+    return _over_units(_found(_first(tags, k), gold).max(), gold)
+
+
+def ceiling_at_k(gold: pd.DataFrame, k: int) -> float:
+    """The best possible precision at k: a unit with one right descriptor cannot have two right tags."""
+    return float((gold.groupby("unit").size().clip(upper=k) / k).mean())
+
+
+def scorecard(tags: pd.DataFrame, gold: pd.DataFrame, k: int = 2) -> pd.Series:
+    """Precision at 1 and at k, with what they have to be read beside, over the units that have gold.
+
+    units            with gold
+    judged           their share of all units of ``tags``: of the others the gold says nothing
+    precision@1, precision@k
+    ceiling@k        the best possible precision@k; ``of ceiling@k`` is the share of it that is reached
+    hit@k            share of the units with a right tag among the first k
+    recall@k
+
+    Values are ``stats.Estimate``, but for units, judged, ceiling@k and of ceiling@k.
+    """
+    some = tags[tags["unit"].isin(gold["unit"])]
+    best, found = ceiling_at_k(gold, k), precision_at_k(some, gold, k)
+    lines = {
+        "units": gold["unit"].nunique(),
+        "judged": gold["unit"].nunique() / max(1, tags["unit"].nunique()),
+        "precision@1": precision_at_k(some, gold, 1),
+        f"precision@{k}": found,
+        f"ceiling@{k}": best,
+        f"of ceiling@{k}": found.value / best,
+        f"hit@{k}": hit_at_k(tags, gold, k),
+        f"recall@{k}": recall_at_k(tags, gold, k),
+    }
+    return pd.Series(lines, dtype=object)
+
+
+def average_precision(tags: pd.DataFrame, gold: pd.DataFrame) -> Estimate:
     """Mean over the units of ``gold`` of the precision at each of their right descriptors.
 
     A right descriptor that is not among the tags counts 0, so give all ranks for the full measure.
@@ -57,24 +94,49 @@ def average_precision(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) 
     found = gold[["unit", "descriptor"]].merge(tags[["unit", "descriptor", "rank"]], how="left")
     found = found.sort_values(["unit", "rank"], kind="stable")  # untagged ones (NaN) come last
     right = found.groupby("unit").cumcount() + 1
-    return bootstrap((right / found["rank"]).fillna(0).groupby(found["unit"]).mean().to_numpy(), seed=seed)
+    return _over_units((right / found["rank"]).fillna(0).groupby(found["unit"]).mean(), gold)
 
 
-def mrr(tags: pd.DataFrame, gold: pd.DataFrame, *, seed: int = 0) -> Estimate:
+def mrr(tags: pd.DataFrame, gold: pd.DataFrame) -> Estimate:
     """Mean over the units of ``gold`` of 1 / (rank of the first right tag); 0 where none is right."""
     found = gold[["unit", "descriptor"]].merge(tags[["unit", "descriptor", "rank"]], how="left")
-    return bootstrap((1 / found.groupby("unit")["rank"].min()).fillna(0).to_numpy(), seed=seed)
+    return _over_units((1 / found.groupby("unit")["rank"].min()).fillna(0), gold)
+
+
+def _first(tags: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Unit and descriptor of the first k tags of every unit."""
+    if k < 1:
+        raise ValueError(f"k={k}: at least one tag is needed")
+    return tags.loc[tags["rank"] <= k, ["unit", "descriptor"]]
+
+
+def _found(tags: pd.DataFrame, gold: pd.DataFrame) -> SeriesGroupBy:
+    """Whether each right descriptor is among ``tags`` (1 or 0), grouped by unit."""
+    found = gold[["unit", "descriptor"]].merge(tags.assign(found=1.0), how="left")
+    return found["found"].fillna(0).groupby(found["unit"])
+
+
+def _over_units(values: pd.Series, gold: pd.DataFrame) -> Estimate:
+    """Mean of ``values`` [unit]. Units of one descriptor (the first in ``gold``) are alike."""
+    descriptor = gold.drop_duplicates("unit").set_index("unit")["descriptor"].reindex(values.index)
+    alone = descriptor.isna().to_numpy() * np.arange(1, len(values) + 1)  # without gold: by itself
+    groups = pd.MultiIndex.from_arrays([descriptor.astype(str), alone])
+    return share(values.to_numpy(), pd.factorize(groups)[0])
 
 
 def gold_of(
-    planted: Planted, *, corpus: str | None = None, kinds: Iterable[str] = MEANINGFUL
+    planted: Planted,
+    *,
+    corpus: str | None = None,
+    kinds: Iterable[str] = MEANINGFUL,
+    every: bool = False,
 ) -> pd.DataFrame:
-    """Gold (unit, descriptor, kind) from the planted units that reached their minimum.
+    """Gold (unit, descriptor, kind) from the planted units that reached their minimum, or from ``every`` one.
 
     Dataset-local units are right about one corpus each time: they are in the gold of a ``corpus`` that
     they were planted for, and not in that of all. Distractors and dead units have no right descriptor.
     """
-    units = planted.units[planted.units["planted"] & planted.units["kind"].isin(list(kinds))]
+    units = planted.units[planted.units["kind"].isin(list(kinds)) & (planted.units["planted"] | every)]
     here = units["corpus"].isna() | (units["corpus"] == corpus)
     return units.loc[here, ["unit", "descriptor", "kind"]].reset_index(drop=True)
 
@@ -140,6 +202,40 @@ def validated(scores: pd.DataFrame, minimum: float = 0.3) -> pd.DataFrame:
     return gold.sort_values("unit", kind="stable", ignore_index=True)
 
 
+#: Rules by which a descriptor is right for a unit on held-out texts, and the minimum of each.
+GOLDS = {"auroc": 0.8, "top share": 0.5}
+
+
+def held_out_gold(
+    activations: Activations,
+    labels: pd.DataFrame,
+    rows: np.ndarray | None = None,
+    *,
+    rule: str = "auroc",
+    minimum: float | None = None,
+) -> pd.DataFrame:
+    """Gold (unit, descriptor) from texts that played no part in choosing the tags.
+
+    rows       positions of those texts among the rows of ``activations``; None: all
+    rule       "auroc": the unit tells texts with the descriptor from those without, AUROC >= .8;
+               "top share": of its 20 highest texts, the share that has the descriptor is at least .5 above
+               the share of all texts that has it
+    minimum    another one than that
+
+    The rule decides which scorer looks best, since each scorer is near to one of them: show both.
+    """
+    if rule not in GOLDS:
+        raise ValueError(f"unknown rule {rule!r}; there are {', '.join(GOLDS)}")
+    labels, values = matching.align(activations, labels), activations.values
+    if rows is not None:
+        labels, values = labels.iloc[rows], values[rows]
+    scores = matching.score(values, labels, "auroc" if rule == "auroc" else "frequency")
+    if rule == "top share":
+        scores = scores.sub(labels.mean(), axis=0)
+    scores.columns = activations.units["unit"]
+    return validated(scores, GOLDS[rule] if minimum is None else minimum)
+
+
 class Sanity(NamedTuple):
     """Shares of units whose score drops, and the verdict."""
 
@@ -162,14 +258,14 @@ def sanity(
     prevalence: float | None = None,
     seed: int = 0,
     drop: float = 0.001,
-    share: float = 0.9,
+    least: float = 0.9,
 ) -> Sanity:
     """Does a scorer notice when labels are missing, and when there are wrong ones?
 
     values, labels  a store or an array [row, unit], and labels [row, descriptor], which are cut at .5
     pairs           [unit] the column of the descriptor that each unit is judged on (a known meaning);
                     default: the unit's best under the scorer itself
-    drop, share     a scorer passes if its score falls by more than ``drop`` for more than ``share`` of the
+    drop, least     a scorer passes if its score falls by more than ``drop`` for more than ``least`` of the
                     units both when half of the descriptor's positives, drawn at random, become negatives
                     (missing) and when as many negatives as there are positives become positives (extra)
     prevalence      rows with the descriptor are left out at random until they are this share; None: none are
@@ -206,7 +302,7 @@ def sanity(
         found = scorer(values[:, given][rows], labels.astype(np.float32))[:, np.isin(given, mine)]
         falls.append(found[0] - found[1:])
     missing, extra = (np.concatenate(falls, axis=1) > drop).mean(1).tolist()
-    return Sanity(missing, extra, len(units), min(missing, extra) > share)
+    return Sanity(missing, extra, len(units), min(missing, extra) > least)
 
 
 def _damaged(on: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -216,10 +312,3 @@ def _damaged(on: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray
     missing[generator.choice(positives, len(positives) // 2, replace=False)] = False
     extra[generator.choice(absent, len(positives), replace=False)] = True
     return missing, extra
-
-
-def _first(tags: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Unit and descriptor of the first k tags of every unit."""
-    if k < 1:
-        raise ValueError(f"k={k}: at least one tag is needed")
-    return tags.loc[tags["rank"] <= k, ["unit", "descriptor"]]

@@ -2,8 +2,8 @@
 
     made = plant(subject, texts, labels, n=20, seed=0)
     made.subject      the same model with the planted units at its `layer.N.ffn` sites
-    made.units        what each of them responds to, and how well, on held-out texts
-    made.held_out     {corpus: Texts} that no unit was trained on, and `.labels` for them
+    made.units        what each of them responds to, and how well
+    made.held_out     {corpus: Texts} that played no part in making the units, and `.labels` for them
 
     stored = activations.capture(made.subject, made.held_out["email"])
     tags = matching.tag(stored, made.labels["email"])
@@ -52,7 +52,7 @@ import pandas as pd
 
 from nbkit import activations, stats
 from nbkit.evaluation.detectors import FAINT, FIRST_MATRIX, MARGIN, Unit, trained, widened
-from nbkit.evaluation.targets import Table, Target, achieved_of, ids, table_of
+from nbkit.evaluation.targets import Target, achieved_of, ids, table_of
 from nbkit.models import Subject
 from nbkit.texts import Texts
 
@@ -68,13 +68,14 @@ class Planted:
     unit, kind        "layer.3.ffn.1540", one of ``KINDS``
     descriptor        what it responds to; "length" or "corpus" for a distractor, None when dead
     corpus            inside which (dataset-local), which one (corpus distractor); else None: all
-    achieved_auroc    on held-out texts: of the texts with the descriptor against those without; for a
-                      polysemantic unit against the texts with neither; for a dataset-local unit inside
-                      the corpus. NaN when dead
-    rival_auroc       dataset-local only: of the unit's OTHER descriptor in the same corpus
-    planted           whether ALL lines of the unit reach ``minimum``; dataset-local units and corpus
-                      distractors must reach .7, the former .1 more than the rival. Only these units
-                      count as gold; the others are here to be reported
+    check_auroc       on the texts kept for checking: of the texts with the descriptor against those
+                      without; for a polysemantic unit against the texts with neither; for a
+                      dataset-local unit inside the corpus. NaN when dead
+    check_rival       dataset-local only: of the unit's OTHER descriptor in the same corpus
+    achieved_auroc    and ``rival_auroc``: the same on the held-out texts, which decide nothing
+    planted           whether ALL lines of the unit reach ``minimum`` on the check texts; dataset-local
+                      units and corpus distractors must reach .7, the former .1 more than the rival.
+                      Only these units count as gold (``gold_of`` gives the others too)
     """
 
     subject: Subject
@@ -100,6 +101,7 @@ def plant(
     layers: Sequence[int] | None = None,
     minimum: float = 0.85,
     share: float = 0.4,
+    check: float = 0.2,
     blur: float = 0.0,
     steps: int = 25,
     seed: int = 0,
@@ -112,8 +114,10 @@ def plant(
                    count as present above .5. Descriptors that not all corpora have are left out
     n, kinds       ``n`` units of each kind; or a mapping kind -> number of units
     layers         that get the units, in turn; default all but the first
-    minimum        AUROC on held-out texts from which a unit counts as planted
-    share          of the texts of each corpus, for training; the others are ``held_out``
+    minimum        AUROC from which a unit counts as planted
+    share, check   of the texts of each corpus: for training, and for deciding which units count. The others
+                   are ``held_out``: what a method is judged on played no part in keeping the units. Whole
+                   documents go to one part, where the corpus names four or more
     blur           length of a random direction added to each detector, relative to the detector's (of a
                    dataset-local unit .6 of it is left in the mean of three)
     cache          where activations of the held-out texts are stored (see ``activations.capture``)
@@ -125,19 +129,32 @@ def plant(
     counts = _counts(kinds, n)
     places = _places(subject, layers)
     rng = np.random.default_rng(seed)
-    parts = {name: stats.halves(len(corpus), share, seed) for name, corpus in corpora.items()}
+    parts = {name: _parts(corpus, share, check, seed) for name, corpus in corpora.items()}
     train = table_of(corpora, matrices, {name: part[0] for name, part in parts.items()})
     units = trained(subject, train, counts, places, steps, blur, rng, progress)
     name = f"{subject.name}-planted{seed}"
     planted = Subject(name, widened(subject.model, units), subject.tokenizer, subject.revision)
-    names = _names(subject, units)
-    rest = {name: corpora[name].where(text_id=ids(corpora[name], part[1])) for name, part in parts.items()}
-    seen = _responses(planted, rest, names, cache, progress)
-    test = table_of(rest, matrices, {name: np.arange(len(rest[name])) for name in rest})
-    known = _known([unit.target for unit in units], names, seen, test, minimum)
-    settings = dict(share=share, blur=blur, steps=steps, seed=seed, minimum=minimum)
-    kept = {name: matrices[name].loc[rest[name].frame["text_id"], train.names] for name in rest}
-    return Planted(planted, known, rest, kept, settings)
+    names, targets = _names(subject, units), [unit.target for unit in units]
+    check_texts, held_out = (
+        {n: corpora[n].where(text_id=ids(corpora[n], part[i])) for n, part in parts.items()} for i in (1, 2)
+    )
+    aurocs = [
+        _aurocs(planted, some, matrices, targets, names, cache, progress) for some in (check_texts, held_out)
+    ]
+    settings = dict(share=share, check=check, blur=blur, steps=steps, seed=seed, minimum=minimum)
+    kept = {n: matrices[n].loc[some.frame["text_id"], train.names] for n, some in held_out.items()}
+    return Planted(planted, _known(targets, names, *aurocs, minimum), held_out, kept, settings)
+
+
+def _parts(corpus: Texts, share: float, check: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows for training, for checking, and held out."""
+    if not (share > 0 and check > 0 and share + check < 1):
+        raise ValueError(f"share={share} and check={check}: parts of the texts, which leave some held out")
+    groups = stats.usable_groups(corpus.documents)
+    train, rest = stats.halves(len(corpus), share, seed, groups=groups)
+    inside = stats.usable_groups(None if groups is None else groups[rest])
+    checked, held_out = stats.halves(len(rest), check / (1 - share), seed, groups=inside)
+    return train, rest[checked], rest[held_out]
 
 
 # ---------------------------------------------------------------------------------- arguments
@@ -221,20 +238,33 @@ def _responses(
     return np.concatenate(parts)
 
 
+def _aurocs(
+    subject: Subject,
+    corpora: Mapping[str, Texts],
+    matrices: Mapping[str, pd.DataFrame],
+    targets: list[Target],
+    units: list[str],
+    cache: str | Path | bool | None,
+    progress: bool,
+) -> np.ndarray:
+    """AUROC, and that of the rival, of every claim [claim, 2] on the texts of ``corpora``."""
+    values = _responses(subject, corpora, units, cache, progress)
+    table = table_of(corpora, matrices, {name: np.arange(len(corpus)) for name, corpus in corpora.items()})
+    columns = zip(targets, values.T, strict=True)
+    return np.array([achieved_of(t, i, x, table) for t, x in columns for i in range(len(t.claims))])
+
+
 def _known(
-    targets: list[Target], units: list[str], values: np.ndarray, table: Table, minimum: float
+    targets: list[Target], units: list[str], checked: np.ndarray, held_out: np.ndarray, minimum: float
 ) -> pd.DataFrame:
     """The frame ``Planted.units``."""
-    lines = []
-    for target, unit, column in zip(targets, units, values.T, strict=True):
-        for i, (descriptor, corpus) in enumerate(target.claims):
-            achieved, rival = achieved_of(target, i, column, table)
-            lines.append((unit, target.kind, descriptor, corpus, achieved, rival))
-    names = ["unit", "kind", "descriptor", "corpus", "achieved_auroc", "rival_auroc"]
-    known = pd.DataFrame(lines, columns=names).astype({"descriptor": object, "corpus": object})
+    claims = [(u, t.kind, *claim) for u, t in zip(units, targets, strict=True) for claim in t.claims]
+    known = pd.DataFrame(claims, columns=["unit", "kind", "descriptor", "corpus"], dtype=object)
+    known[["check_auroc", "check_rival"]] = checked
+    known[["achieved_auroc", "rival_auroc"]] = held_out
     faint = (known["kind"] == "dataset-local") | (known["descriptor"] == "corpus")
     needed = np.where(faint, min(minimum, FAINT), minimum)
-    reached = (known["achieved_auroc"] >= needed) | (known["kind"] == "dead")
-    reached &= ~(known["rival_auroc"] > known["achieved_auroc"] - MARGIN)
+    reached = (known["check_auroc"] >= needed) | (known["kind"] == "dead")
+    reached &= ~(known["check_rival"] > known["check_auroc"] - MARGIN)
     known["planted"] = reached.groupby(known["unit"]).transform("all")
     return known

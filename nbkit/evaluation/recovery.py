@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from nbkit.models import sentence_encoder
-from nbkit.stats import Estimate, bootstrap
+from nbkit.stats import Estimate, share
 
 
 class Recovered(NamedTuple):
     """How far found descriptors cover known ones."""
 
     table: pd.DataFrame  # descriptor (known), mass, nearest (found), cosine, found
-    recall: Estimate  # share of the known descriptors found, bootstrap over them
+    recall: Estimate  # share of the known descriptors found
     mass: float  # the same, each weighted by its mass
     distinct: float  # share of the found descriptors with no other one as near as the threshold
 
@@ -27,7 +27,6 @@ def recovered(
     *,
     threshold: float = 0.6,
     encoder: Any = None,
-    seed: int = 0,
 ) -> Recovered:
     """Which of the known descriptors have a found one of the same meaning?
 
@@ -59,8 +58,8 @@ def recovered(
             "found": hit,
         }
     )
-    recall = bootstrap(hit.astype(float), seed=seed)
-    share = float(mass.to_numpy()[hit].sum() / mass.sum())
+    recall = share(hit)
+    weighted = float(mass.to_numpy()[hit].sum() / mass.sum())
     return Recovered(
-        table, recall, share, float((among.max(1) < threshold).mean()) if len(found) > 1 else 1.0
+        table, recall, weighted, float((among.max(1) < threshold).mean()) if len(found) > 1 else 1.0
     )

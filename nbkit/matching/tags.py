@@ -13,11 +13,17 @@ from tqdm.auto import tqdm
 from nbkit import stats
 from nbkit.activations import Activations
 from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, both, checked, named, scorer_of
-from nbkit.stats import correlation_interval, halves, p_values, q_values, resampled
+from nbkit.stats import (
+    correlation_interval,
+    grouped_correlation_interval,
+    halves,
+    p_values,
+    q_values,
+    resampled,
+)
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
-LABELS_AT_ONCE = 2**26  # permuted labels [row, descriptor] at a time, in bytes
-FEWEST_DOCUMENTS = 4  # from which the documents of a corpus are its groups
+LABELS_AT_ONCE = 2**21  # bytes of permuted labels [row, descriptor] at a time: they stay in the cache
 
 Frame = TypeVar("Frame", pd.Series, pd.DataFrame)
 
@@ -81,7 +87,7 @@ def tag(
                   s of the units responds, q <= alpha takes more than 1 / (s * alpha) of them
     min_score     and ``alpha``: a line is ``tagged`` if score >= min_score and q <= alpha
     resamples     bootstrap resamples of the held-out texts (or groups) for the interval of
-                  ``validation_score``. 0: Fisher's z for pearson without groups, else NaN
+                  ``validation_score``. 0: Fisher's z for pearson (with groups, from their sums), else NaN
     seed          of the split, the permutations and the resamples
 
     Returns a frame, one line for each unit and rank:
@@ -93,7 +99,7 @@ def tag(
     p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations).
                       Further ranks: is there more than the tags before? The unit without what they
                       explain, rows permuted only among texts alike in them; NaN where the rank before
-                      has p > ``alpha``, since then there is nothing to be second to
+                      is not significant (q > ``alpha``): there is nothing to be second to
     q                 Benjamini-Hochberg over the units of the same rank that were tested
     sign              1: when the unit is high, -1: when it is low
     validation_rank   place of the tag among all descriptors on the validation texts
@@ -109,7 +115,8 @@ def tag(
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
     known = groups_of(activations, groups)
-    plan = _planned(activations.rows["text_id"], split, known, covariates, permutations, resamples, seed)
+    text_ids = activations.rows["text_id"]
+    plan = _planned(text_ids, split, known, covariates, permutations, resamples, method, seed)
     scorer, matrix = both(scorer_of(method)) if ends == "both" else scorer_of(method), checked(labels)
     names, chosen = activations.units["unit"].to_numpy(), []
     step = len(names) if method in TOGETHER else UNITS_AT_ONCE
@@ -125,9 +132,6 @@ def tag(
         _test_further_ranks(activations, matrix, plan, scorer, found, alpha, seed)
     frame = _tag_frame(names, labels.columns.to_numpy(), found, top)
     frame["q"] = frame.groupby("rank")["p"].transform(lambda p: q_values(p.to_numpy()))
-    if method == "pearson" and not resamples and known is None:
-        interval = correlation_interval(frame["validation_score"].to_numpy(), len(plan.second))
-        frame["low"], frame["high"] = interval
     significant = (frame["q"] <= alpha) if permutations else True
     frame["tagged"] = (frame["score"] >= min_score) & significant
     frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
@@ -196,6 +200,7 @@ class _Plan:
     second: np.ndarray  # validation rows
     orders: list[np.ndarray]  # permutations of the calibration rows
     draws: list[np.ndarray]  # bootstrap draws from the validation rows
+    method: str
     groups: np.ndarray | None = None  # of each row
     cells: np.ndarray | None = None  # of each row, under covariates
     numbers: np.ndarray | None = None
@@ -223,6 +228,7 @@ def _planned(
     covariates: pd.DataFrame | None,
     permutations: int,
     resamples: int,
+    method: str,
     seed: int,
 ) -> _Plan:
     first, second = halves(len(text_ids), split, seed, groups=groups)
@@ -235,7 +241,7 @@ def _planned(
     inside = {name: None if block is None else block[first] for name, block in blocks.items()}
     orders = list(stats.permutations(len(first), permutations, generator, **inside))
     draws = list(resampled(second, groups, resamples, generator))
-    return _Plan(first, second, orders, draws, groups, cells, numbers)
+    return _Plan(first, second, orders, draws, method, groups, cells, numbers)
 
 
 def groups_of(activations: Activations, groups: pd.Series | bool | None) -> np.ndarray | None:
@@ -243,9 +249,7 @@ def groups_of(activations: Activations, groups: pd.Series | bool | None) -> np.n
     rows = activations.rows
     if isinstance(groups, pd.Series):
         return of_texts(groups, rows["text_id"], "groups").to_numpy()
-    if not groups or "document" not in rows or rows["document"].nunique() < FEWEST_DOCUMENTS:
-        return None
-    return rows["document"].to_numpy()
+    return stats.usable_groups(rows["document"]) if groups and "document" in rows else None
 
 
 def _tag_block(
@@ -258,7 +262,7 @@ def _tag_block(
     held_out = scorer(values[plan.second], labels[plan.second])
     validation = np.take_along_axis(held_out, best, axis=0)
     ranks = 1 + (held_out[None] > validation[:, None]).sum(1)
-    low, high = _intervals(values, labels, best, plan.draws, scorer)
+    low, high = _intervals(values, labels, best, validation, plan, scorer)
     p = np.full(scores.shape, np.nan)
     p[0] = p_values(scores[0], _null(values[plan.first], labels[plan.first], plan.orders, scorer))
     return best, scores, validation, p, ranks, low, high
@@ -280,7 +284,7 @@ def _test_further_ranks(
     best, p, y = found[0], found[3], labels[plan.first]
     everywhere = (np.arange(len(plan.first)),)
     for rank in range(1, len(best)):
-        units = np.flatnonzero(p[rank - 1] <= alpha)
+        units = np.flatnonzero(q_values(p[rank - 1]) <= alpha)
         before = np.sort(best[:rank, units] % labels.shape[1], axis=0)
         for tags in np.unique(before, axis=1).T:
             mine = units[(before == tags[:, None]).all(0)]
@@ -329,12 +333,32 @@ def _at_once(orders: Sequence[np.ndarray], size: int) -> Iterator[Sequence[np.nd
 
 
 def _intervals(
+    values: np.ndarray,
+    labels: np.ndarray,
+    best: np.ndarray,
+    validation: np.ndarray,
+    plan: _Plan,
+    scorer: Scorer,
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals ``[rank, unit]`` of the chosen pairs on the validation rows."""
+    if plan.draws:
+        return _bootstrapped(values, labels, best, plan.draws, scorer)
+    if plan.method != "pearson":
+        return np.full(best.shape, np.nan), np.full(best.shape, np.nan)
+    if plan.groups is None:
+        return correlation_interval(validation, len(plan.second))
+    x, y, groups = values[plan.second], labels[plan.second], plan.groups[plan.second]
+    n = labels.shape[1]
+    parts = [grouped_correlation_interval(x * np.where(b < n, 1, -1), y[:, b % n], groups) for b in best]
+    low, high = (np.stack(side) for side in zip(*parts, strict=True))
+    return low, high
+
+
+def _bootstrapped(
     values: np.ndarray, labels: np.ndarray, best: np.ndarray, draws: list[np.ndarray], scorer: Scorer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile intervals ``[rank, unit]`` of the chosen pairs; NaN without draws."""
+    """The same by percentiles over ``draws`` of the validation rows."""
     n = labels.shape[1]
-    if not draws:
-        return np.full(best.shape, np.nan), np.full(best.shape, np.nan)
     found = np.full((len(draws), *best.shape), np.nan)
     for i, rows in enumerate(draws):
         x, c = values[rows], labels[rows]
