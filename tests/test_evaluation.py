@@ -118,7 +118,7 @@ def test_gold_of_held_out_texts_by_brute_force():
 
 def test_validated_keeps_the_pairs_that_reach_the_minimum():
     scores = pd.DataFrame({"u": [0.9, 0.1], "v": [0.3, 0.8]}, index=["x", "y"])
-    gold = evaluation.validated(scores, 0.3)
+    gold = metrics.validated(scores, 0.3)
     assert set(zip(gold["unit"], gold["descriptor"], strict=True)) == {("u", "x"), ("v", "x"), ("v", "y")}
 
 

@@ -9,7 +9,6 @@
     made = plant(subject, texts, labels)   a real model with units of known meaning added (``Planted``)
     gold_of(made)                          gold from those units
     held_out_gold(stored, labels, rows)    gold from texts that played no part in choosing the tags
-    validated(scores, minimum)             gold from scores: pairs that reach a minimum
     from_annotations("ratings.csv")        gold from people's ratings
 
     sanity("pearson", values, labels)      does a scorer notice missing labels, and wrong ones?
@@ -22,10 +21,10 @@ one right descriptor cannot have two right tags, so precision@2 has a ceiling: s
 
 Sources
 -------
-Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people; *validated* gold is no
-human judgement and its figures do not compare with theirs. ``sanity`` is the test of NeuronEval (Oikarinen,
-Yan and Weng, ICML 2025), whose concepts are rare and whose units have a known meaning; thinning by
-``prevalence`` is added here. Planted units are new: no published benchmark of this kind is known to us.
+Mondal et al. 2024 report precision@2 of 75 % and recall@2 of 50 %, judged by people; gold from held-out
+texts is no human judgement and its figures do not compare with theirs. ``sanity`` is the test of NeuronEval
+(Oikarinen, Yan and Weng, ICML 2025), whose concepts are rare and whose units have a known meaning; thinning
+by ``prevalence`` is added here. Planted units are new: no published benchmark of this kind is known to us.
 """
 
 from nbkit.evaluation.metrics import (
@@ -40,7 +39,6 @@ from nbkit.evaluation.metrics import (
     recall_at_k,
     sanity,
     scorecard,
-    validated,
 )
 from nbkit.evaluation.planted import Planted, plant
 from nbkit.evaluation.recovery import recovered
@@ -60,5 +58,4 @@ __all__ = [
     "recovered",
     "sanity",
     "scorecard",
-    "validated",
 ]
