@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbkit import descriptors, evaluation, plots, texts
@@ -44,6 +44,7 @@ def plain(word):
 WORDS = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=9).filter(plain)
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, min_size=1, unique=True))
 def test_a_json_list_of_words_survives_reading(words):
     expected = list(dict.fromkeys(w.lower() for w in words))
@@ -102,6 +103,7 @@ def test_the_shipped_prompt_shows_three_examples_that_read_as_they_are_written()
     assert not known & {text for text, _ in prompt.examples}
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(2, 30), st.integers(0, 9), st.sets(st.integers(0, 29)))
 def test_a_texts_request_depends_on_nothing_but_the_text(n, seed, lost):
     """Not on the sample's size or seed, nor on what failed: else every change would pay everything again."""
@@ -246,6 +248,7 @@ def test_edits_that_cannot_be_are_named():
     refuses({"rename": {"price": None}}, "not be empty")
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.permutations(list("abcdef")), st.lists(st.integers(0, 5), min_size=5, max_size=5), st.randoms())
 def test_joins_give_the_same_in_any_order_and_lose_no_member(names, parents, random):
     """Any forest of joins: each name joins one that stands before it in ``names``."""

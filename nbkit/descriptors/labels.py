@@ -119,7 +119,8 @@ def agreement(labels: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFr
     labels   {name: label matrix [text, descriptor]}, two at least
 
     Columns: one, other, texts, descriptors, kappa (Cohen's, labels cut at .5), correlation (mean over
-    descriptors that vary in both), shuffled (the same correlation with the texts of one shuffled by ``seed``).
+    descriptors that vary in both), shuffled (the same correlation with the texts
+    of one shuffled by ``seed``).
     ``ValueError``: two columns of one name, or matrices that share nothing.
     """
     if len(labels) < 2:

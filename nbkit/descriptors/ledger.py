@@ -42,7 +42,8 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, generator TEXT, text TEXT, failure TEXT, raw TEXT,
                                     asked INTEGER, answered INTEGER, money REAL);
 CREATE TABLE IF NOT EXISTS failures (key TEXT PRIMARY KEY, generator TEXT, kind TEXT, about TEXT, raw TEXT);
-CREATE TABLE IF NOT EXISTS reserved (key TEXT PRIMARY KEY, owner TEXT, generator TEXT, about TEXT, money REAL);
+CREATE TABLE IF NOT EXISTS reserved (key TEXT PRIMARY KEY, owner TEXT, generator TEXT, about TEXT,
+                                     money REAL);
 CREATE TABLE IF NOT EXISTS charges (key TEXT, kind TEXT, money REAL);
 """
 
@@ -393,8 +394,8 @@ def _price_of(generator: Generator, prices: Mapping[str, Any]) -> tuple[float, f
         asked = answered = math.nan
     if not (0 <= asked < math.inf and 0 <= answered < math.inf):
         raise ValueError(
-            f"prices[{named[0]!r}] is {price!r}: give (money for a million request tokens, for a million reply"
-            " tokens)"
+            f"prices[{named[0]!r}] is {price!r}: give (money for a million request tokens, for a million"
+            " reply tokens)"
         )
     return asked, answered
 

@@ -1,12 +1,13 @@
-"""Requests to a generator and replies from it: what each kind of reply costs, and how many are asked at once."""
+"""Requests to a generator and replies from it: what each kind of reply costs, how many go at once."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from nbkit.provenance import fingerprint
@@ -115,12 +116,23 @@ def in_batches(ask: Callable[[Sequence[T]], R], things: Sequence[T], generator: 
 
 
 def side_by_side(function: Callable[[T], R], things: Sequence[T], workers: int) -> list[R]:
-    """``function`` of each; when interrupted, what runs ends properly and nothing new starts."""
+    """``function`` of each; after an error or an interrupt what runs ends, and nothing new starts."""
     from tqdm.auto import tqdm
+
+    stopped = threading.Event()
+
+    def run(thing: T) -> R:
+        if stopped.is_set():
+            raise CancelledError
+        try:
+            return function(thing)
+        except BaseException:
+            stopped.set()
+            raise
 
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
-        futures = [pool.submit(function, thing) for thing in things]
+        futures = [pool.submit(run, thing) for thing in things]
         return [f.result() for f in tqdm(futures, desc="replies", leave=False, delay=2, disable=None)]
     finally:
         with contextlib.suppress(KeyboardInterrupt):

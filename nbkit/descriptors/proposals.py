@@ -126,10 +126,10 @@ def propose(
     dry_run      send nothing, and return one line per generator: generator, requests (to be sent), known (in
                  the ledger), request_tokens (about), reply_tokens (the most), money, most
 
-    ``.attrs["texts"]`` are the ids of the texts asked about; ``.attrs["dropped"]`` counts, for each generator,
-    requests, failures by kind and replies that could not be read ("salvaged" are lists that were cut, of which
-    the whole items are used); ``.attrs["causes"]`` has an example of each kind; ``.attrs["provenance"]`` says
-    where each generator's words come from. A fault of one request never stops a run.
+    ``.attrs["texts"]`` are the ids of the texts asked about; ``.attrs["dropped"]`` counts, for each
+    generator, requests, failures by kind and replies that could not be read ("salvaged": of lists that were
+    cut the whole items are used); ``.attrs["causes"]`` has an example of each kind; ``.attrs["provenance"]``
+    says where each generator's words come from. A fault of one request never stops a run.
     """
     wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else generators
     texts = texts if n is None else stratified(texts, n, groups=groups, seed=seed)

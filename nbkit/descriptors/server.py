@@ -46,8 +46,8 @@ class OpenAI:
 
     What a server refuses (a JSON schema, ``temperature``, ``max_tokens`` under that name) is left out from
     then on. A server that cannot be reached at all, a wrong key or an unknown model is a ``ValueError``
-    before the first reply; later it is a failure. After ``patience`` equal failures in a row nothing more is sent for a
-    few seconds ("not sent"), so that a run ends soon; ``Reply.raw`` says why.
+    before the first reply; later it is a failure. After ``patience`` equal failures in a row nothing more is
+    sent for a few seconds ("not sent"), so that a run ends soon; ``Reply.raw`` says why.
     """
 
     batch = 1
@@ -255,7 +255,7 @@ class OpenAI:
 def checked_url(url: str) -> str:
     """A server's address; ``ValueError`` for what is none, or would carry secrets into logs and manifests."""
     url = url.strip()
-    shown = re.sub(r".*@", "...@", url.split("?")[0])
+    shown = re.sub(r".*@", "...@", re.split("[?#]", url)[0])
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
