@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nbkit import activations, illusions, matching, stats, texts
 from nbkit.activations import Activations
+from nbkit.illusions import transfer
+from nbkit.illusions.corpora import Corpus
 
 UNITS = 300
 
@@ -89,9 +89,10 @@ def test_identical_corpora_have_no_gap():
         same = illusions.compare(*twice, over=over, directions=50, progress=False)
         gap = same.agreement.iloc[0]["gap"]
         assert gap.low <= 0 <= gap.high
-    for name in ("jaccard", "spearman", "matched"):
-        line = same.agreement.iloc[0]
+    line = same.agreement.iloc[0]
+    for name in ("jaccard", "spearman"):
         assert line[f"{name}_across"].value == line[f"{name}_within"].value
+    assert abs(line["matched_gap"].value) < 0.05
     assert same.agreement.iloc[0]["distinct"].value == 1
 
 
@@ -118,14 +119,19 @@ def test_the_new_columns_by_brute_force(three, report):
         assert line["spearman"] == pytest.approx(scipy.stats.spearmanr(here[column], there[column]).statistic)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(5, 60))
-def test_thinned_texts_have_the_share_asked_for_and_keep_every_negative(seed, positives, negatives):
-    on = np.random.default_rng(seed).permutation(np.arange(positives + negatives) < positives)
-    lowest = seed % (positives + 1) / negatives
-    rows = stats.thinned(on, lowest, seed)
-    assert on[rows].sum() == round(lowest * negatives) and (~on[rows]).sum() == negatives
-    assert (np.diff(rows) > 0).all()
+def test_equal_shares_are_equal_and_texts_are_drawn_at_random():
+    rng, halves = np.random.default_rng(0), {}
+    for name, often in (("a", [0.5, 0.1, 0.3]), ("b", [0.2, 0.4, 0.3])):
+        labels = rng.random((4000, 3)) < often
+        labels[:, 2] |= labels[:, 0] & (rng.random(4000) < 0.3)  # descriptors go together
+        halves[name] = Corpus(np.arange(4000)[:, None], labels.astype(np.float32))
+    found = transfer.at_equal_shares(halves, 1)
+    odds = {name: half.labels.mean(0) / (1 - half.labels.mean(0)) for name, half in found.items()}
+    lowest = np.min([h.labels.mean(0) / (1 - h.labels.mean(0)) for h in halves.values()], axis=0)
+    assert np.allclose(odds["a"], lowest, rtol=0.15) and np.allclose(odds["b"], lowest, rtol=0.15)
+    for name, half in found.items():
+        assert len(half.labels) > 1000 and (np.diff(half.values[:, 0]) > 0).all()
+        assert (half.labels == halves[name].labels[half.values[:, 0]]).all()
 
 
 def shares(seed, share, n=4000):
@@ -142,7 +148,7 @@ def test_a_share_that_differs_is_no_illusion_where_shares_are_matched():
     """Pearson falls with the share of the descriptor, .5 here and .05 there; matched scores do not."""
     (often, labels), (rarely, fewer) = shares(0, 0.5), shares(1, 0.05)
     found = illusions.compare({"x": often, "y": rarely}, {"x": labels, "y": fewer}, progress=False)
-    d0, columns = found.units[found.units["descriptor"] == "d0"], ("transfer_score", "matched")
+    d0, columns = found.units[found.units["descriptor"] == "d0"], ("transfer_score", "matched_score")
     d0 = d0[d0["corpus"] == "x"]
     score, matched = (d0.pivot(index=["split", "unit"], columns="other", values=v) for v in columns)
     assert (score["x"] - score["y"]).mean() > 0.2
@@ -238,7 +244,14 @@ def test_random_weights_are_a_further_baseline(three):
         for n, a in acts.items()
     }
     report = illusions.compare(acts, labels, random_weights=noise, directions=50, progress=False)
-    kinds = ["units", "random directions", "permuted units", "permuted rows", "random weights"]
+    kinds = [
+        "units",
+        "same encoding",
+        "random directions",
+        "permuted units",
+        "permuted rows",
+        "random weights",
+    ]
     assert report.baselines["kind"].tolist() == kinds
     assert report.baselines.set_index("kind").loc["random weights", "tags"] == 0
 

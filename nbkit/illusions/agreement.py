@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nbkit.illusions.outcomes import OUTCOMES
 from nbkit.illusions.transfer import FEWEST, Rule, judged
 from nbkit.stats import Estimate, bootstrap
 
-MEASURES = {
-    "same": "",
-    "kept": "kept_",
-    "jaccard": "jaccard_",
-    "spearman": "spearman_",
-    "matched": "matched_",
-}
-MEASURES |= {"significant": "significant_"}
+#: Columns of a table of tags that are averaged, and how the averages' names begin.
+MEASURES = {"same": "", "kept": "kept_", "jaccard": "jaccard_", "spearman": "spearman_"}
+MEASURES |= {"matched_same": "matched_", "significant": "significant_"}
 
 
 def agreement(
@@ -31,7 +27,7 @@ def agreement(
     """
     some = judged(table)
     tags = (table["above"] & (table["other"] == table["corpus"])).sum() / rule.splits
-    by_tag = within_and_across(some)
+    by_tag = within_and_across(some, rule.null)
     by_unit = by_tag.groupby(level="unit", observed=True)
     found: dict[str, Any] = {"kind": kind, "tags": round(tags)}
     found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
@@ -45,13 +41,13 @@ def agreement(
     return found
 
 
-def within_and_across(table: pd.DataFrame) -> pd.DataFrame:
+def within_and_across(table: pd.DataFrame, null: float = 0.0) -> pd.DataFrame:
     """One line for each tag (split, corpus, unit): its measures at home, and their mean over the others.
 
     Columns ``within``, ``across``, ``gap`` of ``same``, and ``kept_within``, ``kept_across``, ... of the
-    others; ``kept`` is ``transfer_score / score``.
+    others; ``kept`` is ``transfer_score / score``, both less the ``null`` score.
     """
-    table = table.assign(kept=table["transfer_score"] / table["score"])
+    table = table.assign(kept=(table["transfer_score"] - null) / (table["score"] - null))
     if table["significant"].isna().all():
         table = table.drop(columns="significant")
     names = [name for name in MEASURES if name in table]
@@ -62,7 +58,25 @@ def within_and_across(table: pd.DataFrame) -> pd.DataFrame:
     joined = within.join(across.rename(columns=lambda name: f"{MEASURES[name]}across"))
     joined = joined[[f"{MEASURES[name]}{where}" for name in names for where in ("within", "across")]]
     joined.insert(2, "gap", joined["within"] - joined["across"])
+    if "matched_within" in joined:
+        joined["matched_gap"] = joined["matched_within"] - joined["matched_across"]
     return joined
+
+
+def shares_of_outcomes(kind: str, table: pd.DataFrame, rule: Rule) -> list[dict[str, Any]]:
+    """Lines of ``Report.outcomes``: share of the tags with each outcome, within and across corpora.
+
+    Intervals are over units.
+    """
+    some, lines = judged(table), []
+    away = some["other"] != some["corpus"]
+    for where, part in (("within", some[~away]), ("across", some[away])):
+        is_one = pd.DataFrame({name: part["outcome"] == name for name in OUTCOMES}).astype(float)
+        by_unit = is_one.groupby(part["unit"], observed=True)
+        means, sizes = by_unit.mean(), by_unit.size().to_numpy()
+        shares = {n: bootstrap(means[n].to_numpy(), weights=sizes, seed=rule.seed) for n in OUTCOMES}
+        lines.append({"kind": kind, "where": where} | shares)
+    return lines
 
 
 def distinct_tags(

@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 
 from nbkit import stats
 from nbkit.activations import Activations
-from nbkit.illusions.agreement import agreement
+from nbkit.illusions.agreement import agreement, shares_of_outcomes
 from nbkit.illusions.corpora import Corpus, Groups, aligned, gathered, shared_descriptors
+from nbkit.illusions.encoding import same_encoding
 from nbkit.illusions.geometry import range_overlap
 from nbkit.illusions.resampling import resample
 from nbkit.illusions.transfer import Rule, look_up
@@ -38,16 +39,25 @@ class Report:
                transfer_score       of the same pair there
                jaccard              overlap of the unit's first two tags there with those here
                spearman             rank correlation of its scores over all descriptors; 0 where constant
-               matched              the pair's score there with its descriptor as frequent as in the corpus
-                                    where it is rarest: texts that have it are left out at random
+               matched_same         is it first there with every descriptor as frequent as in the corpus where
+                                    it is rarest (texts are left out at random): scores depend on how
+                                    frequent descriptors are, ``pearson`` most
+               matched_score        of the same pair then
+               rival                the unit's own tag in ``other``, chosen on its first half
                p                    by permuted labels, one-sided: would chance let the pair score as high
                q                    Benjamini-Hochberg over the units with a tag of ``corpus``
                significant          q <= ``alpha``
+               outcome              "kept", "changed", "significant", "silent" or "undecided"
+                                    (``nbkit.illusions.outcomes`` says when)
     agreement  one line: number of tags, then of each measure the mean over the tags ``..._within`` and
                ``..._across`` (``stats.Estimate``, 95 %): ``within``, ``across`` and ``gap`` of ``same``;
-               ``kept``, the share of the score that is left; ``jaccard``, ``spearman``, ``matched``,
-               ``significant``; and ``distinct``, different tags of a unit over the corpora
+               ``kept``, the share of the score (of AUROC - .5) that is left; ``jaccard``, ``spearman``,
+               ``significant``; ``matched_within``, ``matched_across`` and ``matched_gap`` of
+               ``matched_same``; ``distinct``, different tags of a unit over the corpora; and
+               ``same_encoding_gap``, the gap of that baseline
     baselines  the same line for the units and for each baseline
+    outcomes   two lines for each of these kinds, ``where`` "within" and "across": share of its tags with each
+               outcome (``stats.Estimate``, intervals over units)
     geometry   ``range_overlap``: do the top-10 activation ranges of two corpora overlap
     taxonomy   survives, tags, share: in how many other corpora a tag is first with half the minimum score
     settings   the arguments, the ``descriptors`` that took part, those ``left_out``: too rare
@@ -57,6 +67,7 @@ class Report:
     units: pd.DataFrame
     agreement: pd.DataFrame
     baselines: pd.DataFrame
+    outcomes: pd.DataFrame
     geometry: pd.DataFrame
     taxonomy: pd.DataFrame
     settings: dict[str, Any]
@@ -64,7 +75,7 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The headline: tags, agreement within and across, gap, and agreement across of the baselines."""
         line = self.agreement.iloc[0]
-        columns = ("within", "across", "gap", "kept_within", "kept_across")
+        columns = ("within", "across", "gap", "same_encoding_gap", "kept_within", "kept_across")
         others = self.baselines.set_index("kind")["across"].drop("units")
         return {
             "tags": int(line["tags"]),
@@ -127,9 +138,10 @@ def compare(
     corpora = gathered(activations_by_corpus, matrices, covariates, groups)
     untrained = random_weights and gathered(random_weights, matrices, covariates, groups)
     kinds = _kinds(corpora, untrained, directions, seed)
-    table, baselines = _looked_up(kinds, rule, progress)
+    table, baselines, outcomes = _looked_up(kinds, rule, progress)
+    gap = baselines.set_index("kind").loc["same encoding", "gap"]
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
-    for column, names in (("unit", units), ("descriptor", shared)):
+    for column, names in (("unit", units), ("descriptor", shared), ("rival", shared)):
         table[column] = pd.Categorical.from_codes(table[column], names)
     settings = rule._asdict() | {"min_positives": min_positives, "directions": directions}
     settings |= {"groups": {name: corpus.n_groups for name, corpus in corpora.items()}}
@@ -137,8 +149,9 @@ def compare(
     left_out = [name for name in next(iter(labels.values())) if name not in shared]
     return Report(
         units=table,
-        agreement=baselines.iloc[:1],
+        agreement=baselines.iloc[:1].assign(same_encoding_gap=[gap]),
         baselines=baselines,
+        outcomes=outcomes,
         geometry=range_overlap(activations_by_corpus),
         taxonomy=_survival(table, min_score),
         settings=settings | {"descriptors": shared, "left_out": left_out},
@@ -160,6 +173,7 @@ def _kinds(
     projected = stats.random_directions({n: c.values for n, c in corpora.items()}, directions, seed)
     kinds: dict[str, Kind] = {
         "units": (corpora, None),
+        "same encoding": (same_encoding(corpora, seed), None),
         "random directions": ({n: c._replace(values=projected[n]) for n, c in corpora.items()}, None),
         "permuted units": (corpora, generator.permutation(next(iter(corpora.values())).values.shape[1])),
         "permuted rows": (permuted, None),
@@ -167,16 +181,20 @@ def _kinds(
     return kinds if random_weights is None else kinds | {"random weights": (random_weights, None)}
 
 
-def _looked_up(kinds: dict[str, Kind], rule: Rule, progress: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tags of the first kind, looked up in every corpus, and a line for every kind."""
-    tables, lines = [], []
+def _looked_up(
+    kinds: dict[str, Kind], rule: Rule, progress: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tags of the first kind, looked up in every corpus; a line for every kind; and their outcomes."""
+    tables, lines, outcomes = [], [], []
     for kind, (corpora, elsewhere) in tqdm(kinds.items(), desc="compare", leave=False, disable=not progress):
-        table, again = look_up(corpora, rule, elsewhere=elsewhere), None
+        matched = kind in ("units", "same encoding")
+        table, again = look_up(corpora, rule, elsewhere=elsewhere, matched=matched), None
         if rule.over == "texts":
             again = resample(corpora, rule, table, elsewhere=elsewhere, progress=progress)
         lines.append(agreement(kind, table, rule, again))
+        outcomes += shares_of_outcomes(kind, table, rule)
         tables += [table] if not tables else []
-    return tables[0], pd.DataFrame(lines)
+    return tables[0], pd.DataFrame(lines), pd.DataFrame(outcomes)
 
 
 def _survival(table: pd.DataFrame, min_score: float) -> pd.DataFrame:

@@ -22,9 +22,8 @@ from tqdm.auto import tqdm
 from nbkit import stats
 from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.transfer import FEWEST, Ordered, Rule, compared, judged
-from nbkit.illusions.weighted import scores_under
+from nbkit.illusions.weighted import dealt, scores_under
 
-GROUPS = 50  # of the texts of a corpus, drawn together
 UNITS_RESAMPLED = 1000  # that carry the bootstrap over texts
 NUMBERS_AT_ONCE = 2**24  # scores [resample, descriptor, unit] of a corpus held at a time
 RESAMPLED = ("within", "across", "gap", "kept_within", "kept_across", "jaccard_within", "jaccard_across")
@@ -48,29 +47,22 @@ def resample(
     places = units, units if elsewhere is None else elsewhere[units]
     mine = {n: [np.asarray(c.values[:, some], np.float32) for some in places] for n, c in corpora.items()}
     minimum = rule.min_score if judged(table)["above"].all() else None
-    dealt = {name: _dealt(corpus, rng) for name, corpus in corpora.items()}
-    drawn = {name: _times(rule.resamples, groups, rng) for name, groups in dealt.items()}
+    groups = {name: dealt(corpus, rng) for name, corpus in corpora.items()}
+    drawn = {name: _times(rule.resamples, part, rng) for name, part in groups.items()}
     size = max(c.labels.shape[1] for c in corpora.values()) * len(units)
     step, totals = max(1, NUMBERS_AT_ONCE // max(1, size)), []
     blocks = range(0, rule.resamples, step)
     for start in tqdm(blocks, desc="texts drawn again", leave=False, disable=not progress):
         some, parts = {name: times[start : start + step] for name, times in drawn.items()}, []
         for cut in rule.cuts:
-            here, there = _scored_again(mine, corpora, dealt, some, cut, rule.method)
-            parts += [_sums(name, here, there, minimum) for name in corpora]
+            here, there = _scored_again(mine, corpora, groups, some, cut, rule.method)
+            parts += [_sums(name, here, there, minimum, rule.null) for name in corpora]
         totals.append(sum(parts))
     sums = pd.concat(totals, ignore_index=True)
     return sums.div(sums.pop("tags"), axis=0)[list(RESAMPLED)]
 
 
 # ---------------------------------------------------------------------------------- inside
-
-
-def _dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
-    """A number below ``GROUPS`` for each text, the same for the texts of a document."""
-    document = np.arange(len(corpus.values)) if corpus.groups is None else corpus.groups
-    n = document.max() + 1
-    return (rng.permutation(n) % min(GROUPS, n))[document]
 
 
 def _times(resamples: int, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +74,7 @@ def _times(resamples: int, groups: np.ndarray, rng: np.random.Generator) -> np.n
 def _scored_again(
     mine: Mapping[str, list[np.ndarray]],
     corpora: Mapping[str, Corpus],
-    dealt: Mapping[str, np.ndarray],
+    groups: Mapping[str, np.ndarray],
     times: Mapping[str, np.ndarray],
     cut: int,
     method: str,
@@ -94,13 +86,13 @@ def _scored_again(
         labels, documents = corpora[name].labels, corpora[name].groups
         sides = stats.halves(len(labels), 0.5, cut, groups=documents)
         for rows, x, found in zip(sides, parts, (here, there), strict=True):
-            y, groups = labels[rows], dealt[name][rows]
-            found[name] = Ordered.of(scores_under(x[rows], y, groups, times[name], method))
+            y, group = labels[rows], groups[name][rows]
+            found[name] = Ordered.of(scores_under(x[rows], y, group, times[name], method))
     return here, there
 
 
 def _sums(
-    name: str, here: Mapping[str, Ordered], there: Mapping[str, Ordered], minimum: float | None
+    name: str, here: Mapping[str, Ordered], there: Mapping[str, Ordered], minimum: float | None, null: float
 ) -> pd.DataFrame:
     """Over the tags of corpus ``name``: their number and the sums of what they keep, by resample."""
     top = here[name].scores.max(-1)  # [resample, unit]
@@ -111,7 +103,9 @@ def _sums(
         tags = top > minimum
     kept = {other: compared(here[name], scores) for other, scores in there.items()}
     for found in kept.values():
-        found["kept"] = np.divide(found["transfer_score"], top, out=np.zeros_like(top), where=tags)
+        found["kept"] = np.divide(
+            found["transfer_score"] - null, top - null, out=np.zeros_like(top), where=tags
+        )
     within, sums = kept.pop(name), {"tags": tags.sum(1).astype(float)}
     for what in ("same", "kept", "jaccard", "spearman"):
         prefix = "" if what == "same" else f"{what}_"

@@ -8,7 +8,7 @@ The frame is that of ``Report.units``, with positions in place of the names of u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,9 @@ import scipy.stats
 
 from nbkit import matching, stats
 from nbkit.illusions.corpora import Corpus
+from nbkit.illusions.outcomes import OUTCOMES, evidence, outcomes
 
 FEWEST = 100  # units (or directions) kept at least, the best ones, when fewer reach the minimum
-
-Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Rule(NamedTuple):
@@ -36,22 +35,32 @@ class Rule(NamedTuple):
     seed: int = 0
 
     @property
+    def null(self) -> float:
+        """Score of a descriptor that has nothing to do with the unit."""
+        return 0.5 if self.method == "auroc" else 0.0
+
+    @property
     def cuts(self) -> range:
         """Seeds of the cuts."""
         return range(self.seed, self.seed + self.splits)
 
 
 def look_up(
-    corpora: Mapping[str, Corpus], rule: Rule, *, elsewhere: np.ndarray | None = None
+    corpora: Mapping[str, Corpus],
+    rule: Rule,
+    *,
+    elsewhere: np.ndarray | None = None,
+    matched: bool = False,
 ) -> pd.DataFrame:
     """Every tag of the first half of a corpus, looked up on the second half of each corpus.
 
     elsewhere  a permutation of the units: tags are then looked up on the unit it names
+    matched    look them up with every descriptor equally frequent in all corpora, too
 
     Whole documents are in one half, and trade places when labels are permuted; under covariates, only texts
     alike in them do. The lines of a tag follow each other, in the order of the corpora.
     """
-    parts = [_one_cut(corpora, rule, cut, elsewhere) for cut in rule.cuts]
+    parts = [_one_cut(corpora, rule, cut, elsewhere, matched) for cut in rule.cuts]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -66,7 +75,7 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_cut(
-    corpora: Mapping[str, Corpus], rule: Rule, cut: int, elsewhere: np.ndarray | None
+    corpora: Mapping[str, Corpus], rule: Rule, cut: int, elsewhere: np.ndarray | None, matched: bool
 ) -> pd.DataFrame:
     """The frame of ``look_up`` for one random cut."""
     scorer, names = matching.scorer_of(rule.method), list(corpora)
@@ -75,43 +84,48 @@ def _one_cut(
         first, second[name] = corpus.halves(cut)
         chosen[name] = scorer(first.values, first.labels)
         looked_up[name] = scorer(second[name].values, second[name].labels)
-        if elsewhere is not None:
-            looked_up[name] = looked_up[name][:, elsewhere]
     tags = {name: _chosen(name, names, scores, rule.min_score, cut) for name, scores in chosen.items()}
-    here, there = ({n: Ordered.of(scores) for n, scores in part.items()} for part in (chosen, looked_up))
-    matched = _matched(second, tags, scorer, elsewhere, cut)
     whole = pd.concat(tags.values(), ignore_index=True)
-    unit, descriptor, home = (whole[column].to_numpy() for column in ("unit", "descriptor", "corpus"))
-    place = unit if elsewhere is None else elsewhere[unit]
-    blocks = []
+    unit, tag, home = (whole[column].to_numpy() for column in ("unit", "descriptor", "corpus"))
+    places = np.arange(chosen[names[0]].shape[1]) if elsewhere is None else elsewhere
+    here = {name: Ordered.of(scores) for name, scores in chosen.items()}
+    there = {name: Ordered.of(scores[:, places]) for name, scores in looked_up.items()}
+    at_home = np.select([home == n for n in names], [s[tag, places[unit]] for s in looked_up.values()])
+    equal = at_equal_shares(second, cut) if matched else {}
+    equal = {name: scorer(half.values, half.labels) for name, half in equal.items()}
+    options = dict(method=rule.method, permutations=rule.permutations, seed=cut)
+    parts = []
     for other in names:
-        p = matching.permutation_test(
-            second[other].values,
-            second[other].labels,
-            descriptor,
-            place,
-            method=rule.method,
-            permutations=rule.permutations,
-            covariates=second[other].covariates,
-            groups=second[other].groups,
-            seed=cut,
-        )
+        rival = chosen[other].argmax(0)[places[unit]]
+        known = evidence(second[other], looked_up[other], tag, rival, places[unit], **options)
         for name in names:
-            mine = home == name
+            mine = np.flatnonzero(home == name)
             found = {w: number[unit[mine]] for w, number in compared(here[name], there[other]).items()}
-            found["matched"] = matched[other][descriptor[mine], unit[mine]]
-            blocks.append(_lines(tags[name], names.index(other), names, found, p[mine], rule))
-    return pd.concat(blocks).sort_values(["corpus", "unit", "other"], ignore_index=True)
+            if matched:
+                scores = equal[other][:, places[unit[mine]]]
+                found["matched_same"] = scores.argmax(0) == tag[mine]
+                found["matched_score"] = scores[tag[mine], np.arange(len(mine))]
+            found |= {"rival": rival[mine], "p": known.p[mine], "q": stats.q_values(known.p[mine])}
+            same = found["same"] == 1
+            found["outcome"] = outcomes(known.of(mine), same, at_home[mine], alpha=rule.alpha, null=rule.null)
+            parts.append(_lines(tags[name], names.index(other), names, found, rule))
+    return pd.concat(parts).sort_values(["corpus", "unit", "other"], ignore_index=True)
 
 
-def _lines(tags, other: int, names: list[str], found: dict, p: np.ndarray, rule: Rule) -> pd.DataFrame:
+def _lines(tags: pd.DataFrame, other: int, names: list[str], found: dict, rule: Rule) -> pd.DataFrame:
     """The tags of one corpus, looked up in one. Small types: a site has 10,000 units, and a line for each."""
-    q = stats.q_values(p)
-    significant = pd.array(q <= rule.alpha if rule.permutations else [None] * len(q), dtype="boolean")
-    same = found.pop("same").astype(bool)
-    numbers = {name: number.astype(np.float32) for name, number in (found | {"p": p, "q": q}).items()}
-    corpus = pd.Categorical.from_codes(np.full(len(tags), other), names)
-    return tags.assign(other=corpus, same=same, **numbers, significant=significant)
+    n, q = len(tags), found["q"]
+    significant = q <= rule.alpha if rule.permutations else [None] * n
+    kinds = {"same": bool, "matched_same": bool, "rival": np.int32}
+    numbers = {
+        name: part.astype(kinds.get(name, np.float32)) for name, part in found.items() if name != "outcome"
+    }
+    return tags.assign(
+        other=pd.Categorical.from_codes(np.full(n, other), names),
+        **numbers,
+        significant=pd.array(significant, dtype="boolean"),
+        outcome=pd.Categorical.from_codes(found["outcome"], OUTCOMES),
+    )
 
 
 def _chosen(corpus: str, names: list[str], scores: np.ndarray, min_score: float, cut: int) -> pd.DataFrame:
@@ -179,29 +193,26 @@ def _overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return both / (2 * k - both)
 
 
-def _matched(
-    halves: Mapping[str, Corpus],
-    tags: Mapping[str, pd.DataFrame],
-    scorer: Scorer,
-    elsewhere: np.ndarray | None,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Scores [descriptor, unit] of all pairs in ``tags``, each descriptor as frequent as where it is rarest.
+def at_equal_shares(halves: Mapping[str, Corpus], seed: int) -> dict[str, Corpus]:
+    """Texts of each half, drawn so that every descriptor is as frequent in all as where it is rarest.
 
-    All texts without the descriptor stay, those with it are drawn without replacement.
+    A text stays with a probability that is a product over its descriptors, found by iterative proportional
+    fitting. So the other meanings of a unit are as frequent everywhere, too.
     """
-    pairs = pd.concat(tags.values())[["descriptor", "unit"]].drop_duplicates()
-    odds = {}  # positives for each negative
+    on = {name: half.labels > 0.5 for name, half in halves.items()}
+    odds = np.min([o.sum(0) / np.maximum(1, (~o).sum(0)) for o in on.values()], axis=0)
+    found, generator = {}, np.random.default_rng(seed)
     for name, half in halves.items():
-        on = (half.labels > 0.5).sum(0)
-        odds[name] = on / np.maximum(1, len(half.labels) - on)
-    lowest = np.min(list(odds.values()), axis=0)
-    found = {}
-    for name, (values, labels, *_) in halves.items():
-        found[name] = np.full((labels.shape[1], values.shape[1]), np.nan)
-        for descriptor, units in pairs.groupby("descriptor")["unit"]:
-            rows = stats.thinned(labels[:, descriptor] > 0.5, lowest[descriptor], seed)
-            columns = units.to_numpy() if elsewhere is None else elsewhere[units.to_numpy()]
-            scores = scorer(values[np.ix_(rows, columns)], labels[np.ix_(rows, [descriptor])])
-            found[name][descriptor, units] = scores[0]
+        weight = _fitted(on[name], odds)
+        found[name] = half.half(np.flatnonzero(generator.random(len(weight)) < weight / weight.max()))
     return found
+
+
+def _fitted(on: np.ndarray, odds: np.ndarray, rounds: int = 30) -> np.ndarray:
+    """Weights [row] under which each column of ``on`` [row, descriptor] has its ``odds``."""
+    weight = np.ones(len(on))
+    for _ in range(rounds):
+        for column, wanted in zip(on.T, odds, strict=True):
+            known = weight[column].sum() / max(weight[~column].sum(), 1e-9)
+            weight[column] *= wanted / known if known > 0 else 1
+    return weight

@@ -11,7 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from nbkit import matching, stats
+from nbkit.illusions.corpora import Corpus
 
+GROUPS = 50  # of the documents of a corpus, drawn or left out together
 NUMBERS_AT_ONCE = 2**22  # [row, unit, descriptor] of a block of units
 
 
@@ -70,6 +72,14 @@ def placements(x: np.ndarray, on: np.ndarray) -> np.ndarray:
         shares = np.where(on[order], negatives / (len(on) - n), 1 - positives / n)
     np.put_along_axis(found, order[..., None], shares, axis=0)
     return found
+
+
+def dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
+    """A number below ``GROUPS`` for each text, the same for the texts of a document."""
+    document = np.arange(len(corpus.values)) if corpus.groups is None else corpus.groups
+    _, document = np.unique(document, return_inverse=True)
+    n = document.max() + 1
+    return (rng.permutation(n) % min(GROUPS, n))[document]
 
 
 def blocks(n: int, x: np.ndarray, y: np.ndarray) -> list[slice]:
