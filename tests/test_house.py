@@ -27,7 +27,6 @@ KNOWN: dict[str, list[str]] = json.loads(NOT_YET.read_text(encoding="utf-8")) if
 #: Public names that nothing outside their room uses, and why they stay.
 UNUSED: dict[str, str] = {
     "texts.words_of": "the rule by which plain texts are cut into words, for one text",
-    "descriptors.Generator": "the type of whatever answers requests, for those who write one",
     "descriptors.Ledger": "notebook 02 names it in its text; propose(..., ledger=path) makes one",
     "descriptors.Reply": "what a generator of one's own returns",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',

@@ -138,7 +138,7 @@ def write_exercises(sources: list[Path]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("only", nargs="*", help='first letters of the notebooks, as "03"')
     chosen = sources(parser.parse_args(arguments).only)
     write_exercises(chosen)

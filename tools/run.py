@@ -29,7 +29,7 @@ from nbkit.workshop import presets
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", default="sample", help="a section of notebooks/presets.toml")
     parser.add_argument("--figures", type=Path, help="the folder for the figures, instead of build/figures")
     given = parser.parse_args(arguments)

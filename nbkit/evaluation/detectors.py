@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,17 +184,17 @@ def _detectors(
     tokens   [token, width] of all texts, text after text
     lengths  [text] tokens of each
     """
-    weights = torch.from_numpy(weights)
+    given = torch.from_numpy(weights)
     centre, scale = tokens.float().mean(0), tokens.float().std(0) + 1e-6
     inputs = (tokens.float() - centre) / scale  # so that one learning rate serves all dimensions
-    alive = (weights != 0).any(0)
+    alive = (given != 0).any(0)
     means = torch.segment_reduce(inputs, "mean", lengths=lengths, axis=0)  # [text, width]
-    directions = means.T @ weights  # [width, unit] difference of the class means
+    directions = means.T @ given  # [width, unit] difference of the class means
     directions /= directions.norm(dim=0) + 1e-12
     peaks = torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0)
     directions *= 2 / (peaks.std(0) + 1e-6)
     bias = -torch.segment_reduce(inputs @ directions, "max", lengths=lengths, axis=0).mean(0)
-    directions, bias = _descend(inputs, lengths, weights, others, directions, bias, steps)
+    directions, bias = _descend(inputs, lengths, given, others, directions, bias, steps)
     noise = torch.from_numpy(rng.standard_normal(directions.shape).astype(np.float32))
     directions = directions + blur * noise * directions.norm(dim=0) / noise.norm(dim=0)
     directions = directions / scale[:, None]
@@ -252,14 +253,14 @@ def _token_inputs(
 # ---------------------------------------------------------------------------------- the wider model
 
 
-def _matrices(model: torch.nn.Module, layer: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+def _matrices(model: Any, layer: int) -> tuple[Any, Any]:
     """The first and the second matrix of a layer's feed-forward network."""
     kind = model.config.model_type
     block = model.base_model.get_submodule(ARCHITECTURES[kind].blocks)[layer]
     return block.get_submodule(FIRST_MATRIX[kind]), block.get_submodule(ARCHITECTURES[kind].ffn)
 
 
-def widened(model: torch.nn.Module, units: list[Unit]) -> torch.nn.Module:
+def widened(model: Any, units: list[Unit]) -> Any:
     """A copy with a row and a bias more for each unit, whose outputs nobody reads."""
     model = copy.deepcopy(model)
     for layer in {unit.layer for unit in units}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,10 +33,14 @@ ARCHITECTURES = {
     "gpt2": Architecture("h", "attn.c_proj", "mlp.c_proj", positions="wpe"),
 }
 
+#: A transformers model or a part of one. Its attributes depend on the family; torch declares every attribute
+#: of a module to be a tensor or a module.
+Module = Any
+
 KINDS = ("heads", "attention", "ffn", "hidden")  # of a block, in order of computation
 
 
-def drop_pooler(model: torch.nn.Module) -> torch.nn.Module:
+def drop_pooler(model: Module) -> Module:
     """The model without its pooler, in place."""
     # It follows the last site. Many checkpoints (RoBERTa's) have none and would get a random
     # one, so that no two loads had the same fingerprint.
@@ -55,7 +59,7 @@ def architecture_of(model_type: str | None) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
-def blocks_of(model: torch.nn.Module, architecture: Architecture) -> list[torch.nn.Module]:
+def blocks_of(model: Module, architecture: Architecture) -> list[Module]:
     """The blocks in the order they run; a shared block appears once for each of its runs."""
     blocks = list(part_of(model.base_model, architecture.blocks))
     if not architecture.shared:
@@ -65,7 +69,7 @@ def blocks_of(model: torch.nn.Module, architecture: Architecture) -> list[torch.
     return [block for group in groups for block in group.albert_layers]
 
 
-def part_of(module: torch.nn.Module, path: str) -> torch.nn.Module:
+def part_of(module: Module, path: str) -> Module:
     """A module by its path; `ValueError` where this release of transformers has moved it."""
     try:
         return module.get_submodule(path)
@@ -76,7 +80,7 @@ def part_of(module: torch.nn.Module, path: str) -> torch.nn.Module:
         ) from error
 
 
-def shape(matrix: torch.nn.Module) -> tuple[int, int]:
+def shape(matrix: Module) -> tuple[int, int]:
     """Width in and width out of a Linear, a Conv1D (GPT-2) or XLNet's attention."""
     if hasattr(matrix, "d_head"):
         return matrix.n_head * matrix.d_head, matrix.d_model
@@ -104,7 +108,7 @@ def why(error: Exception) -> str:
 
 def hook(
     stack: contextlib.ExitStack,
-    module: torch.nn.Module,
+    module: Module,
     before: Callable | None = None,
     after: Callable | None = None,
 ) -> None:
@@ -115,13 +119,13 @@ def hook(
         stack.callback(module.register_forward_hook(after).remove)
 
 
-def tap_projection(stack: contextlib.ExitStack, projection: torch.nn.Module, put: Callable) -> None:
+def tap_projection(stack: contextlib.ExitStack, projection: Module, put: Callable) -> None:
     """`put("heads", its input)` and `put("attention", its output)` for an output projection."""
     hook(stack, projection, before=lambda m, args: with_first(args, put("heads", args[0])))
     hook(stack, projection, after=lambda m, args, out: put("attention", out))
 
 
-def tap_einsum(stack: contextlib.ExitStack, attention: torch.nn.Module, put: Callable) -> None:
+def tap_einsum(stack: contextlib.ExitStack, attention: Module, put: Callable) -> None:
     """XLNet projects its heads with an einsum, where no hook reaches: wrap the method instead.
 
     The projection then passes through the module's dropout, as [token, batch, width]; so do

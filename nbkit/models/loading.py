@@ -215,7 +215,7 @@ def _config(folder: Path, name: str) -> PreTrainedConfig:
     return config
 
 
-def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
+def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     safe = any(folder.glob("model*.safetensors"))
     try:
         with _quiet():
@@ -242,7 +242,7 @@ def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> torc
     return drop_pooler(model)
 
 
-def _tokenizer(folder: Path, model: torch.nn.Module) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, model: Any) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:

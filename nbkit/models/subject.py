@@ -55,7 +55,7 @@ class Subject:
     """
 
     name: str
-    model: torch.nn.Module
+    model: Any  # a transformers model; what its attributes are depends on the family
     tokenizer: PreTrainedTokenizerBase
     revision: str | None = None  # the hub's commit, for a model from there
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from nbkit import activations, stats
 from nbkit.activations import Activations
@@ -202,14 +203,14 @@ class Probe:
         Z = (np.asarray(X[:, self.units], np.float32) - self.mean) / self.std
         return np.array(self.classes, dtype=object)[(Z @ self.weight.T + self.bias).argmax(1)]
 
-    def accuracy(self, X: np.ndarray, y: Sequence) -> float:
+    def accuracy(self, X: np.ndarray, y: ArrayLike) -> float:
         """Share of rows with the right class; classes that were not in training count as wrong."""
         return float((self.predict(X) == np.asarray(y, dtype=object).astype(str)).mean())
 
 
 def fit_probe(
     X: np.ndarray,
-    y: Sequence,
+    y: ArrayLike,
     *,
     units: np.ndarray | None = None,
     penalty: float = 1e-5,
@@ -273,7 +274,7 @@ def split_of(y: pd.Series, *, share: float = 0.8, seed: int = 0) -> Split:
 
 def accuracy_curve(
     X: np.ndarray,
-    y: Sequence,
+    y: ArrayLike,
     ranking: Ranking,
     counts: Sequence[int],
     split: Split,
@@ -295,7 +296,7 @@ def accuracy_curve(
 
 def minimal_set(
     X: np.ndarray,
-    y: Sequence,
+    y: ArrayLike,
     ranking: Ranking,
     split: Split,
     *,

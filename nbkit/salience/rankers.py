@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import logsumexp
 from sklearn.linear_model import MultiTaskLasso
@@ -46,7 +47,7 @@ class Moments(NamedTuple):
     classes: list[str]
 
 
-def moments(X: np.ndarray, y: Sequence) -> Moments:
+def moments(X: np.ndarray, y: ArrayLike) -> Moments:
     """Moments of standardised units and classes; constant units are zero throughout."""
     codes, classes = codes_of(X, y)
     mean, std = std_of(X)
@@ -75,7 +76,7 @@ def _cross(means: np.ndarray, prior: np.ndarray) -> np.ndarray:
     return (np.sqrt(prior)[:, None] * means).T
 
 
-def codes_of(X: np.ndarray, y: Sequence) -> tuple[np.ndarray, list[str]]:
+def codes_of(X: np.ndarray, y: ArrayLike) -> tuple[np.ndarray, list[str]]:
     """Class of each row as a number, and the names of the classes.
 
     Other numbers of rows than of classes, activations that are not finite and a single class: ``ValueError``.
@@ -171,7 +172,7 @@ def _rows_of(m: Moments) -> tuple[np.ndarray, np.ndarray]:
 def probeless(m: Moments) -> tuple[np.ndarray, dict]:
     """Sum over pairs of classes of the absolute difference of the class means (standardised units)."""
     pairs = itertools.combinations(range(len(m.classes)), 2)
-    return sum(np.abs(m.means[a] - m.means[b]) for a, b in pairs), {}
+    return np.sum([np.abs(m.means[a] - m.means[b]) for a, b in pairs], axis=0), {}
 
 
 FROM_MOMENTS: dict[str, Callable] = {"greedy": greedy, "lasso": lasso, "probeless": probeless}
@@ -244,16 +245,16 @@ def _train(
     learning_rate: float,
     seed: int,
 ) -> torch.nn.Linear:
-    X, y = torch.from_numpy(np.ascontiguousarray(X)), torch.from_numpy(codes.astype(np.int64))
+    values, y = torch.from_numpy(np.ascontiguousarray(X)), torch.from_numpy(codes.astype(np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        probe = torch.nn.Linear(X.shape[1], int(codes.max()) + 1)
+        probe = torch.nn.Linear(values.shape[1], int(codes.max()) + 1)
     optimizer = torch.optim.Adam(probe.parameters(), lr=learning_rate)
     for _ in range(epochs):
-        for start in range(0, len(X), batch):
+        for start in range(0, len(values), batch):
             rows = slice(start, start + batch)
             optimizer.zero_grad()
-            lca_loss(probe.weight, probe.bias, X[rows], y[rows], l1, l2).backward()
+            lca_loss(probe.weight, probe.bias, values[rows], y[rows], l1, l2).backward()
             optimizer.step()
     return probe
 
@@ -397,7 +398,7 @@ class Ranking(NamedTuple):
         return self.order[:n]
 
 
-def rank(X: np.ndarray, y: Sequence, method: str = "greedy", *, seed: int = 0, **options: Any) -> Ranking:
+def rank(X: np.ndarray, y: ArrayLike, method: str = "greedy", *, seed: int = 0, **options: Any) -> Ranking:
     """Rank the units [unit] of ``X`` [word, unit] by how well they tell the classes ``y`` [word] apart.
 
     Deterministic for a ``seed``; ties go to the lower column; constant units come last, with score 0.

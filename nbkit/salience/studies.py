@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
@@ -17,7 +18,7 @@ from nbkit.salience.rankers import Ranking, rank
 
 def ablation_curve(
     X: np.ndarray,
-    y: Sequence,
+    y: ArrayLike,
     ranking: Ranking,
     split: Split,
     *,
@@ -54,11 +55,11 @@ def ablation_curve(
 
 def random_labels(y: pd.Series, forms: Sequence[str], *, seed: int = 0) -> pd.Series:
     """Classes [word] of the control task: one drawn from ``y`` for every word type in ``forms`` [word]."""
-    forms = pd.Series(np.asarray(forms, dtype=object))
-    types = forms.unique()
+    of_word = pd.Series(np.asarray(forms, dtype=object))
+    types = of_word.unique()
     drawn = np.random.default_rng(seed).choice(y.to_numpy(), len(types))
     return pd.Series(
-        forms.map(dict(zip(types, drawn, strict=True))).to_numpy(), index=y.index, name="control task"
+        of_word.map(dict(zip(types, drawn, strict=True))).to_numpy(), index=y.index, name="control task"
     )
 
 
@@ -99,7 +100,7 @@ def layer_counts(units: pd.DataFrame, chosen: np.ndarray) -> pd.Series:
 
 
 def layer_probes(
-    X: np.ndarray, y: Sequence, units: pd.DataFrame, split: Split, *, cumulative: bool = False, **options: Any
+    X: np.ndarray, y: ArrayLike, units: pd.DataFrame, split: Split, *, cumulative: bool = False, **options: Any
 ) -> pd.DataFrame:
     """Test accuracy of a probe on each site by itself, or on all sites up to it (``cumulative``).
 
@@ -137,7 +138,7 @@ class Redundancy(NamedTuple):
 
 def redundancy(
     X: np.ndarray,
-    y: Sequence,
+    y: ArrayLike,
     units: pd.DataFrame,
     ranking: Ranking,
     split: Split,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
