@@ -15,7 +15,20 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import LogFormatter
 
-from nbkit.plots.style import BLUE, GREY, ORANGE, PINK, RED, Look, legend, looks, named_legend, plain, short
+from nbkit.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    Look,
+    legend,
+    looks,
+    named_legend,
+    plain,
+    points,
+    short,
+)
 from nbkit.plots.trees import tree_arcs
 
 WITHIN, ACROSS = "same corpus, held-out texts", "other corpora"
@@ -94,9 +107,9 @@ def agreement(baselines_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = N
     shown = {kind: BASELINES[kind] for kind in BASELINES if kind in set(others["kind"])}
     ends = units.pivot(index="y", columns="series", values="value")
     ax.hlines(ends.index, ends[ACROSS], ends[WITHIN], color=RED, lw=5, alpha=0.25, zorder=0)
-    points = _observations(units, "value")
+    observed = _observations(units, "value")
     colors = {"hue": "series", "palette": {WITHIN: BLUE, ACROSS: RED}, "legend": False}
-    sns.pointplot(points, x="drawn", y="y", ax=ax, **colors, **POINTS)
+    sns.pointplot(observed, x="drawn", y="y", ax=ax, **colors, **POINTS)
     below = others.assign(y=others["y"] + 0.25)
     sns.scatterplot(below, x="value", y="y", ax=ax, **_looks_of("kind", shown))
     for y, point in ends.iterrows():
@@ -209,7 +222,7 @@ def histograms(
         ax.set_ylabel(short(name, 24), rotation=0, ha="right", va="center")
         plain(ax)
     grid.figure.supxlabel(
-        short(value if xlabel is None else xlabel, 80), fontsize=plt.rcParams["axes.labelsize"]
+        short(value if xlabel is None else xlabel, 80), fontsize=points("axes.labelsize")
     ).set_parse_math(False)
     return grid
 
@@ -266,14 +279,14 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     long = table.melt(["method", "k"], list(measures), var_name="measure", value_name="estimate")
     ends = pd.DataFrame(long["estimate"].tolist(), index=long.index)[["value", "low", "high"]]
     look = looks(table["method"])
-    points = _observations(long.drop(columns="estimate").join(ends), "value")
+    observed = _observations(long.drop(columns="estimate").join(ends), "value")
     drawn = _looks_of("measure", measures) | {
         "hue": "method",
         "palette": {m: one.color for m, one in look.items()},
     }
     dashes = {name: one.dash for name, one in measures.items()}
     bars = {"err_style": "bars", "err_kws": {"capsize": 3}, "dashes": dashes}
-    sns.lineplot(points, x="k", y="drawn", ax=ax, **drawn, **bars, **INTERVAL)
+    sns.lineplot(observed, x="k", y="drawn", ax=ax, **drawn, **bars, **INTERVAL)
     ax.set(xlabel="k, tags looked at", ylabel="precision or recall", ylim=(0, 1.02))
     ax.set_xticks(sorted(table["k"].unique()))
     ax.grid(axis="y", alpha=0.3)
@@ -301,7 +314,7 @@ def facets(
     """
     (wide, high), n = size or plt.rcParams["figure.figsize"], table[panel].nunique()
     grid, panels = _panels(table, panel, "col", height=high, aspect=wide / n / high)
-    letters = int(100 * wide / n / plt.rcParams["axes.titlesize"])
+    letters = int(100 * wide / n / points("axes.titlesize"))
     for value, ax in panels.items():
         draw(table[table[panel] == value], ax=ax)
         ax.set_title(textwrap.fill(short(title.format(value), 60), letters))
@@ -410,9 +423,9 @@ def arcs(
     for arc in tree_arcs(gold, predicted):
         side = 1 if arc.above else -1
         top = ((arc.a + arc.b) / 2, side * (0.3 + 0.6 * (arc.b - arc.a)))
-        points = [(arc.a, 0.25 * side), top, (arc.b, 0.25 * side)]
+        curve = [(arc.a, 0.25 * side), top, (arc.b, 0.25 * side)]
         look = {"edgecolor": arc.color, "lw": 1.4, "ls": "-" if arc.right else "--"}
-        ax.add_patch(PathPatch(Curve(points, [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3]), fill=False, **look))
+        ax.add_patch(PathPatch(Curve(curve, [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3]), fill=False, **look))
     for i, form in enumerate(forms):
         ax.text(i, 0, short(form, 16), ha="center", va="center")
     longest = max((b - a for a, b in gold | predicted), default=1)

@@ -156,12 +156,17 @@ def named_legend(
         text.set_parse_math(False)
 
 
+def points(setting: str) -> float:
+    """A font size of matplotlib's settings, such as "axes.titlesize", in points."""
+    return FontProperties(size=matplotlib.rcParams[setting]).get_size_in_points()
+
+
 def _below(ax: Axes, names: Sequence[str]) -> dict[str, Any]:
     """Under the label of the x axis, in as many columns as there is room for."""
-    size = FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points()
+    size = points("legend.fontsize")
     wide = ax.get_window_extent().width / ax.figure.dpi * 72 / size  # in letters' heights
     columns = int(wide / (4.5 + 0.45 * max(map(len, names))))
-    down = ScaledTranslation(0, -3.6 * matplotlib.rcParams["font.size"] / 72, ax.figure.dpi_scale_trans)
+    down = ScaledTranslation(0, -3.6 * points("axes.labelsize") / 72, ax.figure.dpi_scale_trans)
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": ax.transAxes + down}
     return {**place, "ncol": min(max(1, columns), len(names))}
 
