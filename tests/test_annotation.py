@@ -306,3 +306,16 @@ def test_a_notebook_gets_controls_and_a_static_view_with_the_texts_escaped(tmp_p
     assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
     assert "a &lt;b&gt;" in bundle["text/html"] and "&lt;c&gt;" in bundle["text/html"]
     assert repr(ada) == "Annotation(ada: 0 of 1 sets judged)"
+
+
+def test_sets_numbered_from_0_are_judged_and_gone_on_with(tmp_path):
+    """Ids come back from the file as text; 0 is an id like others."""
+    lines = [(i, "c", rank, rank, f"text {rank}") for i in range(2) for rank in (1, 2)]
+    sets = pd.DataFrame(lines, columns=["set_id", "corpus", "rank", "text_id", "text"])
+    ada = plots.annotate(sets, tmp_path, "ada")
+    assert len(_AnnotationView(ada).boxes) == 2
+    ada.answer(False)
+    again = plots.annotate(sets, tmp_path, "ada")
+    assert again.current == ada.current == "1"
+    again.answer(True, "a pattern", [1, 2])
+    assert plots.annotate(sets, tmp_path, "ada").current is None

@@ -1,5 +1,6 @@
 """The neuron browser and two corpora side by side: searches and numbers against brute force."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -326,3 +327,33 @@ def test_its_controls_choose_unit_and_corpora_and_its_page_has_all_pairs(compare
     assert shown.value.index("fiction") == before
     page = compared.to_html(compared.browser.best_units("question", 2))
     assert not Page(page).addresses and page.count("<option") == 3 and "question" in page
+
+
+def test_a_page_of_many_pairs_has_each_column_once(made):
+    """Three corpora are three pairs of columns, and three columns."""
+    subject, corpora, stored, labels = made
+    named = [{**one, "again": one["reviews"]} for one in (corpora, stored, labels)]
+    more = [dict(zip("abc", one.values(), strict=True)) for one in named]
+    three = plots.corpus_compare(subject, *more, k=4)
+    unit = three.browser.best_units("question", 1)[0]
+    page = three.to_html([unit])
+    data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.DOTALL)[1])
+    views = ["\n".join(data["parts"][i] for i in places) for places in data["views"].values()]
+    whole = [three.view(unit, *pair) for pair in ("ab", "ac", "bc")]
+    assert views == [f'<div class="nbkit">{view}</div>' for view in whole]
+    assert [page.count(f'<h4 dir=\\"auto\\">{name}<') for name in "abc"] == [1, 1, 1]
+
+
+def test_long_names_are_cut_in_lists_and_whole_in_tables(made):
+    subject, corpora, stored, _ = made
+    name = "a descriptor of more than three hundred letters " * 8
+    label = {name.strip(): np.arange(120) % 2.0, "short": np.arange(120) % 3 == 0}
+    index = {n: corpus.frame["text_id"].rename("text_id") for n, corpus in corpora.items()}
+    labels = {n: pd.DataFrame(label, index=pd.Index(ids)).astype(float) for n, ids in index.items()}
+    neurons = plots.neuron_browser(subject, corpora, stored, labels, k=2)
+    unit = neurons.search(descriptor=name.strip(), n=1).index[0]
+    descriptor, _, _, units, *_ = neurons.widget().children[0].children
+    listed = [label for label, _ in (*descriptor.options, *units.options)]
+    listed += re.findall("<option[^>]*>(.*?)</option>", neurons.to_html([unit], word_texts=0))
+    assert max(map(len, listed)) < 120 and any("…" in label for label in listed)
+    assert name.strip() in neurons.view(unit)

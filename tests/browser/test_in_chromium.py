@@ -470,7 +470,8 @@ FACTS = {
         for rule in ("pearson", "frequency") for where in ("same corpus", "other corpora")
     ],
     "agreement": {
-        kind: {"tags": 61, "within": FOUND, "across": FOUND, "gap": FOUND, "baselines": {"permuted rows": FOUND}}
+        kind: {"tags": 61, "baselines": {"permuted rows": FOUND}}
+        | dict.fromkeys(("within", "across", "gap"), FOUND)
         for kind in (report.FFN, report.LAST)
     },
     "salience": {
