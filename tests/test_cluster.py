@@ -2,17 +2,23 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from nbkit import activations, texts
 from nbkit.activations import dask, plan, store
 
 SITES = "layer.1.ffn"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,37 @@ def kinds(labels):
     }
 
 
+def assert_same_tops(one, two, stored, atol):
+    """Equal up to ties: each rank has its value, and each text its own, in either, within ``atol``.
+
+    Which of two texts comes first, and which is the last to be among the k, is rounding where their
+    activations are nearer than that.
+    """
+    keys = ["unit", "sign", "rank"]
+    assert one[keys].equals(two[keys])
+    assert np.allclose(one["value"], two["value"], atol=atol)
+    row_of = pd.Series(np.arange(len(stored)), index=stored.rows["text_id"])
+    column_of = pd.Series(np.arange(len(stored.units)), index=stored.units["unit"])
+    for found in (one, two):
+        assert not found.duplicated(["unit", "sign", "text_id"]).any()
+        own = stored.values[row_of[found["text_id"]], column_of[found["unit"]]]
+        assert np.allclose(found["value"], own, atol=atol)
+
+
+def test_tops_are_equal_up_to_ties_and_no_further():
+    units = pd.DataFrame({"unit": ["u"]})
+    values = np.array([[1.0], [3.0], [3.0 + 1e-7], [2.0], [2.0 - 1e-7]], np.float32)
+    stored = activations.Activations(values, pd.DataFrame({"text_id": range(5)}), units, {})
+    top = pd.DataFrame({"unit": "u", "sign": 1, "rank": [1, 2, 3], "value": values[[2, 1, 3], 0]})
+    top["text_id"] = [2, 1, 3]
+    assert_same_tops(top, top.assign(text_id=[1, 2, 4]), stored, 1e-5)  # ties, the last place among them
+    for wrong in ([2, 3, 1], [2, 1, 0], [2, 2, 3]):
+        with pytest.raises(AssertionError):
+            assert_same_tops(top, top.assign(text_id=wrong), stored, 1e-5)
+    with pytest.raises(AssertionError):
+        assert_same_tops(top, top.assign(value=top["value"] + 1e-3), stored, 1e-5)
+
+
 @pytest.mark.slow
 def test_two_workers_make_the_store_and_the_sums_of_one_process(
     minilm, corpus, tmp_path, client, small_blocks
@@ -55,7 +92,7 @@ def test_two_workers_make_the_store_and_the_sums_of_one_process(
     two = activations.reduce(minilm, corpus, kinds(labels), sites=SITES, engine=client)
     numbers = ["count", "mean", "std", "min", "max"]
     assert np.allclose(one["moments"][numbers], two["moments"][numbers], atol=1e-5)
-    pd.testing.assert_frame_equal(one["top"], two["top"], atol=1e-5)
+    assert_same_tops(one["top"], two["top"], alone, atol=1e-5)
     assert np.allclose(one["sums"].pearson(), two["sums"].pearson(), atol=1e-5)
     assert np.allclose(one["sums"].covariance(), two["sums"].covariance(), atol=1e-5)
 
@@ -115,3 +152,66 @@ def _fails(job, subject):
 def test_unknown_engines_are_refused(minilm, corpus):
     with pytest.raises(ValueError, match="engine='ray' is neither"):
         activations.capture(minilm, corpus, sites=SITES, engine="ray")
+
+
+# ---------------------------------------------------------------------------------- threads
+
+
+def test_one_thread_at_a_time_has_the_model(minilm, corpus):
+    """Four threads share a subject: hooks of one that saw the pass of another gave wrong numbers."""
+    some = [corpus.frame["text"].tolist()[i::8] for i in range(8)]
+    batches = [minilm.encode(part)[0] for part in some]
+    alone = [minilm.run(batch, "all") for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda batch: minilm.run(batch, "all"), batches))
+            for one, other in zip(alone, found, strict=True):
+                assert all(torch.equal(one[site], other[site]) for site in one)
+
+
+def test_an_edit_in_one_thread_is_not_felt_in_another(minilm, corpus):
+    batch, _ = minilm.encode(corpus.frame["text"].tolist()[:4])
+    expected = minilm.run(batch, "layer.5.hidden")["layer.5.hidden"]
+    with ThreadPoolExecutor(1) as pool:
+        with minilm.edit({"layer.1.hidden": torch.zeros_like}):
+            other = pool.submit(minilm.run, batch, "layer.5.hidden")
+            assert not torch.equal(minilm.run(batch, "layer.5.hidden")["layer.5.hidden"], expected)
+        assert torch.equal(other.result()["layer.5.hidden"], expected)
+
+
+@pytest.mark.slow
+def test_a_worker_with_four_threads_computes_what_one_process_does(minilm, corpus, tmp_path, small_blocks):
+    """As the lines for Slurm make it, where a node is one worker with all its cores."""
+    distributed = pytest.importorskip("distributed")
+    alone = activations.capture(minilm, corpus, sites=SITES, dtype="float32", cache=False)
+    moments = activations.reduce(minilm, corpus, {"m": activations.Moments()}, sites=SITES)["m"]
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        for time_ in range(5):
+            options = {"sites": SITES, "dtype": "float32", "engine": client, "cache": tmp_path / str(time_)}
+            found = activations.capture(minilm, corpus, progress=False, **options)
+            assert np.allclose(alone.values, found.values, atol=1e-5)
+        found = activations.reduce(minilm, corpus, {"m": activations.Moments()}, sites=SITES, engine=client)
+        assert np.allclose(moments["mean"], found["m"]["mean"], atol=1e-5)
+
+
+UNGUARDED = """
+import os, sys
+from nbkit import activations, models, texts
+corpus = texts.Texts.from_list(["one text", "another"])
+activations.capture(models.load(), corpus, sites="layer.0.ffn", cache=sys.argv[1], engine="dask")
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    """It waited for ever: its workers ran it again, and waited for the store that it had locked."""
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert ran.returncode != 0
+    assert 'put it under `if __name__ == "__main__":`' in ran.stderr.splitlines()[-1]
+    guarded = UNGUARDED.replace("\nactivations", "\nif __name__ == '__main__':\n    activations")
+    (tmp_path / "script.py").write_text(guarded)
+    assert subprocess.run(command, capture_output=True, timeout=240, env=environment).returncode == 0
