@@ -26,6 +26,7 @@ KNOWN: dict[str, list[str]] = json.loads(NOT_YET.read_text(encoding="utf-8")) if
 
 #: Public names that nothing outside their room uses, and why they stay.
 UNUSED: dict[str, str] = {
+    "activations.Quantiles": "quantiles and a sample of rows for a corpus whose activations no disk holds",
     "texts.words_of": "the rule by which plain texts are cut into words, for one text",
     "descriptors.Ledger": "notebook 02 names it in its text; propose(..., ledger=path) makes one",
     "descriptors.Reply": "what a generator of one's own returns",

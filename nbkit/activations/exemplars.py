@@ -136,12 +136,11 @@ def word_responses(activations: Activations, words: Sequence[str]) -> pd.DataFra
 
 
 def fold(word: str) -> str:
-    """``word`` as it is compared: without case, composed characters ("Straße", "STRASSE" -> "strasse").
+    """``word`` without case, its accents written in one way (Unicode's canonical caseless form).
 
-    A page does the same with ``toLowerCase().toUpperCase().toLowerCase().normalize("NFC")``: JavaScript has
-    no casefold, and the three steps join what casefold joins ("ẞ", "ß" and "ss").
+    "STRASSE" finds "Straße", "ΟΔΟΣ" finds "οδος", "café" finds itself however it was typed.
     """
-    return unicodedata.normalize("NFC", word.lower().upper().lower())
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", word.strip()).casefold())
 
 
 # ---------------------------------------------------------------------------------- inside

@@ -48,6 +48,7 @@ def block_values(subject: Subject, work: Work, block: tuple[int, int], bar: tqdm
 
 
 def progress_bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
+    """A bar that counts texts and goes away when it is done."""
     name = f"{subject.name} on {texts.name}"
     return tqdm(total=len(texts), desc=name, unit=" texts", disable=not progress, leave=False)
 
@@ -106,6 +107,7 @@ def longest_first(plan: Plan, block: tuple[int, int]) -> list[int]:
 
 
 def token_budget(subject: Subject) -> int:
+    """Tokens of one forward pass on the subject's device."""
     return BATCH_TOKENS if subject.device.type == "cpu" else GPU_BATCH_TOKENS
 
 

@@ -31,7 +31,7 @@ from nbkit.texts import Texts
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3  # of a store; part of its key
+SCHEMA = 4  # of a store; part of its key: raised whenever the same arguments give other numbers or rows
 TEXTS_AT_ONCE = 2000
 OVERLAP = 4  # windows share one token in so many
 BLOCK_BYTES = 128 * 2**20  # values of one block: what is recomputed at most after a kill
@@ -404,6 +404,7 @@ class Work:
 
 
 def work_of(subject: Subject, texts: Texts, identity: dict[str, Any], progress: bool = False) -> Work:
+    """What ``capture`` with the arguments in ``identity`` has to compute."""
     arguments = {name: identity[name] for name in ("rows", "pool", "long")}
     plan = plan_of(subject, texts, **arguments, progress=progress)
     units = units_of(subject.sites.set_index("site").loc[identity["sites"]].reset_index())

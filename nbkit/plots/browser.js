@@ -3,7 +3,7 @@
 var at = function (id) { return document.getElementById(id); };
 var sections = document.querySelectorAll("section"), words = new Map(Object.entries(data.words));
 
-// As nbkit.plots.browser.fold; data.fold has the letters whose case JavaScript folds in another way.
+// As nbkit.activations.exemplars.fold; data.fold has the letters whose case JavaScript folds in another way.
 function fold(text) {
   var letters = Array.from(text.normalize("NFD"), function (c) { return data.fold[c] || c.toLowerCase(); });
   return letters.join("").normalize("NFD");

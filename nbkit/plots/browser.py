@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -52,17 +51,9 @@ PAGE_WORDS = 8  # units that a page lists for a word
 ANY = object()  # what a list of the widget stands on when nothing is asked for
 
 
-def fold(word: str) -> str:
-    """``word`` without case, its accents written in one way (Unicode's canonical caseless form).
-
-    The page's script does the same: "STRASSE" finds "Straße", "ΟΔΟΣ" finds "οδος".
-    """
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", word.strip()).casefold())
-
-
 @functools.cache
 def script_folds() -> dict[str, str]:
-    """The letters whose folded form is not their lower case, for the page's script."""
+    """The letters whose folded form is not their lower case: the page's script folds as ``exemplars.fold``."""
     letters = map(chr, (*range(0xD800), *range(0xE000, 0x20000)))
     return {c: c.casefold() for c in letters if c.casefold() != c.lower()}
 
@@ -92,7 +83,7 @@ def neuron_browser(
     A search by word ranks units by their mean activation on the word, less the mean on the other words of
     texts that have it, in standard deviations of the latter (``exemplars.word_responses``). A store of text
     rows does not tell which word its maximum is from, so the model reads up to ``WORD_TEXTS`` of these texts.
-    Words are those of ``Texts.tokenize``; case does not count (``fold``).
+    Words are those of ``Texts.tokenize``; case does not count (``exemplars.fold``).
 
     Corpora that share no descriptor are a ``ValueError``.
     """
@@ -179,11 +170,11 @@ class NeuronBrowser:
     def texts_with(self, word: str) -> np.ndarray:
         """Ids (in all corpora as one) of the texts that have the word."""
         words = self._whole.words
-        return words.loc[self._forms == fold(word), "text_id"].unique()
+        return words.loc[self._forms == exemplars.fold(word), "text_id"].unique()
 
     def responses(self, word: str) -> pd.Series:
         """The response [unit] to a word; see ``neuron_browser``. A word that no text has: ``ValueError``."""
-        word, typed = fold(word), word.strip()
+        word, typed = exemplars.fold(word), word.strip()
         if word not in self._responses:
             having = self.texts_with(word)
             if not len(having):
@@ -201,7 +192,7 @@ class NeuronBrowser:
 
     @cached_property
     def _forms(self) -> pd.Series:
-        return self._whole.words["form"].map(fold)
+        return self._whole.words["form"].map(exemplars.fold)
 
     def _word_rows(self, texts: Texts, units: Sequence[str], at_once: int = 200) -> Activations:
         """Word rows of some units, their forms folded. A few texts at a time: the model gives whole sites."""
@@ -211,7 +202,7 @@ class NeuronBrowser:
             found = store.capture(self.subject, part, sites=sites, rows="word", cache=False, progress=False)
             parts.append(found.select(units=units) if len(units) < len(found.units) else found)
         rows = pd.concat([part.rows for part in parts], ignore_index=True)
-        rows["form"] = rows["form"].map(fold)
+        rows["form"] = rows["form"].map(exemplars.fold)
         return replace(parts[0], values=np.concatenate([part.values for part in parts]), rows=rows)
 
     def neighbours(self, unit: str, k: int = NEAR) -> pd.DataFrame:
