@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from nbkit import models
+from nbkit.activations import forward
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if tokens := os.environ.get("NBKIT_TEST_BATCH_TOKENS"):  # see test_kernels.py
+    forward.BATCH_TOKENS = int(tokens)
 
 
 @pytest.fixture(scope="session")

@@ -98,19 +98,19 @@ def test_a_unit_that_never_changes_is_nobodys_neighbour(stored):
 
 def test_the_peak_in_a_long_text_is_that_of_the_pass_that_filled_the_store(minilm):
     """A text cut to the model's length peaks elsewhere, and never behind the cut."""
-    long = texts.Texts.from_list(["the quick brown fox " * 150 + "volcano erupted", "hello"])
+    long = texts.Texts.from_list(["the quick brown fox " * 130 + "volcano erupted", "hello"])
     options = {"sites": "layer.5.ffn", "long": "windows", "dtype": "float32", "cache": False}
     pooled = activations.capture(minilm, long, **options)
     tokens = activations.capture(minilm, long, rows="token", **options)
     mine = tokens.rows["text_id"] == 0
     behind = 0
-    for unit in range(0, 1536, 64):
+    for unit in range(0, 1536, 192):
         found = exemplars.top(pooled, long, unit, k=2, subject=minilm).set_index("text_id").loc[0]
         values = tokens.values[mine.to_numpy(), unit]
         at = tokens.rows[mine].query("start == @found.start").index
         assert values[at[0] - tokens.rows[mine].index[0]] == pytest.approx(values.max(), abs=1e-5)
         assert found.activation == pytest.approx(values.max(), abs=1e-5)
-        behind += found.start > 2600  # the model's 512 tokens end before
+        behind += found.start > 2550  # the model's 512 tokens end before
     assert behind > 0
 
 
