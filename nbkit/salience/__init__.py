@@ -35,7 +35,8 @@ Sources
 - ``control_task``: Hewitt and Liang 2019.
 - ``probeless`` and ``intervene``: Antverg and Belinkov 2022.
 - ``gaussian``: Torroba Hennigen et al. 2020, with another prior (see there).
-- ``greedy`` is forward selection by explained variance on the Gram matrix. ``lasso`` is scikit-learn's.
+- ``greedy`` is stepwise discriminant analysis (Pillai's trace), on the Gram matrix; ``lasso`` and ``omp`` are
+  scikit-learn's, ``rfe`` is Guyon et al. 2002 with least squares.
 """
 
 from nbkit.salience.interventions import intervene

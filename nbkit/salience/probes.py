@@ -255,21 +255,29 @@ def fit_probe(
 
 
 class Split(NamedTuple):
-    """Rows to train on and rows to test on; no text is on both sides."""
+    """Rows of words; no text is in two parts."""
 
-    train: np.ndarray
-    test: np.ndarray
+    train: np.ndarray  # to rank units and train probes on
+    test: np.ndarray  # to judge on
+    dev: np.ndarray = np.zeros(0, dtype=int)  # to choose numbers of units and penalties on
 
 
-def split_of(y: pd.Series, *, share: float = 0.8, seed: int = 0) -> Split:
-    """Rows of ``y`` (by text_id, word_id) cut by text, a ``share`` of the texts to train on.
+def split_of(y: pd.Series, *, share: float = 0.8, dev: float = 0.0, seed: int = 0) -> Split:
+    """Rows of ``y`` (by text_id, word_id) cut by text: 1 - ``share`` of the texts to test on.
 
-    An empty side is a ``ValueError``.
+    dev   share of all texts for development, taken from those to train on; the test texts stay the same.
+          ``minimal_set`` needs it
+
+    An empty part is a ``ValueError``.
     """
     texts = y.index.get_level_values(0).to_numpy()
     names, codes = np.unique(texts, return_inverse=True)
-    inside = np.isin(codes, stats.halves(len(names), share, seed, least=1)[0])
-    return Split(np.flatnonzero(inside), np.flatnonzero(~inside))
+    inside, outside = stats.halves(len(names), share, seed, least=1)
+    chosen = np.zeros(0, dtype=int)
+    if dev:
+        rest, chosen = stats.halves(len(inside), 1 - dev * len(names) / len(inside), seed, least=1)
+        inside, chosen = inside[rest], inside[chosen]
+    return Split(*(np.flatnonzero(np.isin(codes, part)) for part in (inside, outside, chosen)))
 
 
 def accuracy_curve(
@@ -279,18 +287,23 @@ def accuracy_curve(
     counts: Sequence[int],
     split: Split,
     *,
+    on: str = "test",
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
-    """Test accuracy of a probe trained on the first n units of a ranking: columns n, accuracy.
+    """Accuracy of a probe trained on the first n units of a ranking: columns n, accuracy.
 
-    ``options`` are those of ``fit_probe``.
+    on        part of ``split`` to judge on: "test", or "dev" to choose by
+    options   of ``fit_probe``
+
+    Without rows in that part: ``ValueError``.
     """
-    y = np.asarray(y, dtype=object)
-    lines = []
+    y, judged, lines = np.asarray(y, dtype=object), getattr(split, on), []
+    if not len(judged):
+        raise ValueError(f"the split has no {on} part to choose on: split_of(y, {on}=0.1)")
     for n in counts:
         probe = fit_probe(X[split.train], y[split.train], units=ranking.top(n), seed=seed, **options)
-        lines.append({"n": n, "accuracy": probe.accuracy(X[split.test], y[split.test])})
+        lines.append({"n": n, "accuracy": probe.accuracy(X[judged], y[judged])})
     return pd.DataFrame(lines)
 
 
@@ -307,29 +320,33 @@ def minimal_set(
 ) -> pd.DataFrame:
     """How many of the first units are enough for the accuracy of all, less ``within`` per cent of it?
 
+    The number is chosen on the development part of the split (``split_of(y, dev=0.1)``), which neither the
+    ranking nor the probes have seen; the accuracies reported are on the test part.
+
     search   "published": 0.1 ... 9.9 % of the units in steps of .1, then 10 ... 90 %, until the target
              is passed: up to 108 probes; "bisect": halving between 1 and all units, which takes the curve
              for a rising one: about a dozen probes
 
-    One line for each seed of the probe: seed, units, share, accuracy, target, all (accuracy of all units),
-    probes (how many were trained).
+    One line for each seed of the probe: seed, units, share, accuracy and all (of these units and of all
+    units, test part), dev_accuracy and target (development part), probes (how many were tried).
     """
     if search not in ("bisect", "published"):
         raise ValueError(f'search={search!r}: "bisect" or "published"')
-    y, total, lines = np.asarray(y, dtype=object), X.shape[1], []
+    total, lines = X.shape[1], []
     for seed in seeds:
         tried: dict[int, float] = {}
 
         def score(n: int, seed: int = seed, tried: dict = tried) -> float:
             if n not in tried:
-                tried[n] = accuracy_curve(X, y, ranking, [n], split, seed=seed, **options)["accuracy"][0]
+                curve = accuracy_curve(X, y, ranking, [n], split, on="dev", seed=seed, **options)
+                tried[n] = curve["accuracy"][0]
             return tried[n]
 
-        everything = score(total)
-        target = everything * (1 - within / 100)
+        target = score(total) * (1 - within / 100)
         n = _published(total, score, target) if search == "published" else _bisected(total, score, target)
-        line = {"seed": seed, "units": n, "share": n / total, "accuracy": score(n), "target": target}
-        lines.append({**line, "all": everything, "probes": len(tried)})
+        few, everything = accuracy_curve(X, y, ranking, [n, total], split, seed=seed, **options)["accuracy"]
+        line = {"seed": seed, "units": n, "share": n / total, "accuracy": few, "all": everything}
+        lines.append({**line, "dev_accuracy": score(n), "target": target, "probes": len(tried)})
     return pd.DataFrame(lines)
 
 

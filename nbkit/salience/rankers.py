@@ -9,12 +9,14 @@ turns scores into an order.
     greedy              forward selection by explained variance (the default)
     lca                 weights of a penalised linear probe, as published
     lasso               group lasso on all classes at once, exact zeros
+    omp                 orthogonal matching pursuit, class by class
+    rfe                 backward: without the unit of least weight, again and again
     probeless           sum over pairs of classes of |difference of means|
     gaussian            forward selection by the likelihood of class-conditional Gaussians
     iou, selectivity, mutual_information      each unit by itself, for its best class
     random              the baseline
 
-``greedy``, ``lasso`` and ``probeless`` (``FROM_MOMENTS``) need no more than sums over the words.
+All down to ``probeless`` (``FROM_MOMENTS``) but ``lca`` need no more than sums over the words.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import logsumexp
-from sklearn.linear_model import MultiTaskLasso
+from sklearn.linear_model import MultiTaskLasso, orthogonal_mp_gram
 
 from nbkit import matching
 from nbkit.activations import LabelSums
@@ -41,7 +43,7 @@ class Moments(NamedTuple):
     """All that a linear ranker needs of words and classes."""
 
     gram: np.ndarray  # [unit, unit] correlations
-    cross: np.ndarray  # [unit, class] with the one-hot classes, centred and divided by the root of the prior
+    cross: np.ndarray  # [unit, class] covariance with the one-hot classes, divided by the root of the prior
     means: np.ndarray  # [class, unit] of the standardised units
     prior: np.ndarray  # [class]
     classes: list[str]
@@ -110,15 +112,20 @@ def _unless_constant(std: np.ndarray, mean: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------- methods
 
 
-def greedy(m: Moments, *, depth: int = 512) -> tuple[np.ndarray, dict]:
+def greedy(m: Moments, *, depth: int = 512, by_prior: bool = True) -> tuple[np.ndarray, dict]:
     """Forward selection: the unit that explains most of what the chosen ones leave of the classes.
 
-    With r_u the residual of unit u after regression on the chosen units and y_c the classes, the gain of u is
-    sum over c of cov(r_u, y_c)^2 / var(r_u), from a pivoted Cholesky factorisation of the Gram matrix. The
-    first ``depth`` units are chosen so; the others follow by their gain after these. Scores count down with
-    the order; ``notes["gains"]`` are the gains of the chosen units.
+    With r_u the residual of unit u after regression on the chosen units, y_c the one-hot classes and p_c
+    their shares, the gain of u is sum over c of cov(r_u, y_c)^2 / p_c / var(r_u), from a pivoted Cholesky
+    factorisation of the Gram matrix. This is stepwise discriminant analysis: the gains add up to Pillai's
+    trace of the chosen units. ``by_prior=False`` leaves out the division by p_c: the gains are then squared
+    error of the one-hot classes, and frequent classes weigh more.
+
+    The first ``depth`` units are chosen so; the others follow by their gain after these. Scores count down
+    with the order; ``notes["gains"]`` are the gains of the chosen units.
     """
-    left, cross = np.diag(m.gram).copy(), m.cross.astype(np.float64).copy()
+    left, cross = np.diag(m.gram).copy(), m.cross.astype(np.float64)
+    cross = cross.copy() if by_prior else cross * np.sqrt(m.prior)
     alive, chosen, gains, factors = left > 0.5, [], [], []
     for _ in range(min(depth, int(alive.sum()))):
         gain = np.where(alive & (left > 1e-6), (cross**2).sum(1) / np.maximum(left, 1e-6), -1)
@@ -169,13 +176,52 @@ def _rows_of(m: Moments) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(size) * lower.T, np.sqrt(size) * solve_triangular(lower, m.cross, lower=True)
 
 
+def omp(m: Moments, *, depth: int = 50) -> tuple[np.ndarray, dict]:
+    """Orthogonal matching pursuit for each class, ``depth`` steps; a unit counts by its earliest step.
+
+    scikit-learn's ``orthogonal_mp_gram``: at each step the unit of largest covariance with what the chosen
+    ones leave of the class. Units that enter at one step, for different classes, are in the order of their
+    weight; units that no class chose follow by their covariance with the classes.
+    """
+    gram, entered = m.gram.astype(np.float64), np.zeros(len(m.gram))
+    for cross in m.cross.astype(np.float64).T:
+        path = orthogonal_mp_gram(gram, cross, n_nonzero_coefs=min(depth, len(gram)), return_path=True)
+        path = np.abs(path.reshape(len(gram), -1))
+        step, steps = (path > 0).argmax(1), path.shape[1]
+        weight = path[np.arange(len(gram)), step]
+        entered = np.maximum(entered, np.where(weight > 0, steps - step + weight / (1 + weight), 0))
+    chosen = np.argsort(-entered, kind="stable")[: int((entered > 0).sum())]
+    return _in_order(chosen, np.square(m.cross).sum(1)), {"chosen": chosen}
+
+
+def rfe(m: Moments, *, ridge: float = 1e-3) -> tuple[np.ndarray, dict]:
+    """Recursive feature elimination: least squares on all units, without that of least |W_u|, and again.
+
+    ``ridge`` is the penalty on |W|^2, relative to the number of words. One unit goes at a time; the inverse
+    of the Gram matrix is brought up to date rather than computed anew. The score is the round in which a
+    unit goes.
+    """
+    left, scores = np.arange(len(m.gram)), np.zeros(len(m.gram))
+    inverse = np.linalg.inv(m.gram.astype(np.float64) + ridge * np.eye(len(m.gram)))
+    weights = inverse @ m.cross
+    for number in range(len(scores)):
+        worst = int(np.square(weights).sum(1).argmin())
+        scores[left[worst]] = number
+        column = inverse[worst] / inverse[worst, worst]
+        weights = np.delete(weights - np.outer(column, weights[worst]), worst, 0)
+        inverse -= np.outer(column, inverse[worst])
+        inverse = np.delete(np.delete(inverse, worst, 0), worst, 1)
+        left = np.delete(left, worst)
+    return scores * (np.diag(m.gram) > 0.5), {}
+
+
 def probeless(m: Moments) -> tuple[np.ndarray, dict]:
     """Sum over pairs of classes of the absolute difference of the class means (standardised units)."""
     pairs = itertools.combinations(range(len(m.classes)), 2)
     return np.sum([np.abs(m.means[a] - m.means[b]) for a, b in pairs], axis=0), {}
 
 
-FROM_MOMENTS: dict[str, Callable] = {"greedy": greedy, "lasso": lasso, "probeless": probeless}
+FROM_MOMENTS: dict[str, Callable] = {f.__name__: f for f in (greedy, lasso, omp, rfe, probeless)}
 
 
 def _from_moments(name: str) -> Callable:

@@ -328,7 +328,7 @@ def linear_baseline(test: TreeDataset) -> dict[str, float]:
     rows = np.concatenate([np.arange(a, a + n) for a, n in zip(test.starts, test.sizes, strict=True)])
     return {
         "uuas": hit / max(1, edges),
-        "root_accuracy": root / len(test),
+        "root_accuracy": float(root / len(test)),
         "sp": float(test.depth[rows].var()),
     }
 
