@@ -316,15 +316,14 @@ class Texts:
         """One text's written descriptors: numbers as strings, missing ones left out."""
         if value is None or value is pd.NA or isinstance(value, float) and np.isnan(value):
             return []
-        items = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
-        items = [x for x in items if x is not None and x == x]
-        simple = all(isinstance(x, (str, int, float, np.number, np.bool_)) for x in items)
-        if not simple or isinstance(value, (str, dict)):
+        items = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else None
+        plain = (str, int, float, np.number, np.bool_, type(None))
+        if items is None or not all(isinstance(x, plain) for x in items):
             raise ValueError(
                 f"descriptors of text {text_id} of {self.name!r} are {value!r}: give a list of strings "
                 "(a .jsonl or .parquet file holds lists), or drop the column"
             )
-        return [str(x) for x in items]
+        return [str(x) for x in items if x is not None and x == x]
 
 
 def _refuse_other_than_strings(texts: pd.Series, name: str) -> None:

@@ -110,6 +110,8 @@ def _read_file(path: Path, layout: Layout) -> Raw:
     """One file by the reader of its suffix; what cannot be decoded at all is a `ValueError`."""
     suffix = path.suffix.lower()
     _refuse_layout(str(path), layout, TAKES[suffix])
+    if layout.separator is not None and len(layout.separator) != 1:
+        raise ValueError(f"separator={layout.separator!r}: give one character, such as ';' or '\\t'")
     try:
         "".encode(layout.encoding or "utf-8")
     except LookupError as error:
@@ -151,6 +153,8 @@ def _clean(raw: Raw, text: str | None, spec: str) -> tuple[pd.DataFrame, pd.Data
     dropped = {reason: n for reason, n in dropped.items() if n}
     if not len(rows):
         found = counts_of(dropped) if dropped else "it holds no line"
+        if not dropped and list(raw.rows):  # a table of one line
+            found = f"its one line names the columns, {list(raw.rows)} (if it is a text: header=False)"
         fix = f"; {OTHER_ENCODING}" if "undecodable" in dropped else ""
         raise ValueError(f"{spec!r} has no text left after cleaning: {found}{fix}")
     rows = rows.reset_index(drop=True)

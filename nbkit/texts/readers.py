@@ -129,8 +129,8 @@ def open_text(path: Path, encoding: str | None = None, *, newline: str | None = 
     with path.open("rb") as file:
         head = file.read(4096)
     marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
-    zeros = head.count(0)
-    if marked is None and encoding is None and zeros > len(head) / 8:
+    zeros, ends = head.count(0), b"\n\0" in head or b"\0\n" in head
+    if marked is None and encoding is None and (zeros > len(head) / 8 or ends):
         little = head[1::2].count(0) > zeros / 2
         raise ValueError(
             f"{str(path)!r} is not UTF-8: it holds zero bytes, as UTF-16 without a byte order mark does; "
@@ -220,8 +220,8 @@ LONG_FIELD = 20  # lines; a longer field is reported, since a forgotten quote ma
 
 def read_csv(path: Path, layout: Layout) -> Raw:
     """A table with quoted fields; the separator is the one that cuts most lines as it cuts the first."""
-    separator = layout.separator or _separator(path, layout.encoding)
-    if separator != ",":
+    separator = layout.separator or _separator(path, layout)
+    if separator not in (",", layout.separator):
         log.info("%s: columns are separated by %r", path.name, separator)
     return _read_table(path, layout, delimiter=separator)
 
@@ -236,19 +236,25 @@ def read_tsv(path: Path, layout: Layout) -> Raw:
     return _read_table(path, layout, delimiter=layout.separator)
 
 
-def _separator(path: Path, encoding: str | None) -> str:
-    """The separator of a table, by its first 64 thousand characters; a comma where none does."""
-    with open_text(path, encoding, newline="") as file:
+def _separator(path: Path, layout: Layout) -> str:
+    """The separator of a table, by its first 64 thousand characters; a comma where nothing separates."""
+    with open_text(path, layout.encoding, newline="") as file:
         sample = file.read(2**16)
         whole = not file.read(1)
     agreement = {}
     for separator in SEPARATORS:
         rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator) if row]
         rows = rows if whole or len(rows) < 3 else rows[:-1]  # the last one may be cut
+        if rows and len(rows[0]) > 1 and {"text", layout.text} & set(map(str.strip, rows[0])):
+            return separator  # a header that has the name asked for
         alike = [len(row) == len(rows[0]) for row in rows]
         agreement[separator] = statistics.mean(alike) if rows and len(rows[0]) > 1 else 0
-    best = max(agreement, key=agreement.__getitem__)  # the first of several
-    return best if agreement[best] > 0.5 else SEPARATORS[0]
+    best = [s for s, share in agreement.items() if share == max(agreement.values()) and share > 0.5]
+    if len(best) > 1:
+        raise ValueError(
+            f"{path.name}: {' and '.join(map(repr, best))} separate its lines alike: give separator="
+        )
+    return best[0] if best else SEPARATORS[0]
 
 
 def _read_table(path: Path, layout: Layout, **dialect) -> Raw:
@@ -309,7 +315,7 @@ def _records(file: TextIO, path: Path, dialect: dict) -> Iterator[tuple[int, lis
         except csv.Error as error:
             if len(raw) > 1 or "end of data" in str(error):
                 raise ValueError(
-                    f"{path.name} line {first}: the quote that opens there is never closed, and swallows "
+                    f"{path.name} line {first}: the quote opened there is never closed and swallows "
                     f'{len(raw) - 1} more lines; close it or double the quotes inside a text (as in "say '
                     '""no"""), or save the table as .tsv, where quotes are plain characters'
                 ) from error
@@ -321,7 +327,8 @@ def _records(file: TextIO, path: Path, dialect: dict) -> Iterator[tuple[int, lis
 
 def _swallowed(raw: list[str], width: int, separator: str) -> bool:
     """Whether a field over several lines is very long, or two of its lines look like rows."""
-    like_rows = sum(line.count(separator) == width - 1 for line in raw) if width > 1 else 0
+    cut = [line.split(separator) for line in raw]
+    like_rows = sum(len(cells) == width > 1 and all(map(str.strip, cells)) for cells in cut)
     return len(raw) > LONG_FIELD or (len(raw) > 1 and like_rows > 1)
 
 
@@ -329,7 +336,7 @@ def _named(rows: list[list[str]], layout: Layout, path: Path) -> tuple[list[str]
     """Names of the columns, and the rows below them."""
     first, width = rows[0], len(rows[0])
     if layout.names is not None:
-        names = list(layout.names)
+        names = [layout.names] if isinstance(layout.names, str) else list(layout.names)
         if len(names) != width or len(set(names)) != width:
             raise ValueError(f"names={names}: {path.name} has {width} columns, name each of them")
         return names, rows[1:] if layout.header or first == names else rows

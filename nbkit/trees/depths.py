@@ -18,37 +18,53 @@ def depths(words: pd.DataFrame) -> pd.Series:
     Several roots are all at depth 1. A cycle, and a head that is no word of its sentence, are a
     ``ValueError`` that names the sentence.
     """
-    heads = heads_of(words)
-    found, at = np.zeros(len(words), dtype=np.int64), np.arange(len(words))
-    alive = np.ones(len(words), dtype=bool)
-    for _ in range(words.groupby("text_id").size().max() if len(words) else 0):
-        found[alive] += 1
-        at[alive] = heads[at[alive]]
-        alive &= at >= 0
-    if alive.any():  # a path longer than any sentence
-        bad = words["text_id"].to_numpy()[alive][0]
+    found, circular = _climbed(heads_of(words), words["text_id"])
+    if circular.any():
+        bad = words["text_id"].to_numpy()[circular][0]
         raise ValueError(f"the heads of sentence {bad} go round in a circle: no tree")
     return pd.Series(found, index=words.index, name="depth")
 
 
+def not_trees(words: pd.DataFrame) -> np.ndarray:
+    """text_id of the sentences that ``depths`` refuses: with a head that is no word of theirs, or a cycle."""
+    heads, lost = _heads(words)
+    _, circular = _climbed(heads, words["text_id"])
+    return words["text_id"].to_numpy()[lost | circular]
+
+
+def _climbed(heads: np.ndarray, text_ids: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Steps from each word up to a root, and which words never come to one."""
+    found, at = np.zeros(len(heads), dtype=np.int64), np.arange(len(heads))
+    alive = np.ones(len(heads), dtype=bool)
+    for _ in range(text_ids.value_counts().max() if len(heads) else 0):  # no path is longer than a sentence
+        found[alive] += 1
+        at[alive] = heads[at[alive]]
+        alive &= at >= 0
+    return found, alive
+
+
 def heads_of(words: pd.DataFrame) -> np.ndarray:
     """Position in ``words`` of each word's head; -1: root."""
-    missing = {"text_id", "word_id", "head"} - set(words)
-    if missing:
-        raise ValueError(f"words without {sorted(missing)[0]!r}: load a treebank (CoNLL-U)")
-    index = pd.MultiIndex.from_frame(words[["text_id", "word_id"]])
-    wanted = pd.MultiIndex.from_arrays([words["text_id"], words["head"]])
-    heads = index.get_indexer(wanted)
-    root = words["head"].to_numpy() == 0
-    lost = (heads < 0) & ~root
+    heads, lost = _heads(words)
     if lost.any():
         i = int(np.flatnonzero(lost)[0])
         raise ValueError(
             f"sentence {words['text_id'].iloc[i]}: word {words['word_id'].iloc[i]} has the head"
             f" {words['head'].iloc[i]}, which is no word of it"
         )
-    heads[root] = -1
     return heads
+
+
+def _heads(words: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the heads, -1 for a root, and which words have a head outside their sentence."""
+    missing = {"text_id", "word_id", "head"} - set(words)
+    if missing:
+        raise ValueError(f"words without {sorted(missing)[0]!r}: load a treebank (CoNLL-U)")
+    index = pd.MultiIndex.from_frame(words[["text_id", "word_id"]])
+    heads = index.get_indexer(pd.MultiIndex.from_arrays([words["text_id"], words["head"]]))
+    root = words["head"].to_numpy() == 0
+    heads[root] = -1
+    return heads, (heads < 0) & ~root
 
 
 def distances(words: pd.DataFrame) -> dict[int, np.ndarray]:

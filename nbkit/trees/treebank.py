@@ -16,7 +16,7 @@ from nbkit import activations
 from nbkit.activations import Activations
 from nbkit.models import Subject
 from nbkit.texts import Texts
-from nbkit.trees.depths import depths, distances, heads_of
+from nbkit.trees.depths import depths, distances, heads_of, not_trees
 
 NULLS = ("none", "shuffled", "random weights", "gaussian")
 WORDS_AT_ONCE = 640  # words in a step of the probes' training
@@ -147,14 +147,12 @@ def _clean(words: pd.DataFrame, lengths: tuple[int, int]) -> tuple[pd.DataFrame,
     words = words[~short_or_long]
     if words.empty:
         raise ValueError(f"no sentence has {lengths[0]} to {lengths[1]} words")
-    try:
-        depths(words)
-    except ValueError:  # some sentence is no tree: find them all
-        bad = [text_id for text_id, some in words.groupby("text_id") if not _is_tree(some)]
+    bad = np.unique(not_trees(words))
+    if len(bad):
         dropped["sentences whose heads are no tree"] = len(bad)
         words = words[~words["text_id"].isin(bad)]
         if words.empty:
-            raise ValueError("no sentence has a tree") from None
+            raise ValueError("no sentence has a tree")
     return words.reset_index(drop=True), dropped
 
 
@@ -173,14 +171,6 @@ def _apart(subject: Subject, treebank: Texts, words: pd.DataFrame, dropped: dict
     if words.empty:
         raise ValueError(f"no sentence of {treebank.name} is left: {dropped}")
     return words
-
-
-def _is_tree(words: pd.DataFrame) -> bool:
-    try:
-        depths(words)
-    except ValueError:
-        return False
-    return True
 
 
 def _shuffled(corpus: Texts, seed: int) -> tuple[Texts, pd.Series]:
