@@ -126,9 +126,8 @@ def draw(results: pd.DataFrame, baseline: dict) -> None:
     with plots.style():
         fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
         uuas = results[(results["figure"] == "uuas") & (results["metric"] == "distance")]
-        plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
-        axes[0].axhline(baseline["uuas"], color="k", lw=0.8, ls=":")
-        axes[0].text(5, baseline["uuas"], "adjacent words joined", va="bottom", ha="right", fontsize="small")
+        adjacent = ("adjacent words joined", baseline["uuas"])
+        plots.layer_lines(uuas, "edges found (UUAS)", baseline=adjacent, ax=axes[0])
         some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
         plots.layer_lines(some, "X on held-out sentences", hue="metric", log=True, ax=axes[1])
         folder, drawn = HERE / "results", {"UUAS": uuas, "loss": some}

@@ -141,11 +141,10 @@ PUBLISHED = {  # layer of 24: value, Li et al. 2023
 topological_summary = trees.intervals(topological)
 loss = topological_summary[topological_summary["figure"] == "loss"]
 with plots.style():
-    fig, grid = plt.subplots(2, 2, figsize=(10, 6.6))
+    fig, grid = plt.subplots(2, 2, figsize=(10, 7.6))
     axes = grid.flat
-    plots.layer_lines(uuas, "edges found (UUAS)", ax=axes[0])
-    axes[0].axhline(baseline["uuas"], color="k", lw=0.8, ls=":")
-    axes[0].text(5, baseline["uuas"], "adjacent words joined", va="bottom", ha="right", fontsize="small")
+    adjacent = ("adjacent words joined", baseline["uuas"])
+    plots.layer_lines(uuas, "edges found (UUAS)", baseline=adjacent, ax=axes[0])
     for ax, metric in zip(axes[1:3], PUBLISHED, strict=True):
         values = pd.Series(PUBLISHED[metric])
         published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})

@@ -16,7 +16,6 @@ from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
 from nbkit import plots
-from nbkit.plots import figures
 from nbkit.plots.html import shade_html
 from nbkit.plots.style import _fonts_for, looks
 from nbkit.stats import Estimate
@@ -35,7 +34,7 @@ def at(x):
 
 
 def baselines(within, across):
-    others = dict.fromkeys(figures.BASELINES, 0.3)
+    others = dict.fromkeys(["random directions", "permuted units", "another kind"], 0.3)
     lines = [{"kind": k, "within": at(x), "across": at(x)} for k, x in others.items()]
     return pd.DataFrame([{"kind": "units", "within": at(within), "across": at(across)}, *lines])
 

@@ -53,7 +53,7 @@ ANY = object()  # what a list of the widget stands on when nothing is asked for
 
 @functools.cache
 def script_folds() -> dict[str, str]:
-    """The letters whose folded form is not their lower case: the page's script folds as ``exemplars.fold``."""
+    """The letters whose folded form is not their lower case, for the page: it folds as ``exemplars.fold``."""
     letters = map(chr, (*range(0xD800), *range(0xE000, 0x20000)))
     return {c: c.casefold() for c in letters if c.casefold() != c.lower()}
 

@@ -18,8 +18,6 @@ from matplotlib.ticker import LogFormatter
 from nbkit.plots.style import (
     BLUE,
     GREY,
-    ORANGE,
-    PINK,
     RED,
     Look,
     legend,
@@ -32,12 +30,6 @@ from nbkit.plots.style import (
 from nbkit.plots.trees import tree_arcs
 
 WITHIN, ACROSS = "same corpus, held-out texts", "other corpora"
-BASELINES = {  # of ``illusions.compare``
-    "random directions": Look(ORANGE, "D"),
-    "random weights": Look(PINK, "s"),
-    "permuted units": Look("#1a1a1a", "P"),
-    "permuted rows": Look(GREY, "X"),
-}
 #: The value of each point is the median of its three lines (see ``_observations``), its interval their range.
 INTERVAL: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 100)}
 #: Points with whiskers from left to right, at the numbers of a column.
@@ -104,7 +96,8 @@ def agreement(baselines_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = N
     ]
     table = pd.DataFrame(lines, columns=["y", "kind", "series", "value", "low", "high"])
     units, others = table[table["kind"] == "units"], table[table["kind"] != "units"]
-    shown = {kind: BASELINES[kind] for kind in BASELINES if kind in set(others["kind"])}
+    shown = looks(["units", *others["kind"]])
+    del shown["units"]  # and its blue
     ends = units.pivot(index="y", columns="series", values="value")
     ax.hlines(ends.index, ends[ACROSS], ends[WITHIN], color=RED, lw=5, alpha=0.25, zorder=0)
     observed = _observations(units, "value")
@@ -353,7 +346,7 @@ def accuracy_curves(table: pd.DataFrame, everything: float, ax: Axes | None = No
 def layer_bars(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Salient units of each site, side by side for each property: ``counts`` [site, property]."""
     ax = _axes(ax, (5, 3.4))
-    sites = [str(site).replace("layer.", "") for site in counts.index]
+    sites = [str(site).replace("layer.", "").replace("embeddings", "emb.") for site in counts.index]
     long = counts.set_axis(range(len(sites))).rename_axis("site").reset_index()
     long = long.melt("site", var_name="property", value_name="units")
     look = looks(long["property"])
@@ -375,11 +368,13 @@ def layer_lines(
     hue: str = "null",
     log: bool = False,
     published: pd.DataFrame | None = None,
+    baseline: tuple[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A measure by layer: ``table`` has layer, value, low, high; one line for each value of column ``hue``.
 
-    ``published`` (depth from 0 to 1, value) are points of another model, drawn by relative depth.
+    ``published`` (depth from 0 to 1, value) are points of another model, drawn by relative depth;
+    ``baseline`` (name, value) is a dotted line.
     """
     ax = _axes(ax, (5, 3.4))
     if hue == "null":
@@ -391,6 +386,9 @@ def layer_lines(
         x = low + published["depth"] * (high - low)
         ax.plot(x, published["value"], "D", mfc="none", color="k", ms=5)
         look["BERT-large, published"] = Look("k", "D")
+    if baseline is not None:
+        ax.axhline(baseline[1], color="k", lw=0.8, ls=":")
+        look[baseline[0]] = Look("k", "", (1, 1))
     if log:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(_Plain())

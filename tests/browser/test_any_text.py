@@ -11,7 +11,7 @@ import small
 from playwright.sync_api import expect
 
 from nbkit import activations, descriptors, illusions, plots, salience, texts
-from nbkit.plots import browser
+from nbkit.activations import exemplars
 from nbkit.plots.html import page, styled
 
 pytestmark = pytest.mark.needs_browser
@@ -211,7 +211,7 @@ def test_the_script_folds_every_letter_as_python_does(opened, compared):
     ]
     folded = tab.evaluate("all => all.map(fold)", letters)
     for letter, found in zip(letters, folded, strict=True):
-        if found != browser.fold(letter):  # one of the two has an older Unicode, where it is no letter yet
+        if found != exemplars.fold(letter):  # one of the two has an older Unicode, where it is no letter yet
             unknown = unicodedata.category(letter) == "Cn" or found == letter
             assert unknown and unicodedata.ucd_3_2_0.category(letter) == "Cn", letter
 
