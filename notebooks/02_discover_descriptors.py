@@ -197,8 +197,8 @@ descriptors.agreement({"proposals": read, "similarity": by_similarity}, seed=SEE
 # labels = descriptors.label(corpus, merged, "asked", generator=model, **paid)
 # ```
 #
-# The file keeps every paid reply, so that a run that stopped goes on where it was; its cap holds over all runs.
-# `descriptors.Ledger(model, "replies.sqlite").failures()` says what was lost, and
+# The file keeps every paid reply, so that a run that stopped goes on where it was; its cap holds over all
+# runs. `descriptors.Ledger(model, "replies.sqlite").failures()` says what was lost, and
 # `descriptors.connect("recorded:replies.jsonl", of=model)` records a run, so that a workshop replays it
 # without a key and without a network.
 

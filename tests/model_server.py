@@ -67,9 +67,9 @@ def free_port() -> int:
 class Server:
     """``transformers serve FOLDER``: start, kill, start again on the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Path | None = None) -> None:
         self.folder, self.port = folder, free_port()
-        self.log = folder / "server.log"
+        self.log = log or folder / "server.log"
 
     def start(self, patience: float = 180) -> None:
         command = [str(Path(sys.executable).with_name("transformers")), "serve", str(self.folder)]

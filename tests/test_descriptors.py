@@ -386,6 +386,25 @@ def test_a_stratified_sample_is_in_proportion():
         proposing.stratified(corpus, 5, groups="mood")
 
 
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
+def test_texts_without_a_value_are_drawn_like_any_group(missing):
+    corpus = Texts.from_list([f"text {i}" for i in range(40)])
+    kind = pd.Series([missing if i % 2 else "x" for i in range(40)], dtype=object)
+    corpus = replace(corpus, frame=corpus.frame.assign(kind=kind))
+    for seed in range(5):
+        drawn = proposing.stratified(corpus, 10, groups="kind", seed=seed)
+        assert drawn.frame["kind"].isna().sum() == 5
+
+
+def test_two_columns_of_one_name_are_named():
+    a = pd.DataFrame(np.eye(3), columns=["x", "y", "x"])
+    with pytest.raises(ValueError, match="labels 'a' have two columns 'x'"):
+        descriptors.agreement({"a": a, "b": a.iloc[:, :2]})
+    twice = descriptors.Descriptors(pd.concat([MERGED.frame, MERGED.frame.head(1)]), 0)
+    with pytest.raises(ValueError, match="two descriptors are named 'price'"):
+        descriptors.label(Texts.from_list(["a"]), twice, proposals=proposals(price=[0]))
+
+
 def test_propose_asks_about_the_sample_only():
     corpus = Texts.from_list([f"text number {i}" for i in range(40)])
     script = Scripted([generators.Reply('["a"]')] * 10)

@@ -47,8 +47,8 @@ PREAMBLE = re.compile(
 NONE = {
     "none", "null", "nil", "nan", "n/a", "na", "nothing", "undefined", "unknown", "not applicable",
     "none found", "none of the above", "no descriptors", "no properties", "keine", "nichts", "aucun",
-    "aucune", "rien", "ninguno", "ninguna", "nada", "nessuno", "nessuna", "niente", "nenhum", "nenhuma", "нет",
-    "ничего", "无", "無", "没有", "沒有", "なし", "ない", "없음", "لا شيء",
+    "aucune", "rien", "ninguno", "ninguna", "nada", "nessuno", "nessuna", "niente", "nenhum", "nenhuma",
+    "нет", "ничего", "无", "無", "没有", "沒有", "なし", "ない", "없음", "لا شيء",
 }  # fmt: skip
 
 
