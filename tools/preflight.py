@@ -158,7 +158,7 @@ def refuse(event: str, arguments: tuple) -> None:
     # a string for a socket of the file system; None for this machine
     local = host in (None, "", "localhost", "::1") or host.startswith(("127.", "/", "\0"))
     if not local:
-        ASKED.append(host)
+        ASKED.append(str(host))
         raise OSError(f"the network was asked for {host}")
 
 

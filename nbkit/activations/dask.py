@@ -128,7 +128,7 @@ def _local_cluster(n: int) -> Any:
     from distributed import LocalCluster
 
     try:
-        return LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None)
+        return LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None)  # pyright: ignore[reportArgumentType]
     except RuntimeError as error:
         raise RuntimeError(f"no Dask worker starts ({error}). If this is a script: {UNGUARDED}") from error
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ def inputs_of(subject: Subject, plan: Plan, batch: list[int]) -> dict[str, torch
     return {name: tensor.to(subject.device) for name, tensor in inputs.items()}
 
 
-def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
+def _padded(rows: list[np.ndarray], fill: Any) -> torch.Tensor:
     """[text, token] with ``fill`` behind the shorter rows."""
     table = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
     for i, row in enumerate(rows):
@@ -177,7 +177,7 @@ def _forward(subject: Subject, work: Work, batch: list[int]) -> torch.Tensor:
 
 
 def pool_tokens(
-    values: torch.Tensor, members: Sequence[Members], pool: str, pieces: Sequence[int] | None = None
+    values: torch.Tensor, members: Sequence[Members], pool: str, pieces: np.ndarray | None = None
 ) -> torch.Tensor:
     """Pool ``[piece, token, unit]`` into ``[row, unit]``, rows in the order of ``members``.
 

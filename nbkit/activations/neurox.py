@@ -43,8 +43,9 @@ def write(path: str | Path, stored: Activations, forms: Sequence[str] | None = N
     widths = stored.units["site"].value_counts()
     if widths.nunique() != 1:
         raise ValueError(f"the sites have different widths, NeuroX needs one: {widths.to_dict()}")
-    forms = stored.rows["form"] if forms is None else forms
-    words = pd.Series(list(forms)).groupby(stored.rows["text_id"].to_numpy(), sort=False)
+    words = pd.Series(list(stored.rows["form"] if forms is None else forms)).groupby(
+        stored.rows["text_id"].to_numpy(), sort=False
+    )
     writer = _write_hdf5 if path.suffix == ".hdf5" else _write_json
     sentences = ((words.obj.iloc[rows].tolist(), rows) for rows in words.indices.values())
     with provenance.atomic(path) as part:

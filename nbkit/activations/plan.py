@@ -191,7 +191,7 @@ SIZES = {"piece_start": "of_piece", "first_piece": "of_text", "first_token": "ow
 def _flat(tokens: list[_Tokens], members: list[Members]) -> dict[str, np.ndarray]:
     """A part of a plan: its arrays, and sizes instead of bounds."""
     pieces = list(itertools.chain(*(t.pieces for t in tokens)))
-    types = list(itertools.chain(*(t.types for t in tokens))) if tokens[0].types is not None else []
+    types = list(itertools.chain(*(t.types or [] for t in tokens)))
     return {
         "ids": np.concatenate(pieces),
         "types": np.concatenate(types) if types else np.zeros(0, np.int8),
@@ -259,7 +259,7 @@ def _single(encoded: dict[str, list], i: int, *, cut: bool = False) -> _Tokens:
     return _Tokens([ids], types, ids[own], where, spans, cut)
 
 
-def _joined(windows: list[_Tokens], room: int, stride: int) -> _Tokens:
+def _joined(windows: list[_Tokens], room: Any, stride: int) -> _Tokens:
     """One text of its windows; a token that several hold is read in the one with most context."""
     kept = _most_context([len(w.ids) for w in windows], room, stride)
     where = np.concatenate([w.where for w in windows])
@@ -317,7 +317,7 @@ def _row_maker(
     return lambda tokens, text_ids: _text_rows(tokens, text_ids, cls_id)
 
 
-def _text_rows(tokens: list[_Tokens], text_ids: np.ndarray, cls_id: int | None) -> _Rows:
+def _text_rows(tokens: list[_Tokens], text_ids: np.ndarray, cls_id: Any) -> _Rows:
     """One row of all tokens of a text, or of the classification token where ``cls_id`` is given."""
     members = []
     for text in tokens:

@@ -75,7 +75,7 @@ def _feed(subject: Subject, work: Work, blocks: list, reducers: Mapping[str, Any
         first, last = work.plan.first_row[block[0]], work.plan.first_row[block[1]]
         if first == last:
             continue
-        numbers = torch.arange(first, last, device=subject.device)
+        numbers = torch.arange(int(first), int(last), device=subject.device)
         for reducer in reducers.values():
             reducer.update(values, numbers)
         del values  # before the next block is made: else two would be in memory
@@ -310,7 +310,7 @@ class LabelSums:
         matrix = self.labels.to_numpy(np.float32)[position]
         self.units, self.count, n, d = units, 0, len(units), matrix.shape[1]
         self.matrix = torch.from_numpy(matrix)
-        self.shift: torch.Tensor | None = None
+        self.shift: Any = None
         self.x, self.xx, self.y, self.yy = (
             torch.zeros(size, dtype=torch.float64, device=device) for size in (n, n, d, d)
         )

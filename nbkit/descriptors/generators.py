@@ -48,7 +48,7 @@ class Keyphrase:
         self.name = "keyphrase"
         self.provenance = "phrases extracted from the text itself by KeyBERT, no language model"
         self.top = top
-        self._encoder = encoder
+        self._encoder: Any = encoder
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class Keyphrase:
 
         if not requests:
             return []
-        model = KeyBERT(model=self._encoder or sentence_encoder())
+        model = KeyBERT(model=self._encoder or sentence_encoder())  # pyright: ignore[reportArgumentType]
         texts = [messages[-1]["content"] for messages in requests]
         vectorizer = CountVectorizer(
             ngram_range=(1, 2), stop_words="english", token_pattern=r"(?u)\b[^\W\d]{3,}\b"
         )
         try:
-            found = model.extract_keywords(texts, vectorizer=vectorizer, top_n=self.top)
+            found: Any = model.extract_keywords(texts, vectorizer=vectorizer, top_n=self.top)
         except ValueError:  # no candidate in any of the texts
             found = [[] for _ in texts]
         if len(texts) == 1 and found and isinstance(found[0], tuple):

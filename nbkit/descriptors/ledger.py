@@ -87,7 +87,7 @@ class Ledger:
         max_requests: int | None = None,
         max_money: float | None = None,
     ) -> None:
-        self._generator = connect(generator) if isinstance(generator, str) else generator
+        self._generator: Any = connect(generator) if isinstance(generator, str) else generator
         self.name, self.provenance = self._generator.name, self._generator.provenance
         self._price = _price_of(self._generator, prices or {})
         if max_money is not None and not 0 <= max_money < math.inf:
@@ -382,7 +382,7 @@ def _money(tokens: tuple[int, int], price: tuple[float, float] | None) -> float 
     return sum(n * one for n, one in zip(tokens, price, strict=True)) / 1e6
 
 
-def _price_of(generator: Generator, prices: Mapping[str, Any]) -> tuple[float, float] | None:
+def _price_of(generator: Any, prices: Mapping[str, Any]) -> tuple[float, float] | None:
     """What a million tokens of request and of reply cost; nothing where the model runs here."""
     named = [name for name in (getattr(generator, "model", None), generator.name) if name in prices]
     if not named:

@@ -40,7 +40,7 @@ class Local:
         self.name, self.model, self.batch, self.max_tokens = f"local:{model}", model, batch, max_tokens
         self.provenance = f"replies of the language model {model}, greedy"
         self._seq2seq = AutoConfig.from_pretrained(model).is_encoder_decoder
-        kind = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
+        kind: Any = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
         self._model = kind.from_pretrained(model).eval().to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
         if self._tokenizer.pad_token is None:

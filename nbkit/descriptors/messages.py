@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from nbkit.provenance import fingerprint
 
 Messages = Sequence[dict[str, str]]
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: Kinds of replies that were had: paid for, kept, not asked again. "" is a reply without a failure.
 ANSWERED = ("", "empty", "refused", "truncated", "key in the reply")

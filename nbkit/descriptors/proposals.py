@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,7 +132,7 @@ def propose(
     cut the whole items are used); ``.attrs["causes"]`` has an example of each kind; ``.attrs["provenance"]``
     says where each generator's words come from. A fault of one request never stops a run.
     """
-    wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else generators
+    wanted: Any = [generators] if isinstance(generators, str) or hasattr(generators, "name") else generators
     texts = texts if n is None else stratified(texts, n, groups=groups, seed=seed)
     prompt = prompt or Prompt()
     asked = [prompt.messages(text) for text in texts.frame["text"]]

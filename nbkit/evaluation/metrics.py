@@ -158,15 +158,15 @@ def from_annotations(ratings: str | Path | pd.DataFrame) -> pd.DataFrame:
     ``.attrs`` counts pairs, ties, unsure ratings and annotators, and ``.attrs["judged"]`` lists the units
     with a vote: precision is over the tags of these.
     """
-    ratings = _votes(ratings if isinstance(ratings, pd.DataFrame) else _read(Path(ratings)))
-    groups = ratings.dropna(subset="vote").groupby(["unit", "descriptor"])["vote"]
+    judged = _votes(ratings if isinstance(ratings, pd.DataFrame) else _read(Path(ratings)))
+    groups = judged.dropna(subset="vote").groupby(["unit", "descriptor"])["vote"]
     votes = groups.agg(votes="size", share="mean").reset_index()
     gold = votes[votes["share"] > 0.5].reset_index(drop=True)
     gold.attrs = {
         "pairs": len(votes),
         "ties": int((votes["share"] == 0.5).sum()),
-        "unsure": int(ratings["vote"].isna().sum()),
-        "annotators": int(ratings["annotator"].nunique()) if "annotator" in ratings else None,
+        "unsure": int(judged["vote"].isna().sum()),
+        "annotators": int(judged["annotator"].nunique()) if "annotator" in judged else None,
         "judged": sorted(votes["unit"].unique()),
     }
     return gold
@@ -279,7 +279,7 @@ def sanity(
     are rare, ``auroc`` hardly notices the missing ones: its excess over .5 shrinks by half of the
     prevalence only.
     """
-    if hasattr(values, "units"):
+    if isinstance(values, Activations):
         labels, values = matching.align(values, labels), values.values
     together = scorer in matching.TOGETHER
     scorer = matching.SCORERS[scorer] if isinstance(scorer, str) else scorer

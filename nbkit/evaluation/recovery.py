@@ -38,7 +38,8 @@ def recovered(
     Nothing found, or nothing known, is a ``ValueError``.
     """
     found = list(dict.fromkeys(found))
-    mass = written if isinstance(written, pd.Series) else pd.Series(1.0, index=list(dict.fromkeys(written)))
+    named = isinstance(written, pd.Series)
+    mass = pd.Series(written if named else 1.0, index=None if named else list(dict.fromkeys(written)))
     if not found or mass.empty:
         raise ValueError(f"{len(found)} descriptors found and {len(mass)} known: there is nothing to compare")
     encoder = encoder or sentence_encoder()

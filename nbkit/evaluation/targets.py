@@ -29,7 +29,7 @@ class Table:
     names: list[str]  # of the descriptors
     words: np.ndarray  # [text] how long it is
 
-    def has(self, descriptor: str) -> np.ndarray:
+    def has(self, descriptor: str | None) -> np.ndarray:
         return self.labels[:, self.names.index(descriptor)]
 
 
@@ -72,7 +72,7 @@ def table_of(corpora: Mapping, matrices: Mapping, rows: Mapping[str, np.ndarray]
     return Table(texts, np.array(corpus), np.concatenate(labels), names, np.concatenate(words))
 
 
-def targets_of(table: Table, counts: dict[str, int], rng: np.random.Generator) -> list[Target]:
+def targets_of(table: Table, counts: Mapping[str, int], rng: np.random.Generator) -> list[Target]:
     makers = {
         "pure": _pure,
         "polysemantic": _polysemantic,
@@ -139,8 +139,8 @@ def _usable(table: Table, rows: np.ndarray, minimum: int = MIN_POSITIVES) -> lis
 
 def _apart(table: Table, a: str, b: str) -> bool:
     """Whether each is often enough without the other for a unit to be told to tell them apart."""
-    a, b = table.has(a), table.has(b)
-    return min((a & ~b).sum(), (b & ~a).sum()) >= MIN_POSITIVES
+    one, other = table.has(a), table.has(b)
+    return min((one & ~other).sum(), (other & ~one).sum()) >= MIN_POSITIVES
 
 
 def _turns(choices: list, n: int, rng: np.random.Generator) -> list:

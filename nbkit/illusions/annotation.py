@@ -152,11 +152,11 @@ def _shares(condition: str, answers: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _named(condition: str, answers: pd.DataFrame, corpora: int) -> dict[str, Any]:
+def _named(condition: str, answers: pd.DataFrame, corpora: int) -> dict[Any, Any]:
     """A line of the patterns: differently named ones of each annotator and unit."""
     groups = answers.groupby(["annotator", "unit"])
     whole = groups.size() == corpora
     seen = answers[answers["yes"]].groupby(["annotator", "unit"])["named"].nunique()
     distinct = seen.reindex(whole.index, fill_value=0)[whole]
     shares = {n: (distinct == n).mean() for n in range(corpora + 1)}
-    return {"condition": condition, "units": len(distinct), "distinct": distinct.mean(), **shares}
+    return {"condition": condition, "units": len(distinct), "distinct": distinct.mean()} | shares

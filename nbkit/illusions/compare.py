@@ -136,7 +136,7 @@ def compare(
     shared = shared_descriptors(labels, 2 * min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
     corpora = gathered(activations_by_corpus, matrices, covariates, groups)
-    untrained = random_weights and gathered(random_weights, matrices, covariates, groups)
+    untrained = gathered(random_weights, matrices, covariates, groups) if random_weights else None
     kinds = _kinds(corpora, untrained, directions, seed)
     table, baselines, outcomes = _looked_up(kinds, rule, progress)
     gap = baselines.set_index("kind").loc["same encoding", "gap"]

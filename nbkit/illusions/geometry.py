@@ -45,7 +45,7 @@ def confusion(values_by_corpus: Mapping[str, np.ndarray], *, folds: int = 5, see
             raise ValueError(f"{name!r} has {len(values)} texts, fewer than {folds} folds: lower folds")
     x = np.concatenate([np.asarray(v, dtype=np.float32) for v in values_by_corpus.values()])
     y = np.repeat(np.arange(len(names)), [len(v) for v in values_by_corpus.values()])
-    model = make_pipeline(StandardScaler(), LinearSVC(class_weight="balanced", dual=False, random_state=seed))
+    model = make_pipeline(StandardScaler(), LinearSVC(class_weight="balanced", dual=False, random_state=seed))  # pyright: ignore[reportArgumentType]
     cut = StratifiedKFold(folds, shuffle=True, random_state=seed)
     shares = confusion_matrix(y, cross_val_predict(model, x, y, cv=cut), normalize="true")
     index = pd.Index(names, name="corpus")

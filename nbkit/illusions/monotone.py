@@ -97,7 +97,8 @@ def direction(sums: np.ndarray, sizes: np.ndarray, alpha: float, strict: bool = 
     sizes = np.broadcast_to(sizes[:, None], sums.shape)
     if strict:
         steps, whole = np.diff(_rate(sums, sizes), axis=0), (sizes > 0).all(0)
-        return ((steps > 0).all(0) & whole).astype(np.int8) - ((steps < 0).all(0) & whole)
+        rises, falls = (steps > 0).all(0) & whole, (steps < 0).all(0) & whole
+        return rises.astype(np.int8) - falls.astype(np.int8)
     sums, sizes = _passed_over(sums, sizes)
     rates = _rate(sums, sizes)
     steps, share = np.diff(rates, axis=0), _rate(sums[1:] + sums[:-1], sizes[1:] + sizes[:-1])

@@ -162,7 +162,7 @@ def _evidence(name: str, values: np.ndarray, labels: np.ndarray, rule: _Rule, pr
         x = np.asarray(values[:, start : start + UNITS_AT_ONCE], dtype=np.float32)
         top, ranked = stats.top_texts(x, rule.k), ranks(x)
         trend = _outside(ranked, labels, top)
-        hits = sum((labels[rows] > 0.5).astype(int) for rows in top).T  # [descriptor, unit]
+        hits = np.sum([labels[rows] > 0.5 for rows in top], axis=0).T  # [descriptor, unit]
         parts.append(
             (
                 matching.pearson(x, labels),

@@ -37,7 +37,7 @@ def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = 
     """
     scorer = scorer_of(method)
     names: pd.Index | np.ndarray = np.arange(np.shape(getattr(values, "values", values))[1])
-    if hasattr(values, "units"):
+    if isinstance(values, Activations):
         labels, names = align(values, labels), values.units["unit"].to_numpy()
         values = values.values
     if len(values) != len(labels):
@@ -193,7 +193,8 @@ def _precision_at_hits(place: torch.Tensor, rows: int) -> torch.Tensor:
     """Mean precision ``[unit]`` at the places ``[unit, hit]`` of the rows with the descriptor; 0 for none."""
     if not place.shape[1]:
         return torch.zeros(len(place), dtype=torch.float64, device=place.device)
-    place = _sorted(place.short() if rows < 2**15 else place, order=False)[0]
+    place = place.short() if rows < 2**15 else place
+    place = place.sort(dim=1)[0] if place.is_cuda else torch.from_numpy(np.sort(place.numpy(), axis=1))
     return ((_last(place) + 1).double() / place).mean(1)
 
 
@@ -340,12 +341,11 @@ def _deviation(variance: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     return torch.where(found > 1e-6 * size, found, torch.inf)
 
 
-def _sorted(x: torch.Tensor, order: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _sorted(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ``x`` in ascending order, and their order; numpy sorts faster than torch on a CPU."""
     if x.is_cuda:
-        return tuple(x.sort(dim=1))
-    if not order:
-        return torch.from_numpy(np.sort(x.numpy(), axis=1)), None
+        values, order = x.sort(dim=1)
+        return values, order
     found = np.argsort(x.numpy(), axis=1)
     return torch.from_numpy(np.take_along_axis(x.numpy(), found, axis=1)), torch.from_numpy(found)
 

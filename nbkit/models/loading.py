@@ -103,7 +103,7 @@ def smollm2_folder() -> Path:
 def _convert_gguf(source: Path, folder: Path) -> None:
     """The model in a GGUF file as a folder of safetensors; whole or not there."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import is_gguf_available
+    from transformers.utils.import_utils import is_gguf_available
 
     if not is_gguf_available():
         raise FileNotFoundError(f"smollm2 needs the packages gguf and accelerate: {SMOLLM2_INSTALL}")

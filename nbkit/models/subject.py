@@ -221,7 +221,7 @@ class Subject:
             layer = -1
             begin()
 
-        def enter(block, args) -> tuple | None:
+        def enter(block, args) -> tuple | torch.Tensor | None:
             # Counting entries, rather than a hook for each layer, is what makes ALBERT's shared
             # blocks work: the same module is entered once for every layer.
             nonlocal layer
@@ -313,7 +313,7 @@ class Subject:
         options |= {"split_special_tokens": True, "return_special_tokens_mask": True}
         found = self.tokenizer(texts, **options)
         flat, added = (_flat(found[name]) for name in ("input_ids", "special_tokens_mask"))
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        special = set(self.tokenizer.all_special_ids).difference([self.tokenizer.unk_token_id])
         if np.isin(flat[added == 0], list(special)).any():
             found = _without_special_pieces(self.tokenizer)(texts, **options)
         if (flat[added == 0] >= self._n_embedded).any():
@@ -405,7 +405,7 @@ def _config_text(config) -> str:
     return json.dumps(plain, sort_keys=True, default=str)
 
 
-def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+def _tokenizer_text(tokenizer: Any) -> str:
     plain = json.loads(tokenizer.backend_tokenizer.to_str())
     # These two are traces of the last call, not properties of the tokenizer.
     plain.pop("truncation", None)
@@ -420,7 +420,7 @@ def _flat(values: torch.Tensor | list[list[int]]) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(values), dtype=np.int64)
 
 
-def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _without_special_pieces(tokenizer: Any) -> PreTrainedTokenizerBase:
     """A tokenizer that never makes a special token of a text.
 
     A SentencePiece model (XLNet, ALBERT, T5) has them among its pieces, as the most probable ones. Other
@@ -429,7 +429,7 @@ def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTok
     plain = json.loads(tokenizer.backend_tokenizer.to_str())
     if plain["model"].get("type") != "Unigram":
         return tokenizer
-    special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
+    special = set(tokenizer.all_special_tokens).difference([tokenizer.unk_token])
     for piece in plain["model"]["vocab"]:
         if piece[0] in special:
             piece[1] = -1e6

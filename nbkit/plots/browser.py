@@ -241,7 +241,7 @@ class NeuronBrowser:
         """
         if units is None:
             best = [self.best_units(name, 1)[0] for name in self.descriptors]
-            units = dict.fromkeys([*best, *(self.neighbours(unit).index[0] for unit in best)])
+            units = [*best, *(self.neighbours(unit).index[0] for unit in best)]
         units = list(dict.fromkeys(units))
         views = "".join(f"<section>{self.view(unit)}</section>" for unit in units)
         scores = [self.search(descriptor=d, n=None).loc[units].round(2).tolist() for d in self.descriptors]

@@ -103,7 +103,8 @@ class CorpusCompare:
         """A page of ``units`` (default: the best unit of each of the first 12 descriptors), for all pairs."""
         browser = self.browser
         if units is None:
-            units = dict.fromkeys(browser.best_units(name, 1)[0] for name in browser.descriptors[:12])
+            first = (browser.best_units(name, 1)[0] for name in browser.descriptors[:12])
+            units = list(dict.fromkeys(first))
         titles = dict(browser.titles(browser.search(n=None).loc[list(units)], numbers=False))
         pairs = {
             f"{one} · {other}": (one, other) for one, other in itertools.combinations(browser.corpora, 2)

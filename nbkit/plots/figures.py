@@ -108,7 +108,7 @@ def agreement(baselines_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = N
     for y, point in ends.iterrows():
         for name, other in ((WITHIN, ACROSS), (ACROSS, WITHIN)):
             after = point[name] > point[other] or (point[name] == point[other] and name == WITHIN)
-            place = {"textcoords": "offset points", "ha": "left" if after else "right"}
+            place: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if after else "right"}
             ax.annotate(f"{point[name]:.2f}", (point[name], y), (-4 if after else 4, 6), **place)
     ax.set_yticks(range(len(baselines_by_kind)), [textwrap.fill(short(k, 60), 24) for k in baselines_by_kind])
     ax.set(xlim=(-0.02, 1.02), ylim=(len(baselines_by_kind) - 0.5, -0.5), ylabel="")
@@ -307,11 +307,12 @@ def facets(
     """
     (wide, high), n = size or plt.rcParams["figure.figsize"], table[panel].nunique()
     grid, panels = _panels(table, panel, "col", height=high, aspect=wide / n / high)
+    handles, names = [], []
     letters = int(100 * wide / n / points("axes.titlesize"))
     for value, ax in panels.items():
         draw(table[table[panel] == value], ax=ax)
         ax.set_title(textwrap.fill(short(title.format(value), 60), letters))
-        box = ax.get_legend()
+        box: Any = ax.get_legend()
         handles, names = box.legend_handles, [text.get_text() for text in box.get_texts()]
         box.remove()
     for ax in grid.axes.flat[1:]:

@@ -30,7 +30,7 @@ import pandas as pd
 @functools.cache
 def asset(name: str) -> str:
     """A style sheet or script of this folder, such as views.css."""
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("nbkit.plots").joinpath(name).read_text(encoding="utf-8")
 
 
 def escaped(text: Any) -> str:
@@ -105,7 +105,7 @@ class Views:
 
 def live_and_static(widget: ipywidgets.Widget, view: str, kwargs: dict) -> dict:
     """What a notebook shows: the live widget, and beside it a static view for readers without a kernel."""
-    bundle = widget._repr_mimebundle_(**kwargs)
+    bundle: Any = widget._repr_mimebundle_(**kwargs)
     bundle = bundle[0] if isinstance(bundle, tuple) else bundle
     return {**bundle, "text/html": styled(view)}
 

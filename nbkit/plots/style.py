@@ -43,7 +43,7 @@ COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 MARKERS = "os^Dv<>P"
 DASHES = ("", (4, 1.5), (1, 1), (4, 1, 1, 1))  # on and off, in widths of the line; "" is solid
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
     "font.sans-serif": matplotlib.rcParamsDefault["font.sans-serif"],  # DejaVu first: it is everywhere
@@ -60,7 +60,7 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": matplotlib.rcsetup.cycler(color=COLORS),
     "legend.frameon": False,
     "svg.hashsalt": "nbkit",  # the same figure gives the same bytes
     "svg.fonttype": "path",
@@ -97,7 +97,7 @@ def style(column: str | None = None) -> Iterator[None]:
         yield
 
 
-def _paper(column: str | None) -> dict[str, Any]:
+def _paper(column: str | None) -> dict[Any, Any]:
     if column is None:
         return {}
     if column not in COLUMNS:
@@ -113,10 +113,10 @@ class Look(NamedTuple):
 
     color: str
     marker: str
-    dash: str | tuple = ""  # as in ``DASHES``
+    dash: Any = ""  # as in ``DASHES``
 
     @property
-    def line(self) -> str | tuple:
+    def line(self) -> Any:
         """The dash as matplotlib's ``linestyle``."""
         return (0, self.dash) if self.dash else "-"
 

@@ -83,14 +83,15 @@ def codes_of(X: np.ndarray, y: ArrayLike) -> tuple[np.ndarray, list[str]]:
 
     Other numbers of rows than of classes, activations that are not finite and a single class: ``ValueError``.
     """
-    if len(X) != len(y):
-        raise ValueError(f"{len(X)} rows of activations and {len(y)} classes")
+    of_row = np.asarray(y, dtype=object)
+    if len(X) != len(of_row):
+        raise ValueError(f"{len(X)} rows of activations and {len(of_row)} classes")
     if not np.isfinite(X).all():
         unit = int(np.flatnonzero(~np.isfinite(X).all(0))[0])
         raise ValueError(
             f"unit {unit} has activations that are not finite: capture in float32, or leave it out"
         )
-    codes, classes = pd.factorize(np.asarray(y, dtype=object), sort=True)
+    codes, classes = pd.factorize(of_row, sort=True)
     if len(classes) < 2:
         raise ValueError(f"the property has {len(classes)} class(es): a probe needs two at least")
     return codes, [str(c) for c in classes]
@@ -330,7 +331,8 @@ def gaussian(
     expected = np.repeat(means[:, None], len(some), axis=1)  # [class, word, unit] given the chosen units
     variance = np.stack([np.diag(s) for s in stack])  # [class, unit] left given the chosen units
     loglik = np.repeat(np.log(prior)[:, None], len(some), axis=1)  # [class, word]
-    factors, chosen, first = [[] for _ in prior], [], None
+    factors, chosen = [[] for _ in prior], []
+    first: Any = None
     usable = np.isfinite(std)
     for _ in range(min(depth, int(usable.sum()))):
         gain = _likelihood(Z[some], codes[some], expected, variance, loglik)

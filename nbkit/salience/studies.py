@@ -100,7 +100,13 @@ def layer_counts(units: pd.DataFrame, chosen: np.ndarray) -> pd.Series:
 
 
 def layer_probes(
-    X: np.ndarray, y: ArrayLike, units: pd.DataFrame, split: Split, *, cumulative: bool = False, **options: Any
+    X: np.ndarray,
+    y: ArrayLike,
+    units: pd.DataFrame,
+    split: Split,
+    *,
+    cumulative: bool = False,
+    **options: Any,
 ) -> pd.DataFrame:
     """Test accuracy of a probe on each site by itself, or on all sites up to it (``cumulative``).
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -177,7 +178,7 @@ class _Words:
 
     def present(self, column: str) -> bool:
         """Whether the column is annotated at all."""
-        return self.test(column, bool).any()
+        return bool(self.test(column, bool).any())
 
 
 def _annotation_masks(w: _Words) -> dict[str, np.ndarray]:
@@ -206,7 +207,7 @@ def _annotation_masks(w: _Words) -> dict[str, np.ndarray]:
     return masks | {name: mask for name, (mask, shown) in told.items() if shown or mask.any()}
 
 
-def _by_features(w: _Words) -> dict[str, tuple[np.ndarray, bool]]:
+def _by_features(w: _Words) -> dict[str, tuple[np.ndarray, Any]]:
     """Masks by morphological features, and whether the corpus has the feature at all."""
     noun, pronoun = w.tag("upos", "NOUN", "PROPN"), w.tag("upos", "PRON")
     personal = pronoun & w.feature("PronType", "Prs")
@@ -223,7 +224,7 @@ def _by_features(w: _Words) -> dict[str, tuple[np.ndarray, bool]]:
     }
 
 
-def _without_features(w: _Words) -> dict[str, tuple[np.ndarray, bool]]:
+def _without_features(w: _Words) -> dict[str, tuple[np.ndarray, Any]]:
     """The same by English pronouns and the tags of the Penn treebank, as far as there are any."""
     pronoun = w.tag("upos", "PRON")
     people = (pronoun & w.is_in("form", frozenset().union(*PRONOUNS.values()))).any()

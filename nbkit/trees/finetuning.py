@@ -323,7 +323,7 @@ def _paired_p(differences: np.ndarray) -> float:
     """Of a t test; 1 where nothing differs or there is one seed only."""
     if len(differences) < 2 or not differences.any():
         return 1.0
-    return float(ttest_1samp(differences, 0).pvalue)
+    return float(ttest_1samp(differences, 0)[1])
 
 
 def choose_site(found: pd.DataFrame) -> str:

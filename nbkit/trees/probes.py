@@ -122,8 +122,8 @@ def _optimizer(weights: list[torch.Tensor], learning_rate: float, steps: int, pu
 def _clip(weights: list[torch.Tensor]) -> None:
     """Scale the gradient of each site [site, ...] to norm 1 at most."""
     for weight in weights:
-        norm = weight.grad.flatten(1).norm(dim=1).clamp(min=1.0)
-        weight.grad /= norm[:, None, None]
+        gradient: Any = weight.grad
+        gradient /= gradient.flatten(1).norm(dim=1).clamp(min=1.0)[:, None, None]
 
 
 def _with_task(sentences: TreeDataset, task: str) -> TreeDataset:
@@ -184,17 +184,19 @@ def _squared_distances(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (norms[..., :, None] + norms[..., None, :] - 2 * gram).clamp(min=0)
 
 
-def _edge_scores(h: torch.Tensor, weight: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+def _edge_scores(h: torch.Tensor, weight: torch.Tensor, heads: torch.Tensor | None) -> torch.Tensor:
     """(B h_i) . (C h_j) [site, sentence, word i, word j]."""
     flat = h.flatten(1, 2)
     own = torch.bmm(flat, weight).view(*h.shape[:3], -1)
+    assert heads is not None, "only the metric edge has heads"
     other = torch.bmm(flat, heads).view(*h.shape[:3], -1)
     return own @ other.transpose(-1, -2)
 
 
 def _mean_loss(loss_of: _Loss, sentences: TreeDataset, weights: list[torch.Tensor]) -> torch.Tensor:
     """Loss [site], mean over all words (sp, ssp, essp, edge) or over all sentences (depth, distance)."""
-    total, n = 0.0, 0
+    total: Any = 0.0
+    n = 0
     for some, rows in sentences.batches():
         count = len(some) if loss_of.metric in ("depth", "distance") else rows.size
         total, n = total + loss_of(sentences, some, rows, weights) * count, n + count
@@ -232,7 +234,9 @@ def score(probes: Probes, test: TreeDataset) -> pd.DataFrame:
 
 def _profile_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]:
     """Shape of the profiles that the norms are nearest to, and how the norms order the words."""
-    entropy, mean, n = 0.0, 0.0, 0
+    entropy: Any = 0.0
+    mean: Any = 0.0
+    n = 0
     for _, rows in test.batches():
         c = pseudo_depths(_squared_norms(_vectors(test, rows), probes.weight))
         share = torch.nn.functional.one_hot(c.long() - 1).float().mean(2)
@@ -243,7 +247,8 @@ def _profile_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]
 
 
 def _depth_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]:
-    by_length, right, n = {}, 0.0, 0
+    right: Any = 0.0
+    by_length, n = {}, 0
     for _, rows in test.batches():
         s = _squared_norms(_vectors(test, rows), probes.weight).numpy()
         gold = test.depth[rows]
@@ -254,7 +259,8 @@ def _depth_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]:
 
 
 def _distance_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]:
-    by_length, hit, edges = {}, 0.0, 0
+    hit: Any = 0.0
+    by_length, edges = {}, 0
     for some, rows in test.batches():
         d = _squared_distances(_vectors(test, rows), probes.weight).numpy()
         gold = np.stack([test.distance[i] for i in some])
@@ -269,7 +275,8 @@ def _distance_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray
 
 
 def _edge_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]:
-    right, n = 0.0, 0
+    right: Any = 0.0
+    n = 0
     for _, rows in test.batches():
         predicted = _edge_scores(_vectors(test, rows), probes.weight, probes.heads).argmax(-1).numpy()
         right, n = right + (predicted == test.head[rows]).sum((1, 2)), n + rows.size

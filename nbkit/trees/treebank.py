@@ -71,7 +71,7 @@ class TreeDataset:
         turns = range(len(groups)) if generator is None else generator.permutation(len(groups))
         for turn in turns:
             some = groups[turn]
-            yield some, self.starts[some][:, None] + np.arange(self.sizes[some[0]])
+            yield some, self.starts[some][:, None] + np.arange(int(self.sizes[some[0]]))
 
 
 def dataset(
