@@ -4,12 +4,15 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from nbkit import models
 from nbkit.activations import forward
 
 ROOT = Path(__file__).resolve().parent.parent
+hypothesis.settings.register_profile("kit", deadline=None)  # a busy machine is not a fault
+hypothesis.settings.load_profile("kit")
 
 if tokens := os.environ.get("NBKIT_TEST_BATCH_TOKENS"):  # see test_kernels.py
     forward.BATCH_TOKENS = int(tokens)
