@@ -3,12 +3,12 @@
     python benchmarks/illusions.py                     UD English EWT: five genres, gold descriptors
     python benchmarks/illusions.py --corpora registers five registers, descriptors read off the surface
 
-Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``evaluation.plant``): pure ones mean
-one descriptor in all corpora, dataset-local ones another in each of two. A unit is FLAGGED if one of the
-descriptors it was planted for gets another verdict than "global". Wanted: at least .95 of the dataset-local
-units flagged, at most .05 of the pure ones. Only units count whose ``truth`` says that they hold on
-held-out texts; how many of the dataset-local ones do is reported. Planted are descriptors with 50 texts or
-more in every corpus: nothing could be said of others.
+Needs the real corpora ($NBKIT_DATA). Units are planted in the real model (``evaluation.plant``): pure ones
+mean one descriptor in all corpora, dataset-local ones another in each of two. A unit is FLAGGED if one of the
+descriptors it was planted for gets another verdict than "global" or "undecided". Wanted: at least .95 of the
+dataset-local units flagged, at most .05 of the pure ones. Only units count whose ``planted`` says that they
+hold on held-out texts; how many of the dataset-local ones do is reported. Planted are descriptors with 50
+texts or more in every corpus: nothing could be said of others.
 
 Writes illusions-CORPORA.json into benchmarks/results and prints it.
 """
@@ -62,7 +62,7 @@ def flagged(lines: pd.DataFrame) -> dict[str, dict]:
     found = {}
     for kind, part in lines.groupby("kind"):
         judged = part.dropna(subset="verdict")
-        other = (judged["verdict"] != "global").groupby(judged["unit"]).any()
+        other = (~judged["verdict"].isin(["global", "undecided"])).groupby(judged["unit"]).any()
         found[kind] = {"significant": part["unit"].nunique(), "judged": len(other), "flagged": other.mean()}
         found[kind]["verdicts"] = judged["verdict"].value_counts().to_dict()
     return found

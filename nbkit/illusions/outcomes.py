@@ -70,7 +70,7 @@ def evidence(
         groups=half.groups,
         seed=seed,
     )
-    error, rival_error, of_difference, n = _errors(half, tag, rival, unit, method, seed)
+    error, rival_error, of_difference, n = errors_of(half, tag, rival, unit, method, seed)
     score, other = scores[tag, unit], scores[rival, unit]
     better = scipy.stats.t.sf((other - score) / np.maximum(of_difference, 1e-9), n - 1)
     wide = scipy.stats.t.isf(0.025, n - 1)
@@ -105,7 +105,7 @@ def outcomes(
     )
 
 
-def _errors(
+def errors_of(
     half: Corpus, tag: np.ndarray, rival: np.ndarray, unit: np.ndarray, method: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Standard errors [pair] of the tag's score, the rival's and their difference; number of groups."""

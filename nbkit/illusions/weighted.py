@@ -25,6 +25,7 @@ def scores_under(
     x, y    activations [row, unit] and labels [row, descriptor]
     groups  [row] number of the group, from 0
     """
+    x = np.asarray(x, np.float32)  # stores may be float16, in which squares overflow
     if method == "pearson":
         return _pearson_of_sums(x, y, groups, times)
     if method == "auroc":
