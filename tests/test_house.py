@@ -1,10 +1,6 @@
-"""The house rules: rooms import one way and through doors, public names are used, words are the field's.
-
-``house_known.json`` lists what is not yet so, rule by rule. It only shrinks: who mends a line takes it out.
-"""
+"""The house rules: rooms import one way and through doors, public names are used, words are the field's."""
 
 import ast
-import json
 import re
 import statistics
 from collections.abc import Iterator
@@ -21,11 +17,9 @@ ROOMS = (
 #: Rooms that implement published methods: their manual says what is from which paper.
 WITH_SOURCES = "descriptors matching evaluation illusions claims salience trees".split()
 
-NOT_YET = Path(__file__).with_name("house_known.json")
-KNOWN: dict[str, list[str]] = json.loads(NOT_YET.read_text(encoding="utf-8")) if NOT_YET.exists() else {}
-
 #: Public names that nothing outside their room uses, and why they stay.
 UNUSED: dict[str, str] = {
+    "trees.TreeDataset": "the type of what dataset makes and the probes take",
     "activations.Quantiles": "quantiles and a sample of rows for a corpus whose activations no disk holds",
     "texts.words_of": "the rule by which plain texts are cut into words, for one text",
     "descriptors.Ledger": "notebook 02 names it in its text; propose(..., ledger=path) makes one",
@@ -144,10 +138,9 @@ def uses(source: Source) -> frozenset[tuple[str, str]]:
     return frozenset(found | set(attributes(source.tree, rooms)))
 
 
-def outside(found: set[str], rule: str) -> None:
-    """What is ``found`` against ``rule`` and not known yet."""
-    new = found - set(KNOWN.get(rule, ()))
-    assert not new, "\n".join(["", *sorted(new)])
+def none_of(found: set[str]) -> None:
+    """Fails with a line for each of ``found``."""
+    assert not found, "\n".join(["", *sorted(found)])
 
 
 # --------------------------------------------------------------------------------------------- rooms
@@ -166,7 +159,7 @@ def test_rooms_import_only_rooms_above_them():
             room = module.split(".")[0] or name
             if room not in above and not room.startswith("__"):
                 upward.add(f"{source.path} imports {room}")
-    outside(upward, "upward")
+    none_of(upward)
 
 
 def test_nobody_reaches_past_a_door():
@@ -179,14 +172,14 @@ def test_nobody_reaches_past_a_door():
         for room, name in uses(source):
             if doors()[room] and name not in (*doors()[room], "*"):
                 past.add(f"{source.path}: {room}.{name} is not in the door of {room}")
-    outside(past, "past")
+    none_of(past)
 
 
 def test_every_public_name_is_used_or_explained():
     used = {use for source in (*package(), *readers()) for use in uses(source)}
     idle = {f"{room}.{name}" for room, names in doors().items() for name in names if (room, name) not in used}
     assert set(UNUSED) <= idle, f"used by now: {set(UNUSED) - idle}"
-    outside(idle - set(UNUSED), "unused")
+    none_of(idle - set(UNUSED))
 
 
 def test_every_room_has_a_door_and_a_manual():
@@ -198,7 +191,7 @@ def test_every_room_has_a_door_and_a_manual():
         door = source.path in (f"nbkit/{source.room}/__init__.py", f"nbkit/{source.room}.py")
         if door and source.room in WITH_SOURCES and not re.search(r"^Sources\b", manual, re.MULTILINE):
             bare.add(f"{source.path}: no Sources")
-    outside(bare, "bare")
+    none_of(bare)
 
 
 def test_every_function_that_others_call_says_what_it_does():
@@ -210,7 +203,7 @@ def test_every_function_that_others_call_says_what_it_does():
         and not node.name.startswith("_")
         and not ast.get_docstring(node)
     }
-    outside(silent, "silent")
+    none_of(silent)
 
 
 # --------------------------------------------------------------------------------------------- sizes
@@ -229,7 +222,7 @@ def functions(source: Source) -> Iterator[tuple[str, int]]:
 def test_files_and_functions_are_short():
     long = {s.path for s in package() if len(s.text.splitlines()) > 500}
     sizes = [(f"{s.path}: {name}", n) for s in package() for name, n in functions(s)]
-    outside(long | {where for where, n in sizes if n > 60}, "long")
+    none_of(long | {where for where, n in sizes if n > 60})
     assert statistics.median(n for _, n in sizes) <= 8
 
 
@@ -255,7 +248,7 @@ def test_names_are_the_fields():
         for name in set(names_of(source)):
             if (name in OUT_NAMES or OUT_PARTS.search(name)) and name not in ALLOWED_NAMES:
                 odd.add(f"{source.path}: {name}")
-    outside(odd, "names")
+    none_of(odd)
 
 
 def prose() -> Iterator[tuple[str, str]]:
@@ -269,7 +262,7 @@ def prose() -> Iterator[tuple[str, str]]:
 
 def test_prose_has_no_private_vocabulary():
     odd = {f"{path}: {word}" for path, text in prose() for word in set(OUT_PROSE.findall(text))}
-    outside(odd - set(ALLOWED_PROSE), "prose")
+    none_of(odd - set(ALLOWED_PROSE))
 
 
 # --------------------------------------------------------------------------------------------- files
@@ -283,7 +276,7 @@ def test_text_is_read_and_written_as_utf8():
             if name in ("read_text", "write_text") or (name == "open" and in_text_mode(call)):
                 if not any(keyword.arg == "encoding" for keyword in call.keywords):
                     bare.add(f"{source.path}: {ast.unparse(call)[:70]}")
-    outside(bare, "encoding")
+    none_of(bare)
 
 
 def in_text_mode(call: ast.Call) -> bool:

@@ -58,6 +58,7 @@ class Target:
 
 
 def table_of(corpora: Mapping, matrices: Mapping, rows: Mapping[str, np.ndarray]) -> Table:
+    """The chosen ``rows`` of all corpora as one table, with the descriptors that every label matrix has."""
     first, *others = [list(matrix.columns) for matrix in matrices.values()]
     names = [name for name in first if all(name in other for other in others)]
     if not names:
@@ -73,6 +74,7 @@ def table_of(corpora: Mapping, matrices: Mapping, rows: Mapping[str, np.ndarray]
 
 
 def targets_of(table: Table, counts: Mapping[str, int], rng: np.random.Generator) -> list[Target]:
+    """As many targets of each kind as ``counts`` says, as far as the labels allow."""
     makers = {
         "pure": _pure,
         "polysemantic": _polysemantic,
@@ -153,6 +155,7 @@ def _turns(choices: list, n: int, rng: np.random.Generator) -> list:
 
 
 def ids(corpus: Texts, rows: np.ndarray) -> list[int]:
+    """The text_id of each of the ``rows`` (positions)."""
     return corpus.frame["text_id"].iloc[rows].tolist()
 
 
