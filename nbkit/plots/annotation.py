@@ -222,7 +222,7 @@ class _AnnotationView:
 
     def _answer(self) -> None:
         marked = [i for i, box in enumerate(self.boxes, 1) if box.value]
-        self.annotation.answer(self.pattern.value, self.name.value, marked)
+        self.annotation.answer(bool(self.pattern.value), self.name.value, marked)
 
     def _show(self) -> None:
         annotation = self.annotation

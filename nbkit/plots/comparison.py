@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -119,10 +120,11 @@ class CorpusCompare:
         tags = [(short(name), name) for name in browser.descriptors]
         descriptor = ipywidgets.Dropdown(options=tags, description="descriptor", layout=wide)
         unit = ipywidgets.Select(description="unit", rows=6, layout=wide)
-        one, other = (
+        sides: list[Any] = [
             ipywidgets.Dropdown(options=names, value=names[i], description=what, layout=wide)
             for i, what in enumerate(("left", "right"))
-        )
+        ]
+        one, other = sides
         shown = ipywidgets.HTML()
 
         def fill(*_: object) -> None:

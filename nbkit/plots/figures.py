@@ -56,15 +56,9 @@ def _observations(table: pd.DataFrame, value: str) -> pd.DataFrame:
 def _curves(table: pd.DataFrame, x: str, value: str, series: str, ax: Axes) -> dict[Any, Look]:
     """A line with markers and a band for each value of the column ``series``, and their legend."""
     look = looks(table[series])
-    sns.lineplot(
-        _observations(table, value),
-        x=x,
-        y="drawn",
-        dashes={name: one.dash for name, one in look.items()},
-        ax=ax,
-        **_looks_of(series, look),
-        **INTERVAL,
-    )
+    dashes: dict[Any, Any] = {name: one.dash for name, one in look.items()}
+    drawn = _observations(table, value)
+    sns.lineplot(drawn, x=x, y="drawn", dashes=dashes, ax=ax, **_looks_of(series, look), **INTERVAL)
     legend(ax, look)
     return look
 
@@ -307,8 +301,8 @@ def facets(
     """
     (wide, high), n = size or plt.rcParams["figure.figsize"], table[panel].nunique()
     grid, panels = _panels(table, panel, "col", height=high, aspect=wide / n / high)
-    handles, names = [], []
     letters = int(100 * wide / n / points("axes.titlesize"))
+    handles, names = [], []
     for value, ax in panels.items():
         draw(table[table[panel] == value], ax=ax)
         ax.set_title(textwrap.fill(short(title.format(value), 60), letters))

@@ -71,7 +71,7 @@ class Views:
         show()
         return ipywidgets.VBox([controls(fields), shown])
 
-    def _field(self, name: str, options: list) -> ipywidgets.Widget:
+    def _field(self, name: str, options: list) -> Any:
         kind = ipywidgets.SelectionSlider if _numbers(options) else ipywidgets.Dropdown
         named = [(str(option), option) for option in options]
         return kind(options=named, description=name, layout={"width": "40em"})

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import pandas as pd
 import seaborn as sns
+from cycler import cycler
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
-    "axes.prop_cycle": matplotlib.rcsetup.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "legend.frameon": False,
     "svg.hashsalt": "nbkit",  # the same figure gives the same bytes
     "svg.fonttype": "path",
@@ -71,7 +72,7 @@ STYLE: dict[Any, Any] = {
 COLUMNS = {"single": 3.3, "double": 6.9}
 
 #: What changes for a column: a reader sees it at this size, beside a text of ten points.
-PAPER = {
+PAPER: dict[Any, Any] = {
     "savefig.dpi": 300,
     "font.size": 7,
     "axes.labelsize": 7,
@@ -156,7 +157,7 @@ def named_legend(
         text.set_parse_math(False)
 
 
-def points(setting: str) -> float:
+def points(setting: Any) -> float:
     """A font size of matplotlib's settings, such as "axes.titlesize", in points."""
     return FontProperties(size=matplotlib.rcParams[setting]).get_size_in_points()
 

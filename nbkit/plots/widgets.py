@@ -81,9 +81,9 @@ class DescriptorEditor(Editor):
     def widget(self) -> ipywidgets.Widget:
         """A list of descriptors, a field for a new name, and buttons."""
         wide = {"width": "40em"}
-        chosen = ipywidgets.Select(description="descriptor", rows=10, layout=wide)
+        chosen: Any = ipywidgets.Select(description="descriptor", rows=10, layout=wide)
         text = ipywidgets.Text(description="new name", layout=wide, continuous_update=False)
-        other = ipywidgets.Dropdown(description="join to", layout=wide)
+        other: Any = ipywidgets.Dropdown(description="join to", layout=wide)
         shown, buttons = ipywidgets.HTML(), {}
 
         def refresh(message: str = "") -> None:
