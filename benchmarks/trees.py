@@ -35,7 +35,7 @@ def alternating(sentences, whole_epochs: int = 2) -> dict[str, float]:
     from nbkit import trees
 
     train, dev, _ = trees.split(sentences)
-    options = {"epochs": whole_epochs, "patience": whole_epochs, "progress": False}
+    options = {"epochs": whole_epochs, "progress": False}
     together, apart = [], []
     for _ in range(2):
         start = time.perf_counter()
@@ -130,6 +130,8 @@ def draw(results: pd.DataFrame, baseline: dict) -> None:
         plots.layer_lines(uuas, "edges found (UUAS)", baseline=adjacent, ax=axes[0])
         some = loss[loss["metric"].isin(["sp", "ssp", "essp"])]
         plots.layer_lines(some, "X on held-out sentences", hue="metric", log=True, ax=axes[1])
+        axes[1].axhline(baseline["sp"], color="k", lw=0.8, ls=":", label="sp of one constant")
+        axes[1].legend(fontsize="small")
         folder, drawn = HERE / "results", {"UUAS": uuas, "loss": some}
         plots.save(fig, "trees-figure", {"results": "trees.json"}, data=drawn, folder=folder)
 

@@ -84,7 +84,7 @@ kit
 sentences = trees.dataset(subject, treebank, progress=False)
 train, dev, test = trees.split(sentences, seed=SEED)
 print(
-    f"{len(train)} sentences to train on, {len(dev)} to stop by, {len(test)} to judge on;"
+    f"{len(train)} sentences to train on, {len(dev)} to choose the epoch by, {len(test)} to judge on;"
     f" left out: {sentences.dropped}"
 )
 
@@ -110,7 +110,8 @@ uuas.pivot_table(index="site", columns="null", values="value", sort=False).round
 #
 # Three losses, all of squared norms s. `sp`: how far is s from the gold depths. `ssp`: how far is s from
 # *some* depth profile, the nearest one. `essp`: the same profile, written to the words in reversed order.
-# The paper that proposes them sees `ssp` and `essp` as bounds below and above `sp`.
+# The paper that proposes them sees `ssp` and `essp` as bounds below and above `sp`. Beside them stands what
+# one constant for all words reaches as `sp`: a probe that is not below it found nothing.
 
 # %%
 nulls = ("none", "shuffled", "random weights", "gaussian")
@@ -152,6 +153,8 @@ with plots.style():
         plots.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
     three = loss[loss["null"] == "none"]
     plots.layer_lines(three, "X, the subject", hue="metric", log=True, ax=axes[3])
+    axes[3].axhline(baseline["sp"], color="k", lw=0.8, ls=":")
+    axes[3].text(5, baseline["sp"], "sp of one constant", va="bottom", ha="right", fontsize="small")
     plt.show()
 
 # %% [markdown]

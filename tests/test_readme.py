@@ -177,6 +177,8 @@ def test_the_table_of_trees_is_that_of_the_benchmark():
     assert row("X_ssp, words in random order") == values("ssp", "loss", "shuffled")
     assert row("X_essp, the profile reversed") == values("essp", "loss")
     assert f"neighbours finds {short(found['linear_baseline']['uuas'])} of" in README
+    assert f"an X_sp of {found['linear_baseline']['sp']:.2f}: the last layer" in README
+    assert f"at {values('sp', 'loss')[-1]}, is\nworse than that" in README
     assert not any(line["holds"] for line in found["bounds"])
     some = pd.DataFrame(found["submodules"]).query("metric == 'distance'").groupby("kind")["uuas"].max()
     best = {kind: short(value) for kind, value in some.items()}

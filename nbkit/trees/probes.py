@@ -17,6 +17,7 @@ from nbkit.texts import Texts
 from nbkit.trees.depths import pseudo_depths
 from nbkit.trees.treebank import TreeDataset, control_heads, dataset, edges_of, spanning_tree, split
 
+STEPS = 2000  # of training, where ``epochs`` does not say
 METRICS = ("sp", "ssp", "essp", "depth", "distance", "edge")
 
 
@@ -50,8 +51,7 @@ def fit(
     assign: str = "reverse",
     projection: str = "greedy",
     task: str = "gold",
-    epochs: int = 20,
-    patience: int = 2,
+    epochs: int | None = None,
     learning_rate: float = 1e-3,
     published: bool = False,
     seed: int = 0,
@@ -64,12 +64,13 @@ def fit(
     assign       of essp (``pseudo_depths``)
     projection   of ssp and essp (``pseudo_depths``)
     task         "gold", or "control_task": heads by the word type alone (edge only)
-    epochs       at most so many; each site keeps the weights of its best epoch on ``dev``
-    patience     training ends when no site has got better for so many epochs
-    published    AdamW at 2e-5 with linear decay and no early stopping, instead of Adam at ``learning_rate``
+    epochs       passes over the sentences; None: as many as make ``STEPS`` steps, between 10 and 40. Each
+                 site keeps the weights of its best epoch on ``dev``
+    published    AdamW at 2e-5 and the weights of the last epoch, instead of Adam at ``learning_rate``
 
-    Gradients are clipped at norm 1 for each site by itself, so that sites do not touch one another. An
-    unknown metric or task is a ``ValueError``.
+    The rate falls linearly to 0: at a constant one the structural probe of MiniLM's layer 2 finds .69 of the
+    edges of English EWT, and .73 so. Gradients are clipped at norm 1 for each site by itself, so that sites
+    do not touch one another. An unknown metric or task is a ``ValueError``.
     """
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r}: {', '.join(METRICS)}")
@@ -77,10 +78,14 @@ def fit(
     rank = rank or train.values.shape[2] // 2
     weights = _fresh(train, rank, 2 if metric == "edge" else 1, seed)
     loss_of = _Loss(metric, assign, projection, seed)
-    steps, order = epochs * sum(1 for _ in train.batches()), np.random.default_rng(seed)
-    optimizer, schedule = _optimizer(weights, learning_rate, steps, published)
+    optimizer = (
+        torch.optim.AdamW(weights, lr=2e-5) if published else torch.optim.Adam(weights, lr=learning_rate)
+    )
+    each, order = sum(1 for _ in train.batches()), np.random.default_rng(seed)
+    epochs = epochs or min(40, max(10, -(-STEPS // each)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (epochs * each))
     best = torch.full((len(train.sites),), torch.inf)
-    kept, history, worse = [w.detach().clone() for w in weights], [], 0
+    kept, history = [w.detach().clone() for w in weights], []
     for _ in tqdm(range(epochs), desc=f"probe {metric}", leave=False, disable=not progress):
         for some, rows in train.batches(order):
             optimizer.zero_grad()
@@ -95,9 +100,6 @@ def fit(
         best = torch.where(better, now, best)
         for keep, weight in zip(kept, weights, strict=True):
             keep[better] = weight.detach()[better]
-        worse = 0 if better.any() else worse + 1
-        if worse >= patience and not published:
-            break
     options = {"rank": rank, "assign": assign, "projection": projection, "task": task, "seed": seed}
     return Probes(metric, train.sites, kept[0], kept[1] if metric == "edge" else None, history, options)
 
@@ -108,15 +110,6 @@ def _fresh(train: TreeDataset, rank: int, n: int, seed: int) -> list[torch.Tenso
     shape = (len(train.sites), train.values.shape[2], rank)
     drawn = [torch.empty(shape).uniform_(-0.05, 0.05, generator=generator) for _ in range(n)]
     return [weight.requires_grad_(True) for weight in drawn]
-
-
-def _optimizer(weights: list[torch.Tensor], learning_rate: float, steps: int, published: bool) -> tuple:
-    if published:
-        optimizer = torch.optim.AdamW(weights, lr=2e-5)
-    else:
-        optimizer = torch.optim.Adam(weights, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / steps if published else 1.0)
-    return optimizer, schedule
 
 
 def _clip(weights: list[torch.Tensor]) -> None:
@@ -211,6 +204,7 @@ def score(probes: Probes, test: TreeDataset) -> pd.DataFrame:
     """Figures on the sentences of ``test``, one line per site; NaN where one does not belong to the metric.
 
     loss            of the metric (all metrics)
+    constant        loss that one constant for all words reaches: a probe above it found nothing (sp, depth)
     entropy         of the depths in the profile c(s), bits (sp, ssp, essp)
     mean_depth      of the profile: 2 - 1/n for a trivial one of n words (sp, ssp, essp)
     spearman        of predicted and gold depths or distances, averaged by sentence length (5 to 50) and then
@@ -225,11 +219,21 @@ def score(probes: Probes, test: TreeDataset) -> pd.DataFrame:
     loss_of = _Loss(probes.metric, options["assign"], options["projection"], options["seed"])
     test = _with_task(test, options["task"])
     weights = [probes.weight, probes.heads] if probes.metric == "edge" else [probes.weight]
-    columns = ("entropy", "mean_depth", "spearman", "root_accuracy", "uuas", "accuracy")
+    columns = ("constant", "entropy", "mean_depth", "spearman", "root_accuracy", "uuas", "accuracy")
     found = {name: np.full(len(probes.sites), np.nan) for name in columns}
+    found |= {"constant": np.full(len(probes.sites), _constant(probes.metric, test))}
     found |= _TALLIES[probes.metric](probes, test)
     loss = _mean_loss(loss_of, test, weights).numpy()
     return pd.DataFrame({"site": probes.sites, "loss": loss, **found, "rank": probes.rank()})
+
+
+def _constant(metric: str, test: TreeDataset) -> float:
+    """Loss of the best constant for all words of ``test``; NaN where the metric predicts no depths."""
+    depths = [test.depth[a : a + n] for a, n in zip(test.starts, test.sizes, strict=True)]
+    every = np.concatenate(depths)
+    if metric == "depth":  # sentences count alike
+        return float(np.mean([np.abs(d - np.median(every)).mean() for d in depths]))
+    return float(every.var()) if metric == "sp" else float("nan")
 
 
 def _profile_figures(probes: Probes, test: TreeDataset) -> dict[str, np.ndarray]:
@@ -332,11 +336,10 @@ def linear_baseline(test: TreeDataset) -> dict[str, float]:
         gold = edges_of(test.distance[i], words)
         edges, hit = edges + len(gold), hit + len(gold & set(zip(kept, kept[1:], strict=False)))
         root += test.depth[start] == 1
-    rows = np.concatenate([np.arange(a, a + n) for a, n in zip(test.starts, test.sizes, strict=True)])
     return {
         "uuas": hit / max(1, edges),
         "root_accuracy": float(root / len(test)),
-        "sp": float(test.depth[rows].var()),
+        "sp": _constant("sp", test),
     }
 
 
@@ -359,7 +362,7 @@ def measure(
 
     metric    one of ``METRICS`` or several; all see the same sentences and have the same budget
     sites     sites of one width; other widths in another call
-    test      held-out sentences; None: a fifth of ``treebank``. A tenth of the rest is for early stopping
+    test      held-out sentences; None: a fifth of ``treebank``. A tenth of the rest chooses the epoch
     nulls     besides "none": "shuffled", "random weights", "gaussian" (``dataset``)
     lengths   of the sentences (``dataset``)
     task, options   of ``fit``
@@ -408,11 +411,12 @@ def bounds(found: pd.DataFrame) -> pd.DataFrame:
     """Does ssp <= sp <= essp hold, as Li et al. propose? One line per null and site.
 
     ``found`` is of ``measure`` with all three metrics, else ``ValueError``. Columns: null, site, layer, ssp,
-    sp, essp (mean loss), holds.
+    sp, essp (mean loss), holds, constant (what one constant reaches as sp).
     """
     missing = {"sp", "ssp", "essp"} - set(found["metric"])
     if missing:
         raise ValueError(f"measure {sorted(missing)[0]!r} too: the bounds are of sp, ssp and essp")
     table = found.pivot_table(index=["null", "site", "layer"], columns="metric", values="loss", sort=False)
     table = table[["ssp", "sp", "essp"]].reset_index().rename_axis(columns=None)
-    return table.assign(holds=(table["ssp"] <= table["sp"]) & (table["sp"] <= table["essp"]))
+    table["holds"] = (table["ssp"] <= table["sp"]) & (table["sp"] <= table["essp"])
+    return table.assign(constant=found[found["metric"] == "sp"]["constant"].mean())

@@ -236,7 +236,7 @@ def _dataset_of(
 
 
 class Parts(NamedTuple):
-    """Sentences to train probes on, to stop their training by, and to judge them on."""
+    """Sentences to train probes on, to choose their epoch by, and to judge them on."""
 
     train: TreeDataset
     dev: TreeDataset
