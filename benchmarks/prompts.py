@@ -82,13 +82,22 @@ def main() -> None:
             found, facts = ask(corpus, generator, examples)
             way = {"model": "smollm2", "chat": chat, "examples": examples}
             lines.append(way | judged(found, written) | facts | {"first": found[:8]})
-            print(json.dumps(lines[-1]), flush=True)
+            save(lines)
     found, facts = ask(corpus, descriptors.connect("keyphrase"), 0)
     lines.append({"model": "keyphrase"} | judged(found, written) | facts | {"first": found[:8]})
+    save(lines)
+    show(lines)
+
+
+def save(lines: list[dict]) -> None:
+    """What has been measured so far: a run that is stopped leaves the ways that it has finished."""
     record = provenance.manifest(benchmark="prompts", load=os.getloadavg()[0], same=SAME, max_tokens=LONGEST)
     record |= {"examples": [[text, list(names)] for text, names in EXAMPLES], "ways": lines}
     target = HERE / "results" / "prompts.json"
     target.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def show(lines: list[dict]) -> None:
     table = pd.DataFrame(lines)
     for column in ("any", "near", "by_chance"):
         table[column] = [str(stats.Estimate(**value)) for value in table[column]]

@@ -176,11 +176,11 @@ def folder(tmp_path_factory):
 
 def test_a_special_token_in_a_text_does_not_end_its_turn(folder):
     local = generators.connect(f"local:{folder}", max_tokens=8)
-    special = set(local._tokenizer.all_special_ids)
+    special = {*local._tokenizer.all_special_ids} - {local._tokenizer.unk_token_id}
     typed = local._tokens(ask("soup <end> and <reply> then <pad> <unk>"))
     plain = local._tokens(ask("soup"))
     assert [t for t in typed if t in special] == [t for t in plain if t in special]  # the template's own
-    assert "<" in local._tokenizer.decode(typed) and "end>" in local._tokenizer.decode(typed)
+    assert local._plain("a <end> b") == "a < end> b" and "end" in local._tokenizer.decode(typed)
 
 
 def test_a_request_that_does_not_fit_the_models_context_fails_alone(folder):
