@@ -13,10 +13,15 @@ Everything downstream joins on the two ids made here, so they are made once and 
 Sources of `load`:
 
     "sample:reviews"       written for the kit; also questions, encyclopedia, fiction, treebank
-    "notes.txt"            a file: .txt (one text a line) .csv .tsv .jsonl .parquet .conllu
+    "notes.txt"            a file: .txt (a text on each line) .csv .tsv .jsonl .parquet .conllu
     "ud_en_ewt"            a folder of .conllu files; `split="dev"` takes ...-dev.conllu
     "hf:owner/name"        a dataset of the Hugging Face hub (streamed), or "hf:" + a local folder
     "hf:name/config"       the same, when no dataset has that whole name: the last part is a config
+
+Files are read as they are usually written, and refused by name where that would lose a text: a byte
+order mark is honoured (else UTF-8, or `encoding=`), the separator of a .csv is found (or `separator=`),
+a first line that looks like data is no header (`header=False`, `names=[...]`), an open quote is an
+error with its line, and 007 stays text. What single lines cost is counted in `.dropped`.
 
 Conventions:
 - `.frame` has one row per text, in corpus order: `text_id`, `text`, then the label columns of
@@ -28,7 +33,11 @@ Conventions:
 - `word_id` counts from 1 as in CoNLL-U, so that `head` refers to a `word_id` and 0 is the root.
 - `start`, `end` are character offsets: `text[start:end] == form` for every word, except inside a
   multi-word token of CoNLL-U (`3-4 au`), whose words all get the span of the whole token
-  (`mwt` is True there).
+  (`mwt` is True there: leave those words out where two words must not share a vector), and for
+  white space that is a token but not in the text (an empty span).
+- `doc_id` and `par_id` are those of CoNLL-U; a document without an id is FILE#2 if it is the second.
+  Comments of a document (`# meta::genre`) are columns of all its sentences.
+- A label that the annotation of a language cannot tell is no column of `.descriptors()`, and that is logged.
 - The frames are the object's own, not copies: read them, `.copy()` before you change them.
 
 The usual loop:
