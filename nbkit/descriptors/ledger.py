@@ -26,6 +26,7 @@ from nbkit.descriptors.messages import (
     Generator,
     Messages,
     Reply,
+    begin,
     identity_of,
     in_batches,
     likely_tokens,
@@ -119,6 +120,7 @@ class Ledger:
         """A reply for each request: from the file, or sent. What another run is asking is waited for."""
         wanted = {self._key(messages): messages for messages in requests}
         replies = {key: found for key in wanted if (found := self._find(key)) is not None}
+        begin(self._generator)
         tries: Counter[str] = Counter()
         allowed = 1 + (self._generator.retries if hasattr(self._generator, "attempt") else 0)
         while left := [(key, messages) for key, messages in wanted.items() if key not in replies]:

@@ -65,7 +65,8 @@ class Generator(Protocol):
 
     A generator may also have ``identity`` (a JSON-able value of all that decides a reply), ``model`` (whose
     price counts), ``max_tokens`` (of a reply), ``batch`` and ``concurrency`` (requests in one call, calls at
-    once), and ``attempt(messages)`` with ``retries``: one try that may have to be paid.
+    once), ``attempt(messages)`` with ``retries`` (one try that may have to be paid), and ``begin()`` (called
+    before a run).
     """
 
     name: str
@@ -79,6 +80,12 @@ class Generator(Protocol):
 def identity_of(generator: Generator) -> Any:
     """What decides the generator's replies, besides the request."""
     return getattr(generator, "identity", generator.name)
+
+
+def begin(generator: Generator) -> None:
+    """Tell a generator that a run begins, if it wants to know."""
+    if hasattr(generator, "begin"):
+        generator.begin()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def request_key(messages: Messages) -> str:

@@ -11,7 +11,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbkit.descriptors.messages import Generator, Messages, Reply, identity_of, in_batches, request_key, valid
+from nbkit.descriptors.messages import (
+    Generator,
+    Messages,
+    Reply,
+    begin,
+    identity_of,
+    in_batches,
+    request_key,
+    valid,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +68,7 @@ class Recorded:
         absent = {request_key(m): m for m in requests if self._find(m) is None}
         failed: dict[str, Reply] = {}
         if self._of is not None and absent:
+            begin(self._of)
             for replies in in_batches(self._ask, list(absent.items()), self._of):
                 failed |= {key: reply for key, reply in replies.items() if not reply.answered}
         missing = Reply(None, "not recorded")

@@ -96,7 +96,14 @@ class OpenAI:
             "temperature": self.temperature,
         }
 
+    def begin(self) -> None:
+        """A new run: what failed before it does not keep it from asking."""
+        with self._lock:
+            self._silent_until, self._failures = 0.0, []
+
     def complete_all(self, requests: Sequence[Messages]) -> list[Reply]:
+        if len(requests) > 1:  # one alone may be part of a run
+            self.begin()
         return side_by_side(self.complete, requests, self.concurrency)
 
     def complete(self, messages: Messages) -> Reply:
