@@ -216,7 +216,7 @@ class TopK:
                 {
                     "unit": np.repeat(self.units["unit"].to_numpy(), self.k),
                     "sign": sign,
-                    "rank": np.tile(np.arange(1, self.k + 1), len(self.units)),
+                    "rank": np.tile(np.arange(1, self.k + 1), len(values)),
                     "value": sign * value,
                     "row": row,
                 }

@@ -192,7 +192,8 @@ def load(folder: str | Path, *, expect: dict[str, Any] | None = None) -> Activat
     for name, frame, n in zip(FRAMES, frames, reversed(shape), strict=True):
         if len(frame) != n:
             _refuse(folder, f"n_{name}", f"says {n}, {name}.parquet has {len(frame)}")
-    return Activations(values, *frames, manifest)
+    rows, units = frames
+    return Activations(values, rows, units, manifest)
 
 
 def key_of(identity: dict[str, Any]) -> str:

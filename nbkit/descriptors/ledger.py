@@ -389,7 +389,7 @@ def _price_of(generator: Any, prices: Mapping[str, Any]) -> tuple[float, float] 
     named = [name for name in (getattr(generator, "model", None), generator.name) if name in prices]
     if not named:
         return (0.0, 0.0) if getattr(generator, "free", False) else None
-    price = prices[named[0]]
+    price = prices[str(named[0])]
     try:
         asked, answered = (float(p) for p in price)
     except (TypeError, ValueError):

@@ -143,7 +143,8 @@ def plant(
     ]
     settings = dict(share=share, check=check, blur=blur, steps=steps, seed=seed, minimum=minimum)
     kept = {n: matrices[n].loc[some.frame["text_id"], train.names] for n, some in held_out.items()}
-    return Planted(planted, _known(targets, names, *aurocs, minimum), held_out, kept, settings)
+    checked, found = aurocs
+    return Planted(planted, _known(targets, names, checked, found, minimum), held_out, kept, settings)
 
 
 def _parts(corpus: Texts, share: float, check: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

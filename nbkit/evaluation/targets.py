@@ -30,7 +30,7 @@ class Table:
     words: np.ndarray  # [text] how long it is
 
     def has(self, descriptor: str | None) -> np.ndarray:
-        return self.labels[:, self.names.index(descriptor)]
+        return self.labels[:, self.names.index(str(descriptor))]
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,13 @@ def agreement_of(
     distinct (mean number of differently named patterns over the corpora; the paper's neurons: 2.5), and
     the share of units with 0, 1, 2, ... of them.
     """
-    if not isinstance(annotations, pd.DataFrame):
-        annotations = _saved(Path(annotations))
-    unknown = set(annotations["set_id"]) - set(key["set_id"])
+    given = annotations if isinstance(annotations, pd.DataFrame) else _saved(Path(annotations))
+    unknown = set(given["set_id"]) - set(key["set_id"])
     if unknown:
         raise ValueError(
             f"set {min(unknown)!r} was annotated and is not in the key: is it that of other sets?"
         )
-    answers = annotations.drop_duplicates(["annotator", "set_id"], keep="last").merge(key, on="set_id")
+    answers = given.drop_duplicates(["annotator", "set_id"], keep="last").merge(key, on="set_id")
     answers["yes"] = answers["pattern"].astype(str).str.lower().isin(("yes", "true"))
     answers["marked"] = answers["positives"].fillna("").astype(str).str.split().str.len()
     alike = {_folded(name): _folded(meant) for name, meant in (same or {}).items()}

@@ -98,7 +98,7 @@ def direction(sums: np.ndarray, sizes: np.ndarray, alpha: float, strict: bool = 
     if strict:
         steps, whole = np.diff(_rate(sums, sizes), axis=0), (sizes > 0).all(0)
         rises, falls = (steps > 0).all(0) & whole, (steps < 0).all(0) & whole
-        return rises.astype(np.int8) - falls.astype(np.int8)
+        return np.subtract(rises, falls, dtype=np.int8)
     sums, sizes = _passed_over(sums, sizes)
     rates = _rate(sums, sizes)
     steps, share = np.diff(rates, axis=0), _rate(sums[1:] + sums[:-1], sizes[1:] + sizes[:-1])

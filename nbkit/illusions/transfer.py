@@ -9,7 +9,7 @@ The frame is that of ``Report.units``, with positions in place of the names of u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,7 +93,7 @@ def _one_cut(
     at_home = np.select([home == n for n in names], [s[tag, places[unit]] for s in looked_up.values()])
     equal = at_equal_shares(second, cut) if matched else {}
     equal = {name: scorer(half.values, half.labels) for name, half in equal.items()}
-    options = dict(method=rule.method, permutations=rule.permutations, seed=cut)
+    options: dict[str, Any] = dict(method=rule.method, permutations=rule.permutations, seed=cut)
     parts = []
     for other in names:
         rival = chosen[other].argmax(0)[places[unit]]

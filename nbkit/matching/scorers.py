@@ -36,7 +36,7 @@ def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = 
     are a ``ValueError``, and so are activations that are not finite (the unit is named).
     """
     scorer = scorer_of(method)
-    names: pd.Index | np.ndarray = np.arange(np.shape(getattr(values, "values", values))[1])
+    names: pd.Index | np.ndarray = np.arange(np.shape(getattr(values, "values", values))[1])  # pyright: ignore
     if isinstance(values, Activations):
         labels, names = align(values, labels), values.units["unit"].to_numpy()
         values = values.values

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.lines import Line2D
+from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext
 from matplotlib.transforms import ScaledTranslation
@@ -159,7 +160,8 @@ def named_legend(
 
 def points(setting: Any) -> float:
     """A font size of matplotlib's settings, such as "axes.titlesize", in points."""
-    return FontProperties(size=matplotlib.rcParams[setting]).get_size_in_points()
+    size = matplotlib.rcParams[setting]  # pyright: ignore[reportArgumentType]
+    return FontProperties(size=size).get_size_in_points()
 
 
 def _below(ax: Axes, names: Sequence[str]) -> dict[str, Any]:

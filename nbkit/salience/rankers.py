@@ -148,7 +148,7 @@ def greedy(m: Moments, *, depth: int = 512, by_prior: bool = True) -> tuple[np.n
     return _in_order(chosen, rest), {"gains": np.array(gains)}
 
 
-def _in_order(chosen: Sequence[int], rest: np.ndarray) -> np.ndarray:
+def _in_order(chosen: Sequence[int] | np.ndarray, rest: np.ndarray) -> np.ndarray:
     """Scores [unit]: the chosen units count down to 1; the others are between 0 and .5 by ``rest``."""
     scores = rest / (rest.max(initial=0) + 1e-12) * 0.5
     scores[list(chosen)] = np.arange(len(chosen), 0, -1)
@@ -186,7 +186,7 @@ def omp(m: Moments, *, depth: int = 50) -> tuple[np.ndarray, dict]:
     """
     gram, entered = m.gram.astype(np.float64), np.zeros(len(m.gram))
     for cross in m.cross.astype(np.float64).T:
-        path = orthogonal_mp_gram(gram, cross, n_nonzero_coefs=min(depth, len(gram)), return_path=True)
+        path: Any = orthogonal_mp_gram(gram, cross, n_nonzero_coefs=min(depth, len(gram)), return_path=True)
         path = np.abs(path.reshape(len(gram), -1))
         step, steps = (path > 0).argmax(1), path.shape[1]
         weight = path[np.arange(len(gram)), step]

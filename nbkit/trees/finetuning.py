@@ -323,7 +323,8 @@ def _paired_p(differences: np.ndarray) -> float:
     """Of a t test; 1 where nothing differs or there is one seed only."""
     if len(differences) < 2 or not differences.any():
         return 1.0
-    return float(ttest_1samp(differences, 0)[1])
+    found: Any = ttest_1samp(differences, 0)
+    return float(found.pvalue)
 
 
 def choose_site(found: pd.DataFrame) -> str:
