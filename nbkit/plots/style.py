@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.lines import Line2D
-from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext
 from matplotlib.transforms import ScaledTranslation

@@ -176,8 +176,7 @@ def test_right_to_left_text_is_set_from_the_right(opened, compared):
     corpora = {HEBREW: right, "left": next(iter(neurons.corpora.values()))}
     stored = dict(zip(corpora, neurons.activations.values(), strict=True))
     labels = {
-        n: pd.DataFrame({"شيء": np.arange(N) % 2.0}, index=pd.RangeIndex(N, name="text_id"))
-        for n in corpora
+        n: pd.DataFrame({"شيء": np.arange(N) % 2.0}, index=pd.RangeIndex(N, name="text_id")) for n in corpora
     }
     mixed = plots.neuron_browser(neurons.subject, corpora, stored, labels, k=2)
     tab = opened(mixed.to_html(mixed.units[:1], word_texts=0))
