@@ -288,7 +288,7 @@ def _outlier_lines(found: dict) -> list[dict]:
             "illusion gap with all texts / without 1 % / 10 %",
             "survives both",
             gaps,
-            "The gap (agreement within less across) is not in the paper; outliers do not make it where it stays.",
+            "The gap (within less across) is not in the paper; outliers do not make it where it stays.",
         ),
         _line(
             "illusion gap, length controlled",

@@ -89,7 +89,7 @@ def agreement_of(
     distinct (mean number of differently named patterns over the corpora; the paper's neurons: 2.5), and
     the share of units with 0, 1, 2, ... of them.
     """
-    given = annotations if isinstance(annotations, pd.DataFrame) else _saved(Path(annotations))
+    given: Any = annotations if isinstance(annotations, pd.DataFrame) else _saved(Path(annotations))
     unknown = set(given["set_id"]) - set(key["set_id"])
     if unknown:
         raise ValueError(
