@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -16,6 +16,7 @@ from nbkit.evaluation import metrics
 names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.integers(0, 5), st.tuples(names, names), min_size=1), st.integers(1, 4))
 def test_precision_and_recall_agree_with_counting(units, k):
     tags = pd.DataFrame(
@@ -52,6 +53,7 @@ def test_nothing_to_average_is_not_a_number():
     assert math.isnan(stats.share(np.array([])).value)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.floats(0, 1))
 def test_the_interval_of_yes_and_no_is_wilsons(n, fraction):
     yes = round(fraction * n)
@@ -203,6 +205,7 @@ def test_sanity_on_ewt(minilm, shared_data):
     assert not evaluation.sanity("frequency", values, labels, pairs=pairs).passed
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.integers(0, 5), st.tuples(names, names), min_size=1))
 def test_average_precision_and_mrr_agree_with_counting(units):
     tags = pd.DataFrame(

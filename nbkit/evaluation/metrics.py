@@ -251,7 +251,7 @@ class Sanity(NamedTuple):
 
 def sanity(
     scorer: str | Callable[..., np.ndarray],
-    values: np.ndarray,
+    values: Activations | np.ndarray,
     labels: pd.DataFrame | np.ndarray,
     *,
     pairs: np.ndarray | None = None,

@@ -46,6 +46,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -138,13 +139,12 @@ def plant(
     check_texts, held_out = (
         {n: corpora[n].where(text_id=ids(corpora[n], part[i])) for n, part in parts.items()} for i in (1, 2)
     )
-    aurocs = [
-        _aurocs(planted, some, matrices, targets, names, cache, progress) for some in (check_texts, held_out)
-    ]
+    options = (matrices, targets, names, cache, progress)
+    checked = _aurocs(planted, check_texts, *options)
+    known = _known(targets, names, checked, _aurocs(planted, held_out, *options), minimum)
     settings = dict(share=share, check=check, blur=blur, steps=steps, seed=seed, minimum=minimum)
     kept = {n: matrices[n].loc[some.frame["text_id"], train.names] for n, some in held_out.items()}
-    checked, found = aurocs
-    return Planted(planted, _known(targets, names, checked, found, minimum), held_out, kept, settings)
+    return Planted(planted, known, held_out, kept, settings)
 
 
 def _parts(corpus: Texts, share: float, check: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -194,9 +194,10 @@ def _counts(kinds: str | Sequence[str] | Mapping[str, int], n: int) -> dict[str,
 
 
 def _places(subject: Subject, layers: Iterable[int] | None) -> list[int]:
-    if subject.model.config.model_type not in FIRST_MATRIX:
+    config: Any = subject.model.config
+    if config.model_type not in FIRST_MATRIX:
         raise ValueError(
-            f"no units can be planted in {subject.name}, of type {subject.model.config.model_type!r};"
+            f"no units can be planted in {subject.name}, of type {config.model_type!r};"
             f" types with a place for them: {', '.join(FIRST_MATRIX)}"
         )
     last = int(subject.sites["layer"].max())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from nbkit import matching
 from nbkit.texts import Texts
@@ -30,7 +31,10 @@ class Table:
     words: np.ndarray  # [text] how long it is
 
     def has(self, descriptor: str | None) -> np.ndarray:
-        return self.labels[:, self.names.index(str(descriptor))]
+        """Which texts have it [text]; None: no text does."""
+        if descriptor is None:
+            return np.zeros(len(self.texts), dtype=bool)
+        return self.labels[:, self.names.index(descriptor)]
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ class Target:
         return [one & a, two & b], [one & ~a, two & ~b, one & b & ~a, two & a & ~b]
 
 
-def table_of(corpora: Mapping, matrices: Mapping, rows: Mapping[str, np.ndarray]) -> Table:
+def table_of(
+    corpora: Mapping[str, Texts], matrices: Mapping[str, pd.DataFrame], rows: Mapping[str, np.ndarray]
+) -> Table:
     """The chosen ``rows`` of all corpora as one table, with the descriptors that every label matrix has."""
     first, *others = [list(matrix.columns) for matrix in matrices.values()]
     names = [name for name in first if all(name in other for other in others)]

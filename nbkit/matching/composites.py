@@ -144,7 +144,7 @@ def _step_up(
         if _one_sided(held_out[i] - held_out[kept], drawn[:, i] - drawn[:, kept]) <= alpha:
             kept = i
     gain = held_out[kept] - held_out[0]
-    gains = drawn[:, kept] - drawn[:, 0] if kept else np.zeros(1)
+    gains = np.zeros(1) if drawn is None else drawn[:, kept] - drawn[:, 0]
     low, high = np.quantile(gains, [0.025, 0.975])
     return {
         "formula": _written(found[kept][1], names),

@@ -36,10 +36,10 @@ def score(values: Activations | np.ndarray, labels: pd.DataFrame, method: str = 
     are a ``ValueError``, and so are activations that are not finite (the unit is named).
     """
     scorer = scorer_of(method)
-    names: pd.Index | np.ndarray = np.arange(np.shape(getattr(values, "values", values))[1])  # pyright: ignore
     if isinstance(values, Activations):
-        labels, names = align(values, labels), values.units["unit"].to_numpy()
-        values = values.values
+        labels, names, values = align(values, labels), values.units["unit"].to_numpy(), values.values
+    else:
+        names = np.arange(np.shape(values)[1])
     if len(values) != len(labels):
         raise ValueError(f"{len(values)} rows of activations and {len(labels)} rows of labels")
     if not len(values):
