@@ -201,6 +201,14 @@ def test_every_corpus_is_drawn(n):
     assert (low, high) == pytest.approx((first["low"].min(), first["high"].max()))
 
 
+def test_panels_with_different_series_have_no_common_legend():
+    table = judged(["m", "n"])
+    with pytest.raises(ValueError, match="where 'b' shows m, precision@k, m, recall@k, and others m"):
+        plots.facets(
+            plots.precision_recall, table[(table["where"] == "a") | (table["method"] == "m")], "where"
+        )
+
+
 # ---------------------------------------------------------------------------------- numbers
 
 

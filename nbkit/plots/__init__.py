@@ -40,9 +40,7 @@ from nbkit.plots.figures import (
     arcs,
     confusion_map,
     corpus_map,
-    facets,
     gains,
-    histograms,
     layer_bars,
     layer_lines,
     layers,
@@ -52,6 +50,7 @@ from nbkit.plots.figures import (
     transfer,
 )
 from nbkit.plots.html import Views
+from nbkit.plots.panels import facets, histograms
 from nbkit.plots.style import COLUMNS, save, short, style
 from nbkit.plots.widgets import descriptor_editor, salience_slider, tree_stepper
 

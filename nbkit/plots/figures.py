@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,7 @@ from nbkit.plots.style import (
     Look,
     legend,
     looks,
-    named_legend,
     plain,
-    points,
     short,
 )
 from nbkit.plots.trees import tree_arcs
@@ -194,41 +192,6 @@ def quintile_curves(rates: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return plain(ax)
 
 
-def histograms(
-    table: pd.DataFrame, value: str, panel: str = "corpus", xlabel: str | None = None
-) -> sns.FacetGrid:
-    """The distribution of the column ``value``, one histogram for each value of the column ``panel``, on one
-    scale."""
-    wide = plt.rcParams["figure.figsize"][0]
-    high = min(0.9, 0.15 * wide)
-    grid, panels = _panels(table, panel, "row", height=high, aspect=wide / high, sharey=False)
-    edges = np.histogram_bin_edges(table[value], bins=60)
-    for name, ax in panels.items():
-        sns.histplot(table.loc[table[panel] == name, value], bins=edges, color=BLUE, linewidth=0, ax=ax)
-        ax.set(yticks=[], xlabel="")
-        ax.set_ylabel(short(name, 24), rotation=0, ha="right", va="center")
-        plain(ax)
-    grid.figure.supxlabel(
-        short(value if xlabel is None else xlabel, 80), fontsize=points("axes.labelsize")
-    ).set_parse_math(False)
-    return grid
-
-
-def _panels(
-    table: pd.DataFrame, panel: str, to: str, **options: Any
-) -> tuple[sns.FacetGrid, dict[Any, Axes]]:
-    """A grid with a panel for each value of ``panel``, and {value: its axes}."""
-    names = list(dict.fromkeys(table[panel]))
-    numbered = table.assign(
-        **{panel: table[panel].map(names.index)}
-    )  # its titles are laid out before we can help
-    with plt.rc_context({"figure.constrained_layout.use": False}):  # which FacetGrid would turn off, loudly
-        grid = sns.FacetGrid(numbered, **{to: panel}, **options)
-    grid.set_titles("")
-    grid.figure.set_layout_engine("constrained")
-    return grid, dict(zip(names, grid.axes.flat, strict=True))
-
-
 # ---------------------------------------------------------------------------------- tags
 
 
@@ -284,35 +247,6 @@ def precision_recall(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     }
     legend(ax, series)
     return plain(ax)
-
-
-def facets(
-    draw: Callable[..., Axes],
-    table: pd.DataFrame,
-    panel: str,
-    title: str = "{}",
-    size: tuple[float, float] | None = None,
-) -> sns.FacetGrid:
-    """``draw(part, ax=ax)`` side by side for each value of the column ``panel``, with one legend below.
-
-    draw    a figure of this room that takes a frame, such as ``precision_recall``
-    title   of each panel, from the value
-    size    of the figure in inches (None: the style's)
-    """
-    (wide, high), n = size or plt.rcParams["figure.figsize"], table[panel].nunique()
-    grid, panels = _panels(table, panel, "col", height=high, aspect=wide / n / high)
-    letters = int(100 * wide / n / points("axes.titlesize"))
-    handles, names = [], []
-    for value, ax in panels.items():
-        draw(table[table[panel] == value], ax=ax)
-        ax.set_title(textwrap.fill(short(title.format(value), 60), letters))
-        box: Any = ax.get_legend()
-        handles, names = box.legend_handles, [text.get_text() for text in box.get_texts()]
-        box.remove()
-    for ax in grid.axes.flat[1:]:
-        ax.set_ylabel("")
-    named_legend(grid.figure, handles, names, loc="outside lower center", ncol=2)
-    return grid
 
 
 # ---------------------------------------------------------------------------------- salience
