@@ -140,9 +140,9 @@ table.droplevel(1)
 
 # %% [markdown]
 # `kept` is the share of the tag's score that is left. `significant` is a weaker claim, tested for each tag
-# with permuted labels: the share of tags that are related to their unit in the other corpus *at all*
-# (q ≤ .05, false discoveries counted over the units). Brackets are 95 % intervals: texts are drawn again, and tags
-# chosen again. (`over="units"` holds the texts fixed.)
+# with permuted labels: the share of tags that are related to their unit in the other corpus *at all* (q ≤
+# .05, false discoveries counted over the units). Brackets are 95 % intervals: texts are drawn again, and
+# tags chosen again. (`over="units"` holds the texts fixed.)
 #
 # Look at the distance between the blue and the red points: it is the illusion gap.
 
@@ -289,8 +289,9 @@ judge
 
 # %% tags=["solution"]
 # `report.units` has a line for every tag and every corpus it was looked up in: `corpus` is where it was
-# chosen, `other` where it was looked up (the other half of its own corpus, where both are one), `same` whether
-# it is the unit's first tag there, and `above` whether it reached the minimum. What is the gap, by hand?
+# chosen, `other` where it was looked up (the other half of its own corpus, where both are one), `same`
+# whether it is the unit's first tag there, and `above` whether it reached the minimum. What is the gap, by
+# hand?
 judged = report.units[report.units["above"]]
 home = judged["other"] == judged["corpus"]
 gap_by_hand = judged.loc[home, "same"].mean() - judged.loc[~home, "same"].mean()
