@@ -117,7 +117,7 @@ def test_gains_of_greedy_add_up_to_pillais_trace():
 
 def test_omp_has_the_units_of_scikit_learn_for_every_class():
     X, y = words(n=400, units=30, noise=3.0)
-    Z, Y = standardised(X, y)
+    Z, Y = standardised(X, y, by_prior=False)
     for depth in (1, 3):
         one = [
             OrthogonalMatchingPursuit(n_nonzero_coefs=depth, fit_intercept=False).fit(Z, c).coef_ for c in Y.T
@@ -129,7 +129,7 @@ def test_omp_has_the_units_of_scikit_learn_for_every_class():
 
 def test_rfe_drops_units_in_the_order_of_scikit_learn():
     X, y = words(n=400, units=25, noise=3.0)
-    Z, Y = standardised(X, y)
+    Z, Y = standardised(X, y, by_prior=False)
     ridge = Ridge(alpha=1e-3 * len(Z), fit_intercept=False)
     theirs = RFE(ridge, n_features_to_select=1, step=1).fit(Z, Y).ranking_
     assert salience.rank(X, y, "rfe").order.tolist() == np.argsort(theirs).tolist()

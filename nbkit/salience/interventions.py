@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -173,7 +173,9 @@ class _Seen(NamedTuple):
 class _Watch:
     """Runs the corpus, with edits or without, and reads probe, embedding and language-model head."""
 
-    def __init__(self, subject: Subject, plan, wanted: np.ndarray, probe, to: str, last: str) -> None:
+    def __init__(
+        self, subject: Subject, plan: Any, wanted: np.ndarray, probe: Callable, to: str, last: str
+    ) -> None:
         self.subject, self.plan, self.wanted, self.probe, self.to = subject, plan, wanted, probe, to
         self.last, self.tokens, self.classes = last, torch.empty(0, dtype=torch.long), []
         self.has_head = subject.model.get_output_embeddings() is not None and (
@@ -208,7 +210,7 @@ class _Watch:
             self.to,
         )
 
-    def _named(self, batch, here: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    def _named(self, batch: Any, here: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """Are the tokens of the words concerned, all masked at once, the model's first guess?"""
         ids = batch.inputs["input_ids"].clone()
         masked = ids.view(-1)

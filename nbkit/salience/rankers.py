@@ -48,6 +48,10 @@ class Moments(NamedTuple):
     prior: np.ndarray  # [class]
     classes: list[str]
 
+    def unscaled(self) -> np.ndarray:
+        """Covariance [unit, class] with the one-hot classes themselves."""
+        return self.cross.astype(np.float64) * np.sqrt(self.prior)
+
 
 def moments(X: np.ndarray, y: ArrayLike) -> Moments:
     """Moments of standardised units and classes; constant units are zero throughout."""
@@ -125,8 +129,7 @@ def greedy(m: Moments, *, depth: int = 512, by_prior: bool = True) -> tuple[np.n
     The first ``depth`` units are chosen so; the others follow by their gain after these. Scores count down
     with the order; ``notes["gains"]`` are the gains of the chosen units.
     """
-    left, cross = np.diag(m.gram).copy(), m.cross.astype(np.float64)
-    cross = cross.copy() if by_prior else cross * np.sqrt(m.prior)
+    left, cross = np.diag(m.gram).copy(), m.cross.astype(np.float64) if by_prior else m.unscaled()
     alive, chosen, gains, factors = left > 0.5, [], [], []
     for _ in range(min(depth, int(alive.sum()))):
         gain = np.where(alive & (left > 1e-6), (cross**2).sum(1) / np.maximum(left, 1e-6), -1)
@@ -185,9 +188,9 @@ def omp(m: Moments, *, depth: int = 50) -> tuple[np.ndarray, dict]:
     weight; units that no class chose follow by their covariance with the classes.
     """
     gram, entered = m.gram.astype(np.float64), np.zeros(len(m.gram))
-    for cross in m.cross.astype(np.float64).T:
+    for cross in m.unscaled().T:
         path: Any = orthogonal_mp_gram(gram, cross, n_nonzero_coefs=min(depth, len(gram)), return_path=True)
-        path = np.abs(path.reshape(len(gram), -1))
+        path = np.abs(path.reshape(len(gram), -1))  # [unit, step]
         step, steps = (path > 0).argmax(1), path.shape[1]
         weight = path[np.arange(len(gram)), step]
         entered = np.maximum(entered, np.where(weight > 0, steps - step + weight / (1 + weight), 0))
@@ -204,7 +207,7 @@ def rfe(m: Moments, *, ridge: float = 1e-3) -> tuple[np.ndarray, dict]:
     """
     left, scores = np.arange(len(m.gram)), np.zeros(len(m.gram))
     inverse = np.linalg.inv(m.gram.astype(np.float64) + ridge * np.eye(len(m.gram)))
-    weights = inverse @ m.cross
+    weights = inverse @ m.unscaled()
     for number in range(len(scores)):
         worst = int(np.square(weights).sum(1).argmin())
         scores[left[worst]] = number
