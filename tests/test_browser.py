@@ -357,3 +357,20 @@ def test_long_names_are_cut_in_lists_and_whole_in_tables(made):
     listed += re.findall("<option[^>]*>(.*?)</option>", neurons.to_html([unit], word_texts=0))
     assert max(map(len, listed)) < 120 and any("…" in label for label in listed)
     assert name.strip() in neurons.view(unit)
+
+
+def test_the_word_search_knows_the_words_of_a_treebank(minilm):
+    """A rule would cut the number in two, and the contraction nowhere."""
+    frame = pd.DataFrame({"text_id": [0, 1], "text": ["10 000 won't do", "another text"]})
+    words = pd.DataFrame(
+        [(0, 1, "10 000", 0, 6), (0, 2, "wo", 7, 9), (0, 3, "n't", 9, 12), (0, 4, "do", 13, 15)],
+        columns=["text_id", "word_id", "form", "start", "end"],
+    )
+    gold = texts.Texts("gold", frame, words)
+    plain = texts.Texts.from_list(["we don't know", "10 000"], "plain")
+    stored = {c.name: activations.capture(minilm, c, sites="layer.1.ffn", cache=False) for c in (gold, plain)}
+    labels = {n: pd.DataFrame({"a": [0.0, 1.0]}, index=pd.RangeIndex(2, name="text_id")) for n in stored}
+    neurons = plots.neuron_browser(minilm, {"gold": gold, "plain": plain}, stored, labels, k=2)
+    assert neurons.texts_with("10 000").tolist() == [0] and neurons.texts_with("N'T").tolist() == [0]
+    assert neurons.texts_with("10").tolist() == [3] and neurons.texts_with("don't").tolist() == [2]
+    assert np.isfinite(neurons.responses("10 000")).all()

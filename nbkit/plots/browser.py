@@ -83,7 +83,7 @@ def neuron_browser(
     A search by word ranks units by their mean activation on the word, less the mean on the other words of
     texts that have it, in standard deviations of the latter (``exemplars.word_responses``). A store of text
     rows does not tell which word its maximum is from, so the model reads up to ``WORD_TEXTS`` of these texts.
-    Words are those of ``Texts.tokenize``; case does not count (``exemplars.fold``).
+    Words are a treebank's own, or those of ``Texts.tokenize``; case does not count (``exemplars.fold``).
 
     Corpora that share no descriptor are a ``ValueError``.
     """
@@ -186,9 +186,8 @@ class NeuronBrowser:
 
     @cached_property
     def _whole(self) -> Texts:
-        """The corpora as one, with words."""
-        every = itertools.chain.from_iterable(corpus.frame["text"] for corpus in self.corpora.values())
-        return Texts.from_list(every, "all corpora").tokenize()
+        """The corpora as one, with words: a treebank's own, those of ``Texts.tokenize`` for plain texts."""
+        return Texts.concat({name: corpus.tokenize() for name, corpus in self.corpora.items()})
 
     @cached_property
     def _forms(self) -> pd.Series:
