@@ -209,9 +209,9 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     (tmp_path / "script.py").write_text(UNGUARDED)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert ran.returncode != 0
     assert 'put it under `if __name__ == "__main__":`' in ran.stderr.splitlines()[-1]
     guarded = UNGUARDED.replace("\nactivations", "\nif __name__ == '__main__':\n    activations")
     (tmp_path / "script.py").write_text(guarded)
-    assert subprocess.run(command, capture_output=True, timeout=240, env=environment).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=600, env=environment).returncode == 0
