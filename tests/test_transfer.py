@@ -1,5 +1,7 @@
 """Intervals over texts that hold what they should, and tests whose false discoveries are counted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,8 +93,14 @@ def test_auroc_under_weights_has_the_spread_of_resamples_and_the_jackknife_their
     exact = np.stack([matching.SCORERS["auroc"](x[some], on[some]) for some in rows])
     assert np.allclose(fast.std(0) / exact.std(0), 1, atol=0.15)
     assert (stats.correlation(np.moveaxis(fast, 0, -1), np.moveaxis(exact, 0, -1)) > 0.9).all()
-    error = np.linalg.norm(weighted.jackknife(x, on, document, "auroc"), axis=0)
-    assert np.allclose(error / exact.std(0), 1, atol=0.25)
+    pairs = np.stack([np.arange(8) % 3, (np.arange(8) + 1) % 3])
+    for method, resampled in (("auroc", exact), ("pearson", None)):
+        if resampled is None:
+            resampled = weighted.scores_under(x, on, document, times, "pearson")
+        one, two = weighted.jackknife(x, on, document, pairs, method)
+        a, b = (resampled[:, some, np.arange(8)] for some in pairs)
+        assert np.allclose(np.linalg.norm(one, axis=-1) / a.std(0), 1, atol=0.25)
+        assert np.allclose(np.linalg.norm(two - one, axis=-1) / (b - a).std(0), 1, atol=0.25)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 60))
@@ -252,10 +260,14 @@ def test_whole_documents_are_in_a_half_and_the_report_counts_them():
     assert not set(first.groups) & set(second.groups)
     assert len(first.values) + len(second.values) == 900
     acts, labels = stores({n: Corpus(c.values, c.labels[:, :5]) for n, c in corpora.items()})
-    groups = {"a": pd.Series(corpora["a"].groups), "b": None}
+    groups = {"a": pd.Series(corpora["a"].groups), "b": False}
     options = dict(min_score=0.1, permutations=5, resamples=5, directions=20, progress=False)
     report = illusions.compare(acts, labels, groups=groups, **options)
     assert report.settings["groups"] == {"a": len(set(corpora["a"].groups)), "b": 900}
+    named = {name: replace(a, rows=a.rows.assign(document=corpora[name].groups)) for name, a in acts.items()}
+    for wanted, expected in ((True, [len(set(c.groups)) for c in corpora.values()]), (False, [900, 900])):
+        report = illusions.compare(named, labels, groups=wanted, **options)
+        assert list(report.settings["groups"].values()) == expected
     with pytest.raises(ValueError, match="groups lack 899 texts of 'b', the first is text 1"):
         illusions.compare(acts, labels, groups=groups | {"b": pd.Series([0])}, **options)
     with pytest.raises(ValueError, match="'b' has 2 groups.*need 4"):

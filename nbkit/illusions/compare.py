@@ -100,7 +100,7 @@ def compare(
     directions: int = 1000,
     random_weights: Mapping[str, Activations] | None = None,
     covariates: Mapping[str, pd.DataFrame] | None = None,
-    groups: Groups | None = None,
+    groups: Groups = True,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -119,10 +119,9 @@ def compare(
     random_weights         stores of ``subject.randomized(seed)``, for that baseline
     covariates             {corpus: frame by text_id} of covariates, such as length in words: judged is what
                            they leave of the activations (``matching.residuals``), geometry apart
-    groups                 {corpus: its ``Texts``, or a series of documents by text_id, or None}. Texts of a
-                           document are not independent: a document is in one half, and is permuted and
-                           resampled as a whole. Give it wherever documents are known; by default, and where
-                           a corpus names none, texts count as independent
+    groups                 texts that belong together: a document is in one half, is permuted and resampled
+                           as a whole. True: the documents of each corpus, where it has four or more; False:
+                           texts are independent; or {corpus: a group for each text_id, or True or False}
 
     Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
     that do not match, texts without covariates or group, or no descriptor in common.

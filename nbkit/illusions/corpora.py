@@ -10,11 +10,8 @@ import pandas as pd
 
 from nbkit import matching, stats
 from nbkit.activations import Activations
-from nbkit.texts import Texts
 
-FEWEST_GROUPS = 4  # two for each half
-
-Groups = Mapping[str, "Texts | pd.Series | None"]
+Groups = Mapping[str, pd.Series | bool] | bool
 
 
 class Corpus(NamedTuple):
@@ -87,13 +84,13 @@ def gathered(
     stored: Mapping[str, Activations],
     labels: Mapping[str, np.ndarray],
     covariates: Mapping[str, pd.DataFrame] | None = None,
-    groups: Groups | None = None,
+    groups: Groups = True,
 ) -> dict[str, Corpus]:
     """The matrices of every corpus, activations without what the covariates explain.
 
     labels      {corpus: [text, descriptor]} in the order of the rows
     covariates  {corpus: frame by text_id}
-    groups      {corpus: its ``Texts``, or the document of each text_id, or None}
+    groups      as for ``compare``
     """
     covered, found = covariates_of(stored, covariates), {}
     for name, a in stored.items():
@@ -106,27 +103,27 @@ def gathered(
     return found
 
 
-def groups_of(name: str, stored: Activations, groups: Groups | None) -> np.ndarray | None:
-    """Document of each row of a corpus as a number from 0; None where none is known: texts are independent.
+def groups_of(name: str, stored: Activations, groups: Groups = True) -> np.ndarray | None:
+    """Document of each row of a corpus as a number from 0; None where texts count as independent.
 
-    A text without a document is a ``ValueError``, and so are fewer than ``FEWEST_GROUPS`` documents.
+    A text without a group in a series that was given, or fewer than ``stats.FEWEST_GROUPS`` groups in it:
+    ``ValueError``.
     """
-    given = None if groups is None else groups.get(name)
-    documents = given.documents if isinstance(given, Texts) else given
-    if documents is None:
-        return None
-    text_ids = stored.rows["text_id"]
-    missing = ~text_ids.isin(documents.index)
+    given = groups if isinstance(groups, bool) else groups.get(name, True)
+    rows = stored.rows
+    if isinstance(given, bool):
+        found = stats.usable_groups(rows["document"]) if given and "document" in rows else None
+        return None if found is None else pd.factorize(found)[0]
+    missing = ~rows["text_id"].isin(given.index)
     if missing.any():
-        raise ValueError(
-            f"groups lack {missing.sum()} texts of {name!r}, the first is text {text_ids[missing].iloc[0]}"
-        )
-    codes, known = pd.factorize(documents.loc[text_ids])
-    if len(known) < FEWEST_GROUPS or (codes < 0).any():
+        first = rows["text_id"][missing].iloc[0]
+        raise ValueError(f"groups lack {missing.sum()} texts of {name!r}, the first is text {first}")
+    codes, known = pd.factorize(given.loc[rows["text_id"]])
+    if len(known) < stats.FEWEST_GROUPS or (codes < 0).any():
         raise ValueError(
             f"{name!r} has {len(known)} groups, and {(codes < 0).sum()} texts without one: halves of whole"
-            f" groups need {FEWEST_GROUPS}. Take more documents, or set groups[{name!r}] = None and say that"
-            " texts of a document count as independent"
+            f" groups need {stats.FEWEST_GROUPS}. Take more documents, or set groups[{name!r}] = False and"
+            " say that texts count as independent"
         )
     return codes
 

@@ -109,13 +109,12 @@ def errors_of(
     half: Corpus, tag: np.ndarray, rival: np.ndarray, unit: np.ndarray, method: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Standard errors [pair] of the tag's score, the rival's and their difference; number of groups."""
-    groups = dealt(half, np.random.default_rng(seed))
-    units, place = np.unique(unit, return_inverse=True)
-    found = np.zeros((3, len(unit)))
-    for some in blocks(len(units), half.values, half.labels):
-        mine = np.flatnonzero((place >= some.start) & (place < some.stop))
-        left_out = jackknife(half.values[:, units[some]], half.labels, groups, method)
-        column = place[mine] - some.start
-        one, two = left_out[:, tag[mine], column], left_out[:, rival[mine], column]
-        found[:, mine] = [np.linalg.norm(part, axis=0) for part in (one, two, two - one)]
-    return found[0], found[1], found[2], len(np.unique(groups))
+    groups, parts = dealt(half, np.random.default_rng(seed)), []
+    n = len(np.unique(groups))
+    width = 2 if method == "auroc" else half.labels.shape[1]
+    for some in blocks(len(unit), len(groups), width):
+        x = np.asarray(half.values[:, unit[some]])
+        one, two = jackknife(x, half.labels, groups, np.stack([tag[some], rival[some]]), method)
+        parts.append(np.stack([np.linalg.norm(part, axis=-1) for part in (one, two, two - one)]))
+    tags, rivals, differences = np.concatenate([np.zeros((3, 0)), *parts], axis=1)
+    return tags, rivals, differences, n

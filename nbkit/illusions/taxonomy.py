@@ -75,7 +75,7 @@ def taxonomy(
     k: int = 10,
     min_positives: float = 20,
     covariates: Mapping[str, pd.DataFrame] | None = None,
-    groups: Groups | None = None,
+    groups: Groups = True,
     progress: bool = True,
 ) -> Taxonomy:
     """A verdict for each unit and tag, and the evidence in each corpus.
@@ -93,8 +93,8 @@ def taxonomy(
                    trend outside
     covariates     {corpus: frame by text_id} of covariates, such as length in words: what is judged is what
                    they leave of the activations (``matching.residuals``)
-    groups         {corpus: its ``Texts``, or the document of each text_id, or None}, as for ``compare``:
-                   texts of a document are not independent, and only the highest of them is in a top set
+    groups         as for ``compare``: texts of a document are not independent, and only the highest of them
+                   is in a top set
 
     Errors as in ``compare``; texts too few for the quantiles are a ``ValueError``.
     """

@@ -35,26 +35,34 @@ def scores_under(
     return np.stack([scorer(x[some], y[some]) for some in rows])
 
 
-def jackknife(x: np.ndarray, y: np.ndarray, groups: np.ndarray, method: str) -> np.ndarray:
-    """Scores [group, descriptor, unit] without each group, less their mean, times sqrt((n - 1) / n).
+def jackknife(x: np.ndarray, y: np.ndarray, groups: np.ndarray, pairs: np.ndarray, method: str) -> np.ndarray:
+    """Scores [pair, unit, group] without each group, less their mean, times sqrt((n - 1) / n).
 
-    The length of such a vector is a standard error, that of a difference the error of a difference.
+    pairs  [pair, unit] descriptors of each unit, positions in ``y``
+
+    The length of such a vector is a standard error; that of a difference the error of a difference.
     """
     _, number = np.unique(groups, return_inverse=True)
     n = number.max() + 1
-    found = scores_under(x, y, number, 1 - np.eye(n, dtype=np.float32), method)
-    return np.sqrt((n - 1) / n) * (found - found.mean(0))
+    if method == "auroc":
+        found = _auroc_left_out(np.asarray(x, np.float32), np.asarray(y) > 0.5, number, pairs)
+    else:
+        every = scores_under(x, y, number, 1 - np.eye(n, dtype=np.float32), method)
+        found = np.moveaxis(every[:, pairs, np.arange(x.shape[1])], 0, -1)
+    return np.sqrt((n - 1) / n) * (found - found.mean(-1, keepdims=True))
 
 
 def placements(x: np.ndarray, on: np.ndarray) -> np.ndarray:
     """Share of the other class that each row has on its right side [row, unit, descriptor], ties half.
 
-    x, on  activations [row, unit]; [row, descriptor] True where the row has the descriptor
+    x, on  activations [row, unit]; [row, descriptor] True where the row has the descriptor, or
+           [row, unit, descriptor] where each unit has descriptors of its own
 
     For a row that has the descriptor: of those without it, the share below; for one without: of those with
     it, the share above. The mean over either class is the AUROC. NaN where a class is empty.
     """
     rows, units = np.arange(len(x))[:, None], np.arange(x.shape[1])
+    on = on if on.ndim == 3 else on[:, None]
     order = np.argsort(x, axis=0)
     ordered = np.take_along_axis(x, order, axis=0)
     new = np.ones(x.shape, dtype=bool)
@@ -63,14 +71,15 @@ def placements(x: np.ndarray, on: np.ndarray) -> np.ndarray:
     end = np.ones(x.shape, dtype=bool)
     end[:-1] = new[1:]
     after = np.minimum.accumulate(np.where(end, rows + 1, len(x))[::-1], axis=0)[::-1]
-    sums = np.zeros((len(x) + 1, x.shape[1], on.shape[1]), np.float32)
-    np.cumsum(on[order], axis=0, out=sums[1:], dtype=np.float32)
+    has = np.take_along_axis(on, order[..., None], axis=0)
+    sums = np.zeros((len(x) + 1, *has.shape[1:]), np.float32)
+    np.cumsum(has, axis=0, out=sums[1:], dtype=np.float32)
     positives = (sums[first, units] + sums[after, units]) / 2  # below each place, ties half
     negatives = ((first + after) / 2).astype(np.float32)[..., None] - positives
     found = np.empty_like(positives)
     n = on.sum(0).astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.where(on[order], negatives / (len(on) - n), 1 - positives / n)
+        shares = np.where(has, negatives / (len(on) - n), 1 - positives / n)
     np.put_along_axis(found, order[..., None], shares, axis=0)
     return found
 
@@ -83,9 +92,9 @@ def dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
     return (rng.permutation(n) % min(GROUPS, n))[document]
 
 
-def blocks(n: int, x: np.ndarray, y: np.ndarray) -> list[slice]:
+def blocks(n: int, rows: int, descriptors: int) -> list[slice]:
     """Slices of ``n`` units that are small enough for arrays [row, unit, descriptor]."""
-    step = max(1, NUMBERS_AT_ONCE // max(1, len(x) * y.shape[1]))
+    step = max(1, NUMBERS_AT_ONCE // max(1, rows * descriptors))
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
@@ -95,20 +104,35 @@ def blocks(n: int, x: np.ndarray, y: np.ndarray) -> list[slice]:
 def _auroc_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
     """AUROC plus what the weights of the groups change, to first order."""
     on = np.asarray(y) > 0.5
-    n = on.sum(0)
-    size = np.where(on, n, len(on) - n)  # [row, descriptor] of the class that a row is in
-    both = (n > 0) & (n < len(on))
     member = (np.arange(times.shape[1])[:, None] == groups).astype(np.float32)  # [group, row]
     weight = times / (times @ member.sum(1) / len(on))[:, None]
     parts = []
-    for some in blocks(x.shape[1], x, on):
-        shares = np.where(both, placements(np.asarray(x[:, some]), on), 0.5)
-        value = (np.where(on[:, None], shares, 0).sum(0) / np.maximum(1, n)).T  # [descriptor, unit]
-        value[~both] = 0.5
-        moved = (shares - value.T) / np.maximum(1, size)[:, None]
-        change = weight @ (member @ moved.reshape(len(on), -1))
-        parts.append(value + change.reshape(len(times), *value.T.shape).swapaxes(1, 2))
-    return np.concatenate(parts, axis=2).clip(0, 1)
+    for some in blocks(x.shape[1], *on.shape):
+        value, change = _influence(np.asarray(x[:, some]), on[:, None])
+        moved = weight @ (member @ change.reshape(len(on), -1))
+        parts.append(value + moved.reshape(len(times), *value.shape))
+    return np.concatenate(parts, axis=1).swapaxes(1, 2).clip(0, 1)
+
+
+def _auroc_left_out(x: np.ndarray, on: np.ndarray, groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """AUROC [pair, unit, group] without each group, to first order."""
+    member = (np.arange(groups.max() + 1)[:, None] == groups).astype(np.float32)
+    kept = len(x) / (len(x) - member.sum(1))  # [group]
+    parts = []
+    for some in blocks(x.shape[1], len(x), len(pairs)):
+        value, change = _influence(x[:, some], on[:, pairs.T[some]])
+        moved = member @ change.reshape(len(on), -1)
+        parts.append(value - kept[:, None, None] * moved.reshape(len(kept), *value.shape))
+    return np.moveaxis(np.concatenate(parts, axis=1), 0, -1).swapaxes(0, 1)
+
+
+def _influence(x: np.ndarray, on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC [unit, descriptor], and what a row adds when it counts once more [row, unit, descriptor]."""
+    shares, n = placements(x, on), on.sum(0)
+    both = (n > 0) & (n < len(on))
+    shares = np.where(both, shares, 0.5)
+    value = np.where(both, np.where(on, shares, 0).sum(0) / np.maximum(1, n), 0.5)
+    return value, (shares - value) / np.maximum(1, np.where(on, n, len(on) - n))
 
 
 def _pearson_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
