@@ -45,7 +45,7 @@ STORES = {
 SHOWN = ("last layer, [CLS]", "last layer, mean", "FFN units")
 MIN_POSITIVES = 8  # texts with a descriptor in each half of each register
 #: Where only the line of the units is wanted.
-OPTIONS = dict(min_positives=MIN_POSITIVES, directions=10, permutations=0, progress=False)
+OPTIONS = dict(method="pearson", min_positives=MIN_POSITIVES, directions=10, permutations=0, progress=False)
 FREQUENT = 20  # texts of each register that a token must be in
 UNKNOWN = "not known"
 
@@ -102,7 +102,7 @@ def tested(acts: dict[str, activations.Activations], material: Material, min_sco
             for what, measures in material.measures.items()
         },
         "distinct": illusions.distinct_tags(scores, min_score),
-        "agreement": illusions.compare(acts, material.labels, **options),
+        "agreement": illusions.compare(acts, material.labels, method="pearson", **options),
         "overlap": illusions.range_overlap(acts),
         "locality": localities(values, tops, material.measures["words (LSA)"]),
         "outliers": illusions.outlier_share(values),
@@ -328,7 +328,8 @@ def _monotone_lines(found: dict) -> list[dict]:
 
 def _agreement_lines(found: dict) -> list[dict]:
     lines, names = [], {"": "share of first tags kept", "jaccard_": "Jaccard of the first two tags"}
-    names |= {"spearman_": "rank correlation of scores", "matched_": "score at equal shares"}
+    names |= {"spearman_": "rank correlation of scores"}
+    names |= {"matched_": "share of first tags kept at equal shares"}
     names |= {"significant_": "share of tags related there at all (q <= .05)"}
     for column, name in names.items():
         for where in ("within", "across"):

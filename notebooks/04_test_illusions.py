@@ -90,6 +90,7 @@ for kind, (site, pool) in KINDS.items():
     reports[kind] = illusions.compare(
         captured(subject, site, pool),
         labels,
+        method="pearson",
         min_score=least,
         min_positives=preset["min_positives"],
         random_weights=captured(untrained, site, pool),
@@ -316,7 +317,8 @@ ids = [half.frame["text_id"] for half in corpora[home].split(0.5, seed=SEED)]
 two_stores = {name: acts[home].select(text_ids=part) for name, part in zip("ab", ids, strict=True)}
 two_labels = {name: labels[home].loc[part] for name, part in zip("ab", ids, strict=True)}
 least = preset["min_score"]["hidden"]
-one = illusions.compare(two_stores, two_labels, min_score=least, min_positives=4, directions=50, seed=SEED)
+options = dict(method="pearson", min_score=least, min_positives=4, directions=50, seed=SEED)
+one = illusions.compare(two_stores, two_labels, **options)
 gap_at_home = one.agreement["gap"].iloc[0].value
 
 # %% tags=["check"]

@@ -88,7 +88,7 @@ chosen = list(dict.fromkeys(browser.best_units(name, 1)[0] for name in browser.d
 some = {name: store.select(units=chosen) for name, store in stored.items()}
 test = {"min_positives": preset["min_positives"]}
 report = illusions.compare(
-    some, labels, min_score=preset["min_score"]["ffn"], directions=20, seed=SEED, **test
+    some, labels, method="pearson", min_score=preset["min_score"]["ffn"], directions=20, seed=SEED, **test
 )
 pair = plots.corpus_compare(subject, corpora, stored, labels, report=report, k=4)
 pair

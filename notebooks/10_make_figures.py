@@ -156,6 +156,7 @@ for kind, (site, pool) in kinds.items():
     baselines[kind] = illusions.compare(
         captured(site, pool),
         labels,
+        method="pearson",
         min_score=preset["min_score"]["ffn" if site == "ffn" else "hidden"],
         min_positives=preset["min_positives"],
         random_weights=captured(site, pool, untrained),

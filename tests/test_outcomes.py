@@ -136,3 +136,17 @@ def test_units_with_the_same_encoding_have_the_pooled_weights_and_whole_document
         assert (corpus.labels == corpora[name].labels).all() and corpus.values.shape == (TEXTS, 2)
         weights = np.linalg.lstsq(np.c_[corpus.labels, np.ones(TEXTS)], corpus.values, rcond=None)[0]
         assert np.allclose(weights[:2], [[1, 0], [0, 2]], atol=0.2)
+
+
+def test_a_descriptor_takes_part_if_every_half_has_enough_texts_of_it():
+    """All 30 texts of d3 are in one document, so one half has none; labels below .5 are no positives."""
+    rng, made = np.random.default_rng(8), {}
+    for name in "ab":
+        labels = drawn(rng, [0.3] * 4).astype(float)
+        labels[:, 3] = np.arange(TEXTS) < 30
+        made[name] = labels[:, :1] * 2 + rng.standard_normal((TEXTS, UNITS)), labels
+    groups = {name: pd.Series(np.arange(TEXTS) // 50) for name in "ab"}
+    assert compared(made, groups=groups, permutations=0).settings["left_out"] == ["d3"]
+    faint = {name: (values, labels * [1, 0.4, 1, 1]) for name, (values, labels) in made.items()}
+    assert "d1" in compared(faint, permutations=0).settings["left_out"]
+    assert "d1" not in compared(faint, method="pearson", permutations=0).settings["left_out"]

@@ -261,7 +261,7 @@ def test_whole_documents_are_in_a_half_and_the_report_counts_them():
     assert len(first.values) + len(second.values) == 900
     acts, labels = stores({n: Corpus(c.values, c.labels[:, :5]) for n, c in corpora.items()})
     groups = {"a": pd.Series(corpora["a"].groups), "b": False}
-    options = dict(min_score=0.1, permutations=5, resamples=5, directions=20, progress=False)
+    options = dict(min_score=0.55, permutations=5, resamples=5, directions=20, progress=False)
     report = illusions.compare(acts, labels, groups=groups, **options)
     assert report.settings["groups"] == {"a": len(set(corpora["a"].groups)), "b": 900}
     named = {name: replace(a, rows=a.rows.assign(document=corpora[name].groups)) for name, a in acts.items()}
@@ -284,7 +284,7 @@ def stores(corpora):
 
 
 def test_the_report_counts_what_holds_beside_its_baselines():
-    report = illusions.compare(*stores(corpora(0)), min_score=0.2, directions=50, progress=False)
+    report = illusions.compare(*stores(corpora(0)), min_score=0.6, directions=50, progress=False)
     baselines = report.baselines.set_index("kind")
     assert baselines.loc["units", "significant_within"].value > 0.98
     assert baselines.loc["units", "significant_across"].value == pytest.approx(0.5, abs=0.05)
@@ -301,7 +301,9 @@ def test_what_cannot_be_done_is_named():
     with pytest.raises(ValueError, match="over='words': intervals are over"):
         illusions.compare(*made, over="words")
     with pytest.raises(ValueError, match="'soft_wpmi' scores a unit beside others"):
-        illusions.compare(*made, method="soft_wpmi", progress=False)
+        illusions.compare(*made, method="soft_wpmi", min_score=0.3, progress=False)
+    with pytest.raises(ValueError, match="the scorer 'cosine' needs a minimum"):
+        illusions.compare(*made, method="cosine")
     free = illusions.compare(*made, permutations=0, over="units", directions=20, progress=False)
     assert "significant_across" not in free.agreement and free.units[["p", "q", "significant"]].isna().all(
         axis=None

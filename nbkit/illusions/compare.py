@@ -13,12 +13,14 @@ from tqdm.auto import tqdm
 from nbkit import stats
 from nbkit.activations import Activations
 from nbkit.illusions.agreement import agreement, shares_of_outcomes
-from nbkit.illusions.corpora import Corpus, Groups, aligned, gathered, shared_descriptors
+from nbkit.illusions.corpora import Corpus, Groups, aligned, gathered, groups_of, shared_descriptors
 from nbkit.illusions.encoding import same_encoding
 from nbkit.illusions.geometry import range_overlap
 from nbkit.illusions.resampling import resample
 from nbkit.illusions.transfer import Rule, look_up
 
+MIN_SCORE = {"auroc": 0.7, "pearson": 0.3}
+CUT = ("auroc", "average_precision", "f1", "iou", "mad")  # scorers that cut labels at .5
 Kind = tuple[dict[str, Corpus], np.ndarray | None]  # corpora, and the unit on which each tag is looked up
 
 
@@ -89,8 +91,8 @@ def compare(
     activations_by_corpus: Mapping[str, Activations],
     labels_by_corpus: Mapping[str, pd.DataFrame],
     *,
-    method: str = "pearson",
-    min_score: float = 0.3,
+    method: str = "auroc",
+    min_score: float | None = None,
     min_positives: float = 10,
     splits: int = 3,
     over: str = "texts",
@@ -108,8 +110,11 @@ def compare(
 
     activations_by_corpus  stores with the same units, one for each corpus
     labels_by_corpus       label matrices [text, descriptor] for the same corpora
-    method, min_score      scorer, and the score from which a unit has a tag
-    min_positives          a descriptor takes part if its labels sum to twice this in each corpus
+    method, min_score      scorer, and the score from which a unit has a tag (default: .7 for auroc, .3 for
+                           pearson, which is about as strong a relation). ``auroc`` does not depend on how
+                           frequent a descriptor is in a corpus; most others do, and show a gap for that
+    min_positives          a descriptor takes part if so many texts of each half of each corpus have it, and
+                           lack it (a label above .5 for scorers that cut labels there, else by their sum)
     splits                 random cuts into halves; every figure is over all of them
     over, resamples        intervals by a bootstrap over "texts", with so many resamples (slow for scorers
                            other than auroc and pearson), or over "units", all tags of a unit together, the
@@ -128,11 +133,12 @@ def compare(
     """
     if over not in ("texts", "units"):
         raise ValueError(f'over={over!r}: intervals are over "texts" or over "units"')
-    rule = Rule(method, min_score, splits, permutations, alpha, over, resamples, seed)
+    least = _min_score(method, min_score)
+    rule = Rule(method, least, splits, permutations, alpha, over, resamples, seed)
     labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
         aligned(random_weights, labels_by_corpus)
-    shared = shared_descriptors(labels, 2 * min_positives)
+    shared = shared_descriptors(_halves_of_labels(activations_by_corpus, labels, groups, rule), min_positives)
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
     corpora = gathered(activations_by_corpus, matrices, covariates, groups)
     untrained = gathered(random_weights, matrices, covariates, groups) if random_weights else None
@@ -152,12 +158,33 @@ def compare(
         baselines=baselines,
         outcomes=outcomes,
         geometry=range_overlap(activations_by_corpus),
-        taxonomy=_survival(table, min_score),
+        taxonomy=_survival(table, rule),
         settings=settings | {"descriptors": shared, "left_out": left_out},
     )
 
 
 # ---------------------------------------------------------------------------------- inside
+
+
+def _min_score(method: str, given: float | None) -> float:
+    if given is None and method not in MIN_SCORE:
+        raise ValueError(f"min_score=None: the scorer {method!r} needs a minimum; auroc and pearson have one")
+    return MIN_SCORE[method] if given is None else given
+
+
+def _halves_of_labels(
+    stored: Mapping[str, Activations], labels: Mapping[str, pd.DataFrame], groups: Groups, rule: Rule
+) -> dict[str, pd.DataFrame]:
+    """The labels of each half of each corpus and cut."""
+    found = {}
+    for name, frame in labels.items():
+        count = frame > 0.5 if rule.method in CUT else frame
+        documents = groups_of(name, stored[name], groups)
+        for cut in rule.cuts:
+            parts = stats.halves(len(frame), 0.5, cut, groups=documents)
+            for half, rows in zip(("first", "second"), parts, strict=True):
+                found[f"{name} ({half} half, cut {cut})"] = count.iloc[rows]
+    return found
 
 
 def _kinds(
@@ -196,13 +223,13 @@ def _looked_up(
     return tables[0], pd.DataFrame(lines), pd.DataFrame(outcomes)
 
 
-def _survival(table: pd.DataFrame, min_score: float) -> pd.DataFrame:
-    """In how many of the other corpora does a tag keep half of the minimum score and its first place?
+def _survival(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """In how many of the other corpora does a tag keep its first place and half of the minimum score?
 
     ``survives`` counts them; ``share`` is over all tags above the minimum.
     """
     away = table[table["above"] & (table["other"] != table["corpus"])]
-    survives = away["same"] & (away["transfer_score"] >= min_score / 2)
+    survives = away["same"] & (away["transfer_score"] >= (rule.min_score + rule.null) / 2)
     others = table["other"].nunique() - 1
     by_tag = survives.groupby([away["split"], away["corpus"], away["unit"]], observed=True).sum()
     counts = np.bincount(by_tag.astype(int), minlength=others + 1)

@@ -106,7 +106,7 @@ def gathered(
 def groups_of(name: str, stored: Activations, groups: Groups = True) -> np.ndarray | None:
     """Document of each row of a corpus as a number from 0; None where texts count as independent.
 
-    A text without a group in a series that was given, or fewer than ``stats.FEWEST_GROUPS`` groups in it:
+    A text without a group in a series that was given, or fewer than four groups in it:
     ``ValueError``.
     """
     given = groups if isinstance(groups, bool) else groups.get(name, True)
@@ -119,10 +119,10 @@ def groups_of(name: str, stored: Activations, groups: Groups = True) -> np.ndarr
         first = rows["text_id"][missing].iloc[0]
         raise ValueError(f"groups lack {missing.sum()} texts of {name!r}, the first is text {first}")
     codes, known = pd.factorize(given.loc[rows["text_id"]])
-    if len(known) < stats.FEWEST_GROUPS or (codes < 0).any():
+    if (codes < 0).any() or stats.usable_groups(codes) is None:
         raise ValueError(
             f"{name!r} has {len(known)} groups, and {(codes < 0).sum()} texts without one: halves of whole"
-            f" groups need {stats.FEWEST_GROUPS}. Take more documents, or set groups[{name!r}] = False and"
+            " groups need 4. Take more documents, or set groups[{name!r}] = False and"
             " say that texts count as independent"
         )
     return codes

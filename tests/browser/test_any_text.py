@@ -45,7 +45,7 @@ def compared(minilm):
     label = {named(i): (np.arange(N) % (i + 2) == 0).astype(float) for i in range(5)}
     labels = {n: pd.DataFrame(label, index=pd.RangeIndex(N, name="text_id")) for n in corpora}
     few = {"min_positives": 1, "progress": False}
-    report = illusions.compare(some, labels, min_score=0.01, directions=4, splits=1, **few)
+    report = illusions.compare(some, labels, method="pearson", min_score=0.01, directions=4, splits=1, **few)
     verdicts = illusions.taxonomy(some, labels, min_score=0.01, **few)
     return plots.corpus_compare(minilm, corpora, some, labels, report=report, verdicts=verdicts, k=3)
 
