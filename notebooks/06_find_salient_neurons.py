@@ -149,7 +149,8 @@ salience.compare_rankings(rankings).round(2)
 # ## Without a store
 #
 # The words of a large corpus may not fit on a disk. `greedy` needs no more than sums over them, and
-# `rank_sums` takes these from one pass over the texts. It must find the same units.
+# `rank_sums` takes these from one pass over the texts. It must find the units that the store has for the same
+# words (all of them: a pass leaves out none that share a vector).
 
 # %%
 classes = salience.properties(treebank, "upos")
@@ -157,7 +158,8 @@ sums = activations.LabelSums(pd.get_dummies(classes).astype(np.float32), gram=Tr
 hidden = {"sites": ["embeddings", "hidden"], "rows": "word", "pool": "mean"}
 passed = activations.reduce(subject, treebank, {"sums": sums}, progress=False, **hidden)
 streamed = salience.rank_sums(passed["sums"], depth=30)
-from_store = salience.rank(*salience.matrix(stored, classes), depth=30)
+every = classes.loc[pd.MultiIndex.from_frame(stored.rows[["text_id", "word_id"]])]
+from_store = salience.rank(stored.values, every, depth=30)
 same = len(set(streamed.top(30)) & set(from_store.top(30)))
 assert same >= 27, "sums and words disagree"
 print(f"{same} of the first 30 units are the same")

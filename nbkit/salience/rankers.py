@@ -468,7 +468,8 @@ def rank_sums(sums: LabelSums, method: str = "greedy", **options: Any) -> Rankin
     """``rank`` from sums of one pass over the corpus, for the methods that need no more (``FROM_MOMENTS``).
 
     ``sums`` is what ``activations.reduce`` returns for ``LabelSums(one_hot_labels, gram=True)``, the labels
-    indexed by (text_id, word_id). Another method is a ``ValueError``.
+    indexed by (text_id, word_id). Words that share a vector are among them. Another method is a
+    ``ValueError``.
     """
     if method not in FROM_MOMENTS:
         raise ValueError(
