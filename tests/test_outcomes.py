@@ -150,3 +150,18 @@ def test_a_descriptor_takes_part_if_every_half_has_enough_texts_of_it():
     faint = {name: (values, labels * [1, 0.4, 1, 1]) for name, (values, labels) in made.items()}
     assert "d1" in compared(faint, permutations=0).settings["left_out"]
     assert "d1" not in compared(faint, method="pearson", permutations=0).settings["left_out"]
+
+
+def test_length_counters_have_no_tag_when_length_is_a_covariate():
+    """Units count words, and d0 and d1 go with length, so that every unit seems to mean one of them."""
+    rng, made, words = np.random.default_rng(9), {}, {}
+    for name, low, high in (("a", 12, 36), ("b", 4, 24)):
+        length = rng.integers(low, high, TEXTS)
+        often = 1 / (1 + np.exp((np.array([22, 14]) - length[:, None]) / 4))
+        labels = np.column_stack([rng.random((TEXTS, 2)) < often, drawn(rng, [0.3] * 2)])
+        made[name] = length[:, None] + 3 * rng.standard_normal((TEXTS, UNITS)), labels
+        words[name] = pd.DataFrame({"words": length})
+    plain, left = compared(made), compared(made, covariates=words)
+    assert plain.agreement["tags"].iloc[0] == 2 * UNITS
+    assert left.agreement["tags"].iloc[0] == 0
+    assert shares(left)["changed"] + shares(left)["kept"] + shares(left)["significant"] < 0.02
