@@ -10,6 +10,10 @@ The rooms in order; each imports only those before it, and ``help(nbkit.illusion
     illusions                  does a tag survive another corpus?
     salience, trees            units that carry word labels; dependency trees in the vectors
     plots, workshop            figures and widgets; what serves the notebooks
+    data                       the embedded sample; your own files: ``texts.load``
+
+What to call, in order: ``texts.load``, ``models.load``, ``activations.capture``, ``matching.tag``; for two
+corpora or more ``illusions.compare``.
 """
 
 __version__ = "0.2.0"

@@ -4,7 +4,7 @@
     share(values, groups)           the same for shares (Wilson), also of things that are alike in groups
     halves(n, groups=documents)     a random partition of rows; whole groups stay on one side
                                     (``usable_groups`` says whether documents are enough)
-    permutations(n_rows, n)         random orders of rows, within cells, or of whole groups
+    permutations(size, n, generator)      random orders of rows, within cells, or of whole groups
     resampled, thinned              rows drawn with replacement, and with fewer positives
     p_values(found, null)           permutation p: (1 + draws that reach what was found) / (1 + draws)
     q_values(p)                     Benjamini-Hochberg
@@ -16,9 +16,10 @@
     top_texts(values, k)            rows of the highest activations of every unit
     random_directions(values_by_corpus, n)     projections on random unit vectors (``unit_vectors``)
 
-Arrays are numpy's; activations are [row, unit] unless a docstring says otherwise. ``seed`` is an integer, or
-a ``numpy.random.Generator`` that is drawn from. Intervals cover 95 %. All of it is textbook material; scipy
-does what it has, and what it lacks (groups, cells, many columns at once) is here.
+Arrays are numpy's; activations are [row, unit] unless a docstring says otherwise. ``seed`` is an integer
+or a ``numpy.random.Generator``; ``permutations`` and ``resampled`` take a Generator. Intervals cover 95 %.
+All of it is textbook material: scipy is called where it has a method, and what it lacks (groups, cells, many
+columns at once) is written here.
 """
 
 from __future__ import annotations
@@ -182,10 +183,9 @@ def permutations(
     """``n`` random orders of ``range(size)``: which row takes the place of each.
 
     cells    [row] rows trade places only within their cell
-    groups   [row] whole groups (documents) trade places, with one of about their size and, under ``cells``,
-             the part that is in a cell with another group's part in it. A group takes consecutive rows of the
-             other from a random start, the first after the last; so where sizes differ some rows come twice,
-             and some not at all
+    groups   [row] whole groups (documents) are exchanged: each receives the rows of a group of similar size,
+             in order from a random row, wrapping round. Rows of a larger group are partly unused, those of a
+             smaller one come twice. With ``cells``, only the parts inside one cell are exchanged
 
     Rows of a document are alike, in labels as in activations. Permuting single rows destroys that and
     gives p-values that are far too small.
@@ -244,9 +244,9 @@ def resampled(
 
 
 def thinned(on: np.ndarray, odds: float, seed: Seed = 0, *, least: int = 0) -> np.ndarray:
-    """Rows, sorted, that are left when positives go until there are ``odds`` of them for each negative.
+    """Drop positives at random until there are at most ``odds`` per negative; the sorted positions kept.
 
-    ``on`` [row] says which are positive. All negatives stay, and at least ``least`` positives.
+    ``on`` [row] says which rows are positive. All negatives stay, and at least ``least`` positives.
     """
     positive, negative = np.flatnonzero(on), np.flatnonzero(~on)
     kept = max(least, round(min(odds * len(negative), len(positive))))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-#: A room imports only rooms before it.
+#: A room imports only rooms before it. ``claims`` is a room that comes later.
 ROOMS = (
     "stats provenance texts models activations descriptors matching evaluation illusions claims salience"
     " trees plots workshop"
@@ -28,7 +28,8 @@ UNUSED: dict[str, str] = {
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }
 
-#: DESIGN's "out" words as whole names: of functions, parameters, variables, attributes and columns.
+#: The project's list of words to avoid, as whole names: of functions, parameters, variables, attributes and
+#: columns.
 OUT_NAMES = "by control level rate losses Bank term chain chance spread said truth".split()
 #: The same as parts of a name (``floors_of``); "held" is out but for what was held out.
 OUT_PARTS = re.compile(r"(?:^|_)(?:floors?|fates?|said|truth|bank|held(?!_out))(?:_|$)")

@@ -136,6 +136,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def test_every_family_is_tested():
+    assert set(CONFIGS) == set(models.ARCHITECTURES)
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("tiny")

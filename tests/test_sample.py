@@ -1,4 +1,4 @@
-"""The embedded sample is what DESIGN says: distinct, varied, balanced, with valid trees."""
+"""The embedded sample is what its README says: distinct, varied, balanced, with valid trees."""
 
 import re
 from collections import Counter

@@ -14,9 +14,9 @@
     neurox.read("ewt.hdf5")                                  files of NeuroX, read and written
 
 The usual loop: ``capture``, then hand ``stored`` to ``matching.score`` or ``salience.rank``. Called again
-with the same arguments it loads the store without a forward pass; another argument, text or weight is
-another store. A run that was killed goes on where it stopped, a second process that asks for the same store
-waits for the first, and a cache folder may be deleted at any time.
+with the same arguments it loads the store without a forward pass; if an argument, a text or a weight differs,
+a new store is made. A run that was killed goes on where it stopped, a second process that asks for the same
+store waits for the first, and a cache folder may be deleted at any time.
 
 Rows are texts, words or tokens. A word's tokens are those whose characters overlap the word's, so that words
 and wordpieces are aligned exactly. A text or word row pools its tokens:
@@ -26,12 +26,12 @@ and wordpieces are aligned exactly. A text or word row pools its tokens:
     cls           the classification token (text rows only)
 
 A text longer than the model is cut (``long="truncate"``) or read in windows that overlap by a quarter
-(``long="windows"``): each token then belongs to the window in which it has most context on the poorer side,
-and rows are pooled as if the text were one. What is dropped is counted in ``manifest["dropped"]``: texts cut,
-words beyond the cut, words and texts without a token.
+(``long="windows"``): a token that is in two windows is taken from the one in which it is further from a cut,
+and rows are pooled over the tokens of the whole text. What is dropped is counted in ``manifest["dropped"]``:
+texts cut, words beyond the cut, words and texts without a token.
 
 A text goes through three files, once each: ``plan`` (tokens and rows), ``forward`` (passes and pooling),
-``store``. ``engine="dask"`` deals the same blocks out to workers (``nbkit.activations.dask``).
+``store``. With ``engine="dask"`` Dask workers compute the same blocks of texts (``nbkit.activations.dask``).
 """
 
 from nbkit.activations import exemplars, neurox

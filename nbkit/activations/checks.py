@@ -166,6 +166,8 @@ def estimate(
 ) -> Cost:
     """What ``capture`` with these arguments takes, before it is run. Nothing is written.
 
+    Returns a ``Cost``: rows, units, disk_bytes, memory_bytes, seconds.
+
     Disk and memory are counted; the time is measured on four batches, from the longest texts to the
     shortest, and extrapolated by tokens.
     """

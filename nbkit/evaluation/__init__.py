@@ -1,4 +1,4 @@
-"""Evaluation: how good are tags, and how good is the rule that chose them?
+"""Evaluation: how good are tags, and how good is the scorer that chose them?
 
     precision_at_k(tags, gold, k)          share of the first k tags that are right
     recall_at_k(tags, gold, k)             share of the right descriptors among the first k tags
@@ -13,6 +13,12 @@
 
     sanity("pearson", values, labels)      does a scorer notice missing labels, and wrong ones?
     recovered(found, written)              which known descriptors did a generator find, by meaning?
+
+A scorer on units of known meaning, with ``corpora`` and ``labels`` by corpus name:
+
+    made = plant(subject, corpora, labels)
+    stored = activations.capture(made.subject, made.held_out["reviews"], sites="ffn", pool="max")
+    scorecard(matching.tag(stored, made.labels["reviews"]), gold_of(made, corpus="reviews"))
 
 ``tags`` is a frame with unit, rank (from 1), descriptor, as ``matching.tag`` gives it; ``gold`` a frame
 with unit and descriptor, one line for every descriptor that is right for a unit. Measures are means over

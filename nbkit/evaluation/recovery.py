@@ -35,6 +35,8 @@ def recovered(
     threshold  cosine of sentence embeddings from which two count as the same
     encoder    as for ``descriptors.merge``; default: the sentence encoder of minilm
 
+    Returns a ``Recovered``: table, recall, mass, distinct.
+
     Nothing found, or nothing known, is a ``ValueError``.
     """
     found = list(dict.fromkeys(found))

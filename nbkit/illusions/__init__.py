@@ -9,8 +9,14 @@ description is a claim about a model *and* a corpus. The usual loop:
     found = taxonomy(activations_by_corpus, labels_by_corpus, min_score=.3)
     found.verdicts                                              global, dataset-level or local
 
-Activations are stores (or arrays [text, unit]) and labels frames [text, descriptor], both {corpus: ...}, with
-the same units and one vocabulary of descriptors in all corpora.
+Arguments, with the same units and the same vocabulary of descriptors in all corpora:
+
+    activations_by_corpus    {corpus: store} of ``activations.capture``
+    values_by_corpus         {corpus: array [text, unit]}, such as ``stored.values``
+    labels_by_corpus         {corpus: frame [text_id, descriptor]}
+
+``compare`` chooses its own tags, by AUROC (at least .7) unless ``method=`` says otherwise. ``matching.tag``
+chooses by pearson unless told otherwise; its tags are not an input of ``compare``.
 
     compare, Report, shared_descriptors    the test of tags: within a corpus and across corpora
     distinct_tags                          different tags of a unit over the corpora

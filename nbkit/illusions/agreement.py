@@ -88,8 +88,8 @@ def distinct_tags(
     min_score         from which a unit's best descriptor in a corpus is a tag there
 
     A frame with one line for each number of corpora in which a unit has a tag: tagged, units, distinct
-    (``stats.Estimate``, interval over units), and baseline, the mean when each corpus's tags belong to
-    another unit with as many: what unrelated tags come to.
+    (``stats.Estimate``, interval over units), and baseline: the mean of ``distinct`` after shuffling each
+    corpus's tags among units tagged there and in equally many corpora.
     """
     names = list(scores_by_corpus)
     known = set.intersection(*(set(scores.index) for scores in scores_by_corpus.values()))

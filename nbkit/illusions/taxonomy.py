@@ -80,8 +80,8 @@ def taxonomy(
 ) -> Taxonomy:
     """A verdict for each unit and tag, and the evidence in each corpus.
 
-    A unit's tags are its best descriptor in each corpus, where the correlation is ``min_score`` or more,
-    and the descriptor its top set in a corpus holds most beyond chance, where that is significant.
+    A unit's tags: in each corpus its best descriptor if the correlation is at least ``min_score``, and the
+    descriptor most over-represented in its top ``k`` texts if that is significant.
 
     alpha          of false discoveries, over all units and descriptors of a corpus
     quantiles      into which the activations of a corpus are cut

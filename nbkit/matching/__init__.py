@@ -27,7 +27,9 @@ and returns [descriptor, unit]; higher means more alike:
 Why pearson: ``benchmarks/matching.py`` measures all of them on planted units. auroc puts the right
 descriptors first most often, with pearson and mad close behind; frequency, soft_wpmi, average_precision and
 others lose the second meaning of a unit. But auroc hardly notices missing labels of a rare descriptor
-(``evaluation.sanity``). pearson does at every prevalence, and needs one matrix product.
+(``evaluation.sanity``). So pearson is the default of ``tag`` and ``score``: it notices them at every
+prevalence, and costs one matrix product. Between corpora use auroc, which does not depend on how frequent a
+descriptor is: it is the default of ``illusions.compare``.
 
 A tag is chosen on one part of the texts (calibration) and looked up on the other (validation). Its p compares
 the score with the best that the unit reaches over all descriptors when the rows of the labels are permuted.

@@ -97,9 +97,9 @@ def tag(
     score             on the calibration texts
     validation_score  of the same tag on the others
     p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations).
-                      Further ranks: is there more than the tags before? The unit without what they
-                      explain, rows permuted only among texts alike in them; NaN where the rank before
-                      is not significant (q > ``alpha``): there is nothing to be second to
+                      Rank 2 and below: does this descriptor add to the earlier tags? Their part is
+                      removed from the activations, and rows are permuted only among texts with the same
+                      earlier tags. NaN where the rank above is not significant (q > ``alpha``)
     q                 Benjamini-Hochberg over the units of the same rank that were tested
     sign              1: when the unit is high, -1: when it is low
     validation_rank   place of the tag among all descriptors on the validation texts

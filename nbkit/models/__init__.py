@@ -10,8 +10,8 @@ The names, in the order you meet them:
     subject.tokenize(texts, ...)                  # the tokenizer's call; "[SEP]" in a text is plain
     subject.run(batch, "ffn")                     # {site: tensor [batch, token, width]}
     with subject.record("hidden") as seen:        # the same around your own forward passes
-        subject.model(**batch)                    # `seen` is refilled by every one of them
-    with subject.edit({"layer.3.ffn": function}): # forward passes go on with what it returns
+        subject.model(**batch)                    # each pass replaces what is in `seen`
+    with subject.edit({"layer.3.ffn": function}): # passes use what `function(tensor)` returns
     subject.randomized(seed=0)                    # the same network with untrained weights
     subject.fingerprint                           # changes when the numbers may change
 
@@ -30,10 +30,11 @@ Sites are tensors [batch, token, width], layers count from 0 (the first block). 
                        its second matrix
     layer.N.hidden     the output of the block, == `hidden_states[N + 1]`. One exception: for
                        GPT-2 transformers passes the last one through the final layer norm
-                       (`ln_f`), we give the raw output of the block
+                       (`ln_f`), here it is the raw output of the block
 
 Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
-ALBERT runs one block many times; each run is a layer here. Threads that share a model take turns.
+ALBERT runs one block many times; each run is a layer here. Where several threads use one model, their
+forward passes run one after another.
 
 Sources: minilm is all-MiniLM-L6-v2 of sentence-transformers (Reimers and Gurevych 2019; Wang et al. 2020).
 Reading and editing by forward hooks is common practice; the site names are new here.

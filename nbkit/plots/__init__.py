@@ -7,11 +7,26 @@ and return it; ``facets`` and ``histograms`` return seaborn's ``FacetGrid``:
         ax = plots.agreement({"FFN": report.baselines})
     plots.save(ax.figure, "04_agreement", sources, data=report.baselines)
 
-    agreement, transfer                        of ``illusions.compare`` and of scores: does a tag hold
-    elsewhere? confusion_map, corpus_map, quintile_curves       why, and where shift, layers, precision_recall
-    tags and how good they are accuracy_curves, layer_bars                salient units layer_lines, arcs,
-    gains                   trees histograms, facets                         one panel for each corpus; any
-    figure in panels
+    does a tag hold elsewhere
+        agreement            {name: Report.baselines} of ``illusions.compare``
+        transfer             {corpus: scores [descriptor, unit]} of ``matching.score``, and a unit
+    why, and where
+        confusion_map        ``illusions.confusion``
+        corpus_map           ``illusions.layout``
+        quintile_curves      ``illusions.quintile_rates``
+    tags and how good they are
+        shift, layers        ``matching.tag``
+        precision_recall     a frame method, k, precision, recall (``Estimate``)
+    salient units
+        accuracy_curves      accuracy [n, ranking] by ``salience.accuracy_curve``, and that of all units
+        layer_bars           number of units [site, property]
+    trees
+        layer_lines          a frame layer, value, low, high and, for the lines, null or another column
+        arcs                 the words of a sentence, its gold and its predicted edges
+        gains                ``trees.differences``
+    panels
+        histograms           a frame with a column of values and ``corpus``: one panel for each corpus
+        facets               any figure that takes a frame, one panel for each value of a column
 
 ``save`` writes NAME.svg, .png, .csv (the frame it was drawn from) and .json. Both pictures carry a short
 manifest (sources, versions, notebook and cell, hash of the CSV), which ``provenance.read`` reads back.

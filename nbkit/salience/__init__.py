@@ -12,14 +12,15 @@
     accuracy_curve        accuracy of probes on the first n units
     minimal_set           the smallest n within some per cent of all units
     ablation_curve        top, random and bottom units kept
-    control_task          accuracy that a probe reaches by memory, and selectivity
+    control_task          accuracy on random classes, which a probe can only memorise, and selectivity
     layer_counts, layer_probes, focus     in which layers, and on how many units, a property lies
     redundancy            correlated units, disjoint sets that do as well, layers that suffice
     compare_rankings      how far rankings agree
     across                subjects, languages, before and after training, side by side (``words_of``)
     intervene             change units inside the model and watch what follows
 
-Words that share a vector, such as those of a multiword token, are left out of ``matrix`` and counted.
+The words of one multiword token (French "au" is two words), and words inside one token of the model, have the
+same vector, so no probe can tell them apart: ``matrix`` leaves them out and counts them.
 
 Arrays: ``X`` is [word, unit] in float32; ``y`` a series [word] with the index (text_id, word_id); ``units``
 the frame of the columns (unit, site, layer, index). Every study is a frame with a line for each setting.

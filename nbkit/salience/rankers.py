@@ -452,6 +452,8 @@ class Ranking(NamedTuple):
 def rank(X: np.ndarray, y: ArrayLike, method: str = "greedy", *, seed: int = 0, **options: Any) -> Ranking:
     """Rank the units [unit] of ``X`` [word, unit] by how well they tell the classes ``y`` [word] apart.
 
+    Returns a ``Ranking``: ``.order`` (columns, best first), ``.scores``, ``.top(n)``.
+
     Deterministic for a ``seed``; ties go to the lower column; constant units come last, with score 0.
     ``options`` are those of the method (``RANKERS``). A single class, rows that do not match, and
     activations that are not finite are a ``ValueError``.

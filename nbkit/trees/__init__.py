@@ -18,8 +18,9 @@
 A probe is a matrix B [width, rank]; s_j = |B' h_j|^2 for the vector h_j of word j. ``metric``:
 
     sp         mean (s_j - depth_j)^2: are the gold depths there (root 1)
-    ssp        mean (s_j - c_j(s))^2, c = pseudo_depths(s): is any depth profile there
-    essp       the same with the profile in reversed word order (``assign`` has others)
+    ssp        mean (s_j - c_j(s))^2, c = pseudo_depths(s): are the depths of any tree there, right or wrong
+    essp       the same with the depths given to the words in reverse order, wrong on purpose: the paper
+               takes it as the upper bound of sp (``bounds`` tests that)
     depth      mean |s_j - (depth_j - 1)|
     distance   mean |d_ij - |B' (h_i - h_j)|^2| over pairs of words; d_ij edges apart in the gold tree
     edge       cross-entropy of the head of word i among all j, by (B' h_i) . (C' h_j); itself: root

@@ -328,7 +328,9 @@ def _paired_p(differences: np.ndarray) -> float:
 
 
 def choose_site(found: pd.DataFrame) -> str:
-    """The site to train trees at, by ``measure`` of sp and ssp: where loss ssp / loss sp is largest.
+    """The site to train trees at: the name of the one with the largest ssp loss / sp loss.
+
+    found   frame of ``measure(subject, treebank, ["sp", "ssp"])``; only rows with null "none" count
 
     A large ssp says that no depth profile is there yet, a small sp that syntax is. Without the two metrics:
     ``ValueError``.

@@ -1,4 +1,11 @@
-"""What serves the notebooks and is no part of the method: presets, exercises, and checks of saved figures."""
+"""What serves the notebooks and is no part of the method: presets, exercises, and checks of saved figures.
+
+In a notebook:
+
+    presets.load("sample")               subject and corpora of a notebook: ``.subject()``, ``.corpora()``
+    exercises.check(answer, ...)         is an answer right? "Right." or what is wrong with it
+    figures.check(path)                  how was a saved figure made, and can it be made here?
+"""
 
 from nbkit.workshop import exercises, figures, presets
 
