@@ -95,6 +95,10 @@ print(f"accuracy with all {X.shape[1]:,} units: {everything:.2f}")
 table.round(2)
 
 # %% [markdown]
+# Greedy is first at every number. From a hundred units on, `probeless` is below random ones: it ranks each unit
+# alone, so its first ones say the same again (unit 157 of two layers, above). At three hundred all are near the
+# accuracy of all units, and differences of a hundredth mean nothing.
+#
 # ## Is it the units, or the probe?
 #
 # A probe with many inputs can learn anything, also that "the" is class 7. The control task gives every word
@@ -111,8 +115,8 @@ selectivity.round(2)
 # %% [markdown]
 # ## Where are they?
 #
-# The first hundred units for parts of speech, and for something simpler, the ending of a word, by layer.
-# "Layer -1" is the embeddings.
+# The first hundred units by layer, for parts of speech, for something simpler, the ending of a word (`suffix`),
+# and for the relation of a word to its head (`deprel`).
 
 # %%
 layers = {}
@@ -131,11 +135,13 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
+# Endings are mostly in the embeddings, parts of speech in layer 0, relations in layers 0 to 2.
+#
 # ## How many are enough, and is there only one such set?
 #
-# The smallest number of units within 3 % of all of them (bisected on the development part, three seeds of the
-# probe; the accuracies are of the test part), how far the rankings agree on their first hundred, and whether
-# a second set, without any unit of the first, does as well.
+# The smallest number of units within 3 % of all of them (bisected on the development part, three seeds of
+# the probe; `accuracy` and `all` are of the test part), how far the rankings agree on their first hundred,
+# and whether a second set, without any unit of the first, does as well.
 
 # %%
 smallest = salience.minimal_set(X, y, rankings["greedy"], split, within=3, seeds=(0, 1, 2))
@@ -167,7 +173,7 @@ print(f"{same} of the first 30 units are the same")
 # %% [markdown]
 # ## Look at them
 #
-# Choose a property, and move the slider from one unit to three hundred: the accuracy kept, where the units
+# Choose a property, and move the slider from one unit to all of them: the accuracy kept, where the units
 # are, and the words they are highest on.
 
 # %%
@@ -189,7 +195,7 @@ slider
 # a probe reads the last layer (no unit of that layer is touched). *Zero* and *mean* take the units away;
 # *translate* moves them from the mean of the word's own class to that of another, here from anything to
 # noun: `moved` is the share of other words that the probe then takes for nouns. Beside each line are random
-# units of the same layers.
+# units of the same layers; `embedding` is the cosine between the texts' embeddings before and after.
 
 # %%
 last = np.flatnonzero(stored.units["site"] == stored.units["site"].iloc[-1])
@@ -202,7 +208,11 @@ causal = salience.intervene(
 causal.drop(columns="word").round(2)
 
 # %% [markdown]
-# There is not one salient set: take the first away, and the next is nearly as good. "These are the neurons of
+# Without the first hundred units the probe loses a little, without random ones nothing. Translated, they
+# turn 13 % of the other words into nouns for the probe, random units 5 %, and the untouched model 3 %: the
+# model does use them, but most words keep their part of speech.
+#
+# There is not one salient set: take the first away, and the next is as good. "These are the neurons of
 # part of speech" says more than the data do; "these few are enough" is what was measured.
 #
 # ## Exercises
