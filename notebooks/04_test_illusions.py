@@ -9,13 +9,14 @@
 # %% [markdown]
 # # 04 · Test illusions: a tag can hold on held-out texts and be lost in the next corpus
 #
-# **Do** find a unit that is obviously about one thing in one corpus and about another in the next; count
-# how often that happens, for four kinds of units; see where it comes from. **Learn** that held-out texts
-# of the same corpus cannot show the interpretability illusion, and what can. **Need** two minutes, 90 MB
-# of disk, no network. **Words** [interpretability
-# illusion](../docs/glossary.md#interpretability-illusion), [within](../docs/glossary.md#within),
-# [across](../docs/glossary.md#across), [kept](../docs/glossary.md#kept), [illusion
-# gap](../docs/glossary.md#illusion-gap), [CLS token](../docs/glossary.md#cls-token).
+# **Do** find a unit that is obviously about one thing in one corpus and about another in the next; count how
+# often that happens, for four kinds of units; see where it comes from.
+# **Learn** that held-out texts of the same corpus cannot show the interpretability illusion, and what can.
+# **Need** two minutes, 90 MB of disk, no network.
+# **Words** [interpretability illusion](../docs/glossary.md#interpretability-illusion),
+# [within](../docs/glossary.md#within), [across](../docs/glossary.md#across),
+# [kept](../docs/glossary.md#kept), [illusion gap](../docs/glossary.md#illusion-gap),
+# [CLS token](../docs/glossary.md#cls-token).
 
 # %%
 import pandas as pd
@@ -43,8 +44,8 @@ pd.set_option("display.max_colwidth", 90)
 #
 # ## Four kinds of units
 #
-# Feed-forward units, pooled by maximum or by mean, and the last layer's hidden units, pooled by mean or
-# read at [CLS] as in the paper. The untrained copy of the subject serves as a baseline.
+# Feed-forward units, pooled by maximum or by mean, and the last layer's hidden units, pooled by mean or read
+# at [CLS] as in the paper. The untrained copy of the subject serves as a baseline.
 
 # %%
 last = subject.select("hidden")[-1]
@@ -176,8 +177,8 @@ reports["last layer, mean over tokens"].baselines[["kind", *columns]].astype(str
 # %% [markdown]
 # ## Why? Every corpus has its own region
 #
-# The same unit again: where in the space of its layer do its ten strongest texts of each corpus lie? The
-# map (t-SNE) shows some texts of each corpus; the large framed marks are the top tens.
+# The same unit again: where in the space of its layer do its ten strongest texts of each corpus lie? The map
+# (t-SNE) shows some texts of each corpus; the large framed marks are the top tens.
 
 # %%
 values = {name: stored.values for name, stored in acts.items()}
@@ -205,8 +206,8 @@ with plots.style():
 # ## Which tags hold everywhere?
 #
 # A tag is *global* if its descriptor becomes more frequent along the whole direction, in every corpus;
-# *dataset-level* if it does so in some corpora only; *local* if the ten strongest texts have it and there
-# is no trend below them. `undecided` counts corpora with too few texts to say.
+# *dataset-level* if it does so in some corpora only; *local* if the ten strongest texts have it and there is
+# no trend below them. `undecided` counts corpora with too few texts to say.
 
 # %%
 places = {
@@ -230,8 +231,8 @@ pd.DataFrame({kind: found.verdicts["verdict"].value_counts() for kind, found in 
 # More of the decided tags are global than dataset-level, and about half are undecided: for these the
 # sample has too few texts.
 #
-# One of the best global tags, and one of the best dataset-level ones. The texts of each corpus are ordered
-# by activation and cut into fifths. How frequent is the tag in each?
+# One of the best global tags, and one of the best dataset-level ones. The texts of each corpus are ordered by
+# activation and cut into fifths. How frequent is the tag in each?
 
 
 # %%
@@ -257,8 +258,8 @@ with plots.style():
 #
 # ## Browse
 #
-# Choose a descriptor and a unit. The table shows what becomes of its tags, the columns its exemplars in
-# every corpus with the tokens shaded by activation.
+# Choose a descriptor and a unit. The table shows what becomes of its tags, the columns its exemplars in every
+# corpus with the tokens shaded by activation.
 
 # %%
 ffn = captured(subject, "ffn", "max")
@@ -268,9 +269,9 @@ browser
 # %% [markdown]
 # ## Ask people
 #
-# All this is a machine's judgement, with words it was given. The paper asked people. They saw ten
-# sentences and were not told whether these were a unit's, a random direction's, or drawn at random. Here
-# are such sets; the key stays away from the annotators. Type `n`, or `asks for help: 1 3 5-8`. Then
+# All this is a machine's judgement, with words it was given. The paper asked people. They saw ten sentences
+# and were not told whether these were a unit's, a random direction's, or drawn at random. Here are such sets;
+# the key stays away from the annotators. Type `n`, or `asks for help: 1 3 5-8`. Then
 # `illusions.agreement_of(folder, key)` prints the paper's table.
 
 # %%
@@ -282,8 +283,8 @@ judge
 # ## What to do
 #
 # State the corpus with every tag. Test it on corpora of another kind, not only on held-out texts. Report
-# the gap, and the baselines beside it. Say of each tag whether it is global, and if not, in which corpora
-# it holds. If it is the texts' length that two corpora differ in, `compare(covariates=...)` takes it away.
+# the gap, and the baselines beside it. Say of each tag whether it is global, and if not, in which corpora it
+# holds. If it is the texts' length that two corpora differ in, `compare(covariates=...)` takes it away.
 #
 # ## Exercises
 #
@@ -296,8 +297,7 @@ judge
 # %% tags=["solution"]
 # `report.units` has a line for every tag and every corpus it was looked up in: `corpus` is where it was
 # chosen, `other` where it was looked up (the other half of its own corpus, where both are one), `same`
-# whether it is the unit's first tag there, and `above` whether it reached the minimum. Find the gap by
-# hand.
+# whether it is the unit's first tag there, and `above` whether it reached the minimum. Find the gap by hand.
 judged = report.units[report.units["above"]]
 at_home = judged["other"] == judged["corpus"]
 gap_by_hand = judged.loc[at_home, "same"].mean() - judged.loc[~at_home, "same"].mean()
