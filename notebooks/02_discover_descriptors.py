@@ -190,8 +190,8 @@ print(f"{len(varied)} descriptors, median AUROC {np.median(area):.2f}")
 descriptors.agreement({"proposals": read, "similarity": by_similarity}, seed=SEED).round(2)
 
 # %% [markdown]
-# Similarity puts the texts in a good order (AUROC), but the two ways hardly agree once their probabilities are
-# cut at .5 (kappa): take it as a ranking, not as yes and no.
+# Similarity puts the texts in a good order (AUROC), but the two ways hardly agree once their probabilities
+# are cut at .5 (kappa): take it as a ranking, not as yes and no.
 #
 # A third way asks a language model about every text and descriptor: `label(..., "asked", generator=...)`.
 # With a server, or a model on this machine, the steps of this notebook are the same few lines:

@@ -154,8 +154,8 @@ baselines = matching.baselines(
 baselines.round(2)
 
 # %% [markdown]
-# Shuffled labels give no tag, untrained units some. Random directions have half of the units' share: a mixture
-# of units that respond to something responds too, so they are a baseline as well.
+# Shuffled labels give no tag, untrained units some. Random directions have half of the units' share: a
+# mixture of units that respond to something responds too, so they are a baseline as well.
 #
 # How many descriptors share how many units (first and second tags together)? A tag that hundreds of units
 # carry names none of them.

@@ -95,9 +95,9 @@ print(f"accuracy with all {X.shape[1]:,} units: {everything:.2f}")
 table.round(2)
 
 # %% [markdown]
-# Greedy is first at every number. From a hundred units on, `probeless` is below random ones: it ranks each unit
-# alone, so its first ones say the same again (unit 157 of two layers, above). At three hundred all are near the
-# accuracy of all units, and differences of a hundredth mean nothing.
+# Greedy is first at every number. From a hundred units on, `probeless` is below random ones: it ranks each
+# unit alone, so its first ones say the same again (unit 157 of two layers, above). At three hundred all are
+# near the accuracy of all units, and differences of a hundredth mean nothing.
 #
 # ## Is it the units, or the probe?
 #
@@ -115,8 +115,8 @@ selectivity.round(2)
 # %% [markdown]
 # ## Where are they?
 #
-# The first hundred units by layer, for parts of speech, for something simpler, the ending of a word (`suffix`),
-# and for the relation of a word to its head (`deprel`).
+# The first hundred units by layer, for parts of speech, for something simpler, the ending of a word
+# (`suffix`), and for the relation of a word to its head (`deprel`).
 
 # %%
 layers = {}

@@ -126,8 +126,9 @@ bounds[bounds["null"] == "none"].round(3)
 
 # %% [markdown]
 # `ssp` is below `sp` everywhere. `essp` is not above it at 12 sites of 28, four of them the subject's: the
-# reversed order is one wrong tree, not the worst (exercise 2). `sp` itself is hardly below the constant in the
-# embeddings, and far above it in the last layer: that probe found nothing that holds for other sentences.
+# reversed order is one wrong tree, not the worst (exercise 2). `sp` itself is hardly below the constant in
+# the embeddings, and far above it in the last layer: that probe found nothing that holds for other
+# sentences.
 #
 # `ssp` is small for the subject, and as small where there is little to find: for shuffled words and for
 # random weights. For noise it is larger, but on average still a third of the constant. A probe can always
@@ -139,8 +140,8 @@ ssp = topological[topological["metric"] == "ssp"]
 ssp.groupby("null", sort=False)[["loss", "mean_depth", "entropy"]].mean().round(3)
 
 # %% [markdown]
-# The profiles do not tell them apart either: depth and entropy of the subject are those of shuffled words. None
-# has collapsed to one 1 and 2 for all others (a mean depth below 2).
+# The profiles do not tell them apart either: depth and entropy of the subject are those of shuffled words.
+# None has collapsed to one 1 and 2 for all others (a mean depth below 2).
 #
 # The curves, with the values that the paper prints for BERT-large on a log scale (24 layers, another
 # corpus, padding scored as well: see `trees.published_dataset`); at the right below, the three that should be
