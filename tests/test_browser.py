@@ -152,7 +152,7 @@ def test_responses_to_words_are_means_in_standard_deviations():
         expected = (values[rows].astype(float).mean(0) - others.mean(0))[:2] / others.std(0)[:2]
         assert found.loc[word].tolist() == pytest.approx([*expected, 0])
     assert found["x.2"].tolist() == [0, 0]
-    with pytest.raises(ValueError, match="no other word to hold 'a' against"):
+    with pytest.raises(ValueError, match="no other word to compare 'a' with"):
         exemplars.word_responses(replace(stored, rows=pd.DataFrame({"form": ["a"] * 6})), ["a"])
     with pytest.raises(ValueError, match="the word 'd' .* is not in"):
         exemplars.word_responses(stored, ["a", "d"])

@@ -382,7 +382,7 @@ def test_every_preset_has_the_keys_of_the_first_and_its_own_needs():
     for name in presets.names(path):
         preset = presets.load(name, path)
         assert first - {"corpora"} <= set(preset.settings), name
-        assert "corpora" in preset.settings or {"source", "by"} <= set(preset.settings)
+        assert "corpora" in preset.settings or {"source", "groups"} <= set(preset.settings)
     full = presets.load("full", path)
     assert len(full["revision"]) == 40 and full["device"] == "cuda"
     assert any(spec.startswith("openai:") for spec in full["generators"])

@@ -222,7 +222,9 @@ def test_a_hundred_units_in_the_treebank(minilm, shared_data, monkeypatch):
     kinds = {"pure": 60, "polysemantic": 60}
     found = evaluation.plant(minilm, corpora, labels, kinds=kinds, seed=0, progress=False)
     good = found.units[found.units["planted"]]
-    assert good["unit"].nunique() >= 100 and (good["achieved_auroc"] >= 0.85).all()
+    assert good["unit"].nunique() >= 100 and (good["check_auroc"] >= 0.85).all()
+    # the held-out texts played no part in keeping them: some fall below the minimum there
+    assert (good["achieved_auroc"] >= 0.85).mean() >= 0.9 and good["achieved_auroc"].median() >= 0.95
     assert os.environ["NBKIT_DATA"] == str(shared_data)
     acts = [
         activations.capture(found.subject, c, cache=False, progress=False) for c in found.held_out.values()

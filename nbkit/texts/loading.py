@@ -153,7 +153,7 @@ def _clean(raw: Raw, text: str | None, spec: str) -> tuple[pd.DataFrame, pd.Data
     dropped = {reason: n for reason, n in dropped.items() if n}
     if not len(rows):
         found = counts_of(dropped) if dropped else "it holds no line"
-        if not dropped and list(raw.rows):  # a table of one line
+        if not dropped and list(raw.rows) and Path(spec).suffix.lower() in (".csv", ".tsv"):  # of one line
             found = f"its one line names the columns, {list(raw.rows)} (if it is a text: header=False)"
         fix = f"; {OTHER_ENCODING}" if "undecodable" in dropped else ""
         raise ValueError(f"{spec!r} has no text left after cleaning: {found}{fix}")

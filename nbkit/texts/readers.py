@@ -282,7 +282,9 @@ def _read_table(path: Path, layout: Layout, **dialect) -> Raw:
             *(path.name, len(joined), *joined[0]),
         )
     names, rows = _named(rows, layout, path) if rows else ([], [])
-    frame = pd.DataFrame(rows, columns=names, dtype="str").apply(_numbers)
+    frame = pd.DataFrame(rows, columns=names, dtype="str")
+    others = [name for name in names if name not in ("text", layout.text)]  # a text of digits is a text
+    frame[others] = frame[others].apply(_numbers)
     return Raw(path.stem, frame, None, lost.count, lost.first)
 
 
