@@ -12,7 +12,7 @@
 # **Do** find a unit that is obviously about one thing in one corpus and about another in the next; count how
 # often that happens, for four kinds of units; see where it comes from.
 # **Learn** that held-out texts of the same corpus cannot show the interpretability illusion, and what can.
-# **Need** two minutes, 90 MB of disk, no network.
+# **Need** three minutes, 90 MB of disk, no network.
 # **Words** [interpretability illusion](../docs/glossary.md#interpretability-illusion),
 # [within](../docs/glossary.md#within), [across](../docs/glossary.md#across),
 # [kept](../docs/glossary.md#kept), [illusion gap](../docs/glossary.md#illusion-gap),

@@ -12,7 +12,7 @@
 # **Do** look for dependency trees in the hidden states, layer by layer, with probes, and draw one.
 # **Learn** what a probe's success is worth beside three nulls, and why "a tree is there" is easier said than
 # "this tree is there".
-# **Need** about a minute, 20 MB of disk, no network.
+# **Need** about two minutes, 20 MB of disk, no network.
 # **Words** [depth](../docs/glossary.md#depth), [squared norm](../docs/glossary.md#squared-norm),
 # [X_sp, X_ssp, X_essp](../docs/glossary.md#x_sp-x_ssp-x_essp),
 # [profile entropy](../docs/glossary.md#profile-entropy), [UUAS](../docs/glossary.md#uuas),
