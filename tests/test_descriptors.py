@@ -128,7 +128,7 @@ class Axes:
         return np.eye(26, dtype=np.float32)[[ord(s[0]) - 97 for s in strings]]
 
 
-def test_near_duplicates_become_one_named_by_the_most_frequent():
+def test_near_duplicates_become_one_named_by_the_one_in_the_middle():
     found = descriptors.merge(
         proposals(cat=[0, 1, 2], cats=[2, 3], dog=[0, 5], owl=[9]), min_texts=2, encoder=Axes()
     )
@@ -144,11 +144,49 @@ def test_the_real_encoder_merges_a_plural_and_keeps_topics_apart():
 
 
 def test_labels_from_proposals():
-    corpus = Texts.from_list(["one", "two", "three"])
+    corpus = Texts.from_list(["one", "two", "three", "four"])
     said = proposals(cat=[0], cats=[1], dog=[1])
     merged = descriptors.merge(said, min_texts=1, encoder=Axes())
     labels = descriptors.label(corpus, merged, proposals=said)
-    assert labels.loc[:, ["cat", "dog"]].values.tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert labels.loc[:, ["cat", "dog"]].values.tolist() == [[1, 0], [1, 1]]
+    assert labels.attrs["dropped"] == {"texts without an answer": 2}
+    said.attrs["texts"] = [0, 1, 3]  # the last was answered: it has neither
+    assert descriptors.label(corpus, merged, proposals=said).loc[3].tolist() == [0, 0]
+    with pytest.raises(ValueError, match="about no text of 'texts'"):
+        descriptors.label(corpus, merged, proposals=proposals(cat=[9]))
+
+
+class WordWriter:
+    """Names "elizabeth" where a text has the word, else "other"; every tenth reply is lost."""
+
+    name, provenance, asked = "writer", "a rule", 0
+
+    def complete_all(self, requests):
+        self.asked += len(requests)
+        words = ["elizabeth" if "Elizabeth" in r[-1]["content"] else "other" for r in requests]
+        lost = generators.Reply(None, "timed out")
+        return [lost if i % 10 == 9 else generators.Reply(json.dumps([w])) for i, w in enumerate(words)]
+
+    def complete(self, messages):
+        return self.complete_all([messages])[0]
+
+
+def test_a_text_that_was_not_asked_about_is_not_labelled_absent():
+    """300 of 2,000 texts are asked. A unit that fires exactly on the word has r 1 there; zeros for the other
+    texts would make it about .4, the share of the word's texts that were asked about."""
+    corpus = Texts.from_list(
+        [f"{'Elizabeth' if i % 35 == 0 else 'Somebody'} came, {i}." for i in range(2000)]
+    )
+    unit = np.array(["Elizabeth" in text for text in corpus.frame["text"]], float)
+    said = descriptors.propose(corpus, writer := WordWriter(), n=300, seed=1)
+    merged = descriptors.merge(said, min_texts=3)
+    labels = descriptors.label(corpus, merged, proposals=said)
+    assert writer.asked == 300 and len(labels) == 270  # the lost replies are no zeros either
+    assert set(labels.index) == set(said["text_id"])
+    assert labels.attrs["dropped"] == {"texts without an answer": 1730}
+    assert np.corrcoef(unit[labels.index], labels["elizabeth"])[0, 1] == pytest.approx(1)
+    zeros = labels["elizabeth"].reindex(corpus.frame["text_id"], fill_value=0)
+    assert np.corrcoef(unit, zeros)[0, 1] < 0.5
 
 
 def test_labels_by_similarity_are_probabilities_that_tell_topics_apart():
@@ -156,7 +194,7 @@ def test_labels_by_similarity_are_probabilities_that_tell_topics_apart():
     said = descriptors.propose(corpus.sample(200, seed=0), "recorded:sample")
     merged = descriptors.merge(said, min_texts=10)
     labels = descriptors.label(corpus, merged, "similarity", proposals=said)
-    assert labels.shape == (len(corpus), len(merged))
+    assert labels.shape == (len(corpus), len(merged)) and labels.attrs["encoder"] == "minilm"
     assert labels.to_numpy().min() >= 0 and labels.to_numpy().max() <= 1
     unread = ~corpus.frame["text_id"].isin(said["text_id"]).to_numpy()
     food = corpus.descriptors("written")["food"].to_numpy()[unread] == 1
@@ -354,21 +392,49 @@ def test_a_minimum_size_of_communities():
         descriptors.merge(toy, min_texts=1, min_size=3)
 
 
-def test_no_two_merged_descriptors_are_as_near_as_the_threshold():
-    """One round of communities leaves such pairs: here they are found again until none is left."""
+class Scattered:
+    """An encoder that puts the string of a number somewhere on a sphere."""
 
-    class Scattered:
-        def encode(self, names, **_):
-            points = np.array([np.random.default_rng(int(name)).standard_normal(3) for name in names])
-            return points / np.linalg.norm(points, axis=1, keepdims=True)
+    def encode(self, names, **_):
+        points = np.array([np.random.default_rng(int(name)).standard_normal(3) for name in names])
+        return points / np.linalg.norm(points, axis=1, keepdims=True)
 
-    names = [str(i) for i in range(120)]
-    toy = pd.DataFrame({"text_id": range(120), "generator": "g", "descriptor": names})
-    merged = descriptors.merge(toy, min_texts=1, threshold=0.8, encoder=Scattered())
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=150, unique=True),
+    st.sampled_from([0.3, 0.6, 0.75, 0.9, 0.99]),
+    st.integers(0, 99),
+)
+def test_members_are_near_their_name_and_nearer_to_none_other(numbers, threshold, seed):
+    """One round of communities leaves names near one another, and members nearer to another name."""
+    names = [str(number) for number in numbers]
+    times = np.random.default_rng(seed).integers(1, 9, len(names))
+    toy = proposals(**{name: range(n) for name, n in zip(names, times, strict=True)})
+    merged = descriptors.merge(toy, min_texts=1, threshold=threshold, encoder=Scattered())
     points = Scattered().encode(merged.names)
-    near = points @ points.T - 2 * np.eye(len(points))
-    assert 1 < len(merged) < 60 and near.max() < 0.8
-    assert sorted(sum(merged.frame["members"], []), key=int) == names  # nobody is lost
+    assert (points @ points.T - 2 * np.eye(len(points))).max() < threshold
+    worst = 1.0
+    for i, members in enumerate(merged.frame["members"]):
+        cosine = Scattered().encode(members) @ points.T
+        assert (cosine.argmax(1) == i).all() and cosine[:, i].min() >= threshold
+        worst = min(worst, cosine[:, i].min())
+    assert merged.worst == pytest.approx(worst)
+    assert sorted(sum(merged.frame["members"], [])) == sorted(names)  # nobody is lost
+
+
+def test_the_name_is_the_medoid():
+    """Of equally frequent wordings on an arc the middle one is the name; of unequal ones the heavy one's."""
+
+    class Arc:
+        def encode(self, strings, **_):
+            angle = np.radians([float(s) for s in strings])
+            return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+    said = {"0": [0], "10": [1], "20": [2], "30": [3], "40": [4], "100": [5]}
+    found = descriptors.merge(proposals(**said), min_texts=1, threshold=0.9, encoder=Arc())
+    assert found.names == ["20", "100"] and found.worst == pytest.approx(np.cos(np.radians(20)))
+    found = descriptors.merge(proposals(**said | {"30": range(9)}), min_texts=1, threshold=0.7, encoder=Arc())
+    assert found.names == ["30", "100"]
 
 
 def test_a_stratified_sample_is_in_proportion():

@@ -24,6 +24,9 @@ UNUSED: dict[str, str] = {
     "texts.words_of": "the rule by which plain texts are cut into words, for one text",
     "descriptors.Ledger": "notebook 02 names it in its text; propose(..., ledger=path) makes one",
     "descriptors.Reply": "what a generator of one's own returns",
+    "descriptors.Reliability": "what reliability returns",
+    "descriptors.reliability": "notebook 02 draws it when it is built next",
+    "plots.reliability": "notebook 02 draws it when it is built next",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }

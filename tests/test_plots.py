@@ -15,7 +15,7 @@ from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
-from nbkit import plots
+from nbkit import descriptors, plots
 from nbkit.plots.html import shade_html
 from nbkit.plots.style import _fonts_for, looks
 from nbkit.stats import Estimate
@@ -239,6 +239,17 @@ def test_precision_and_recall_are_where_they_are():
         line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 3 and line.get_linestyle() != "None"
     ]
     assert np.allclose(sorted(map(list, lines)), [[0.1, 0.2, 0.3], [0.2, 0.4, 0.6]])
+
+
+def test_reliability_draws_each_descriptor_and_all_together():
+    gold = pd.DataFrame({"a": [0.0, 1.0] * 5, "b": [0.0] * 6 + [1.0] * 4})
+    bins = descriptors.reliability(gold * 0.8 + 0.1, gold, bins=2).bins
+    drawn = [line.get_xydata().round(2).tolist() for line in plots.reliability(bins).lines]
+    assert len(drawn) == 4  # the diagonal, two descriptors, all together
+    assert drawn[1] == [[0.1, 0.0], [0.9, 1.0]] and drawn[2] == [[0.1, 0.0], [0.74, 0.8]]
+    assert (
+        drawn[3] == bins.loc[bins["descriptor"] == "all", ["predicted", "observed"]].round(2).values.tolist()
+    )
 
 
 def test_bars_and_points_and_histograms_count():

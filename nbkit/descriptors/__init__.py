@@ -3,6 +3,7 @@
     proposals = propose(corpus, "keyphrase")               frame: text_id, generator, descriptor
     merged = merge(proposals, min_texts=10)                near-duplicates become one; merged.names
     labels = label(corpus, merged, proposals=proposals)    [text, descriptor], P(descriptor | text) in [0, 1]
+    reliability(labels, gold)                              are these probabilities? error of each descriptor
 
 Where the words come from is a generator: a spec, or what ``connect`` makes of one.
 
@@ -22,11 +23,14 @@ Sources
     Mondal et al. 2024 (arXiv 2401.16731): every text goes to generators with a task description, one
     worked example drawn at random from the corpus, and the text; the union of the answers is taken;
     near-duplicates are merged by community detection on sentence embeddings, one representative each.
-    New here: every text is labelled instead of the top exemplars alone (a scorer has to see where a
+    New here: a name is the member nearest to all of its community, and no member is nearer to another name;
+    labels by similarity are calibrated for each descriptor (logistic regression, Platt 1999), cross-fitted;
+    every text is labelled instead of the top exemplars alone (a scorer has to see where a
     descriptor is absent), communities are merged until no two representatives are near, and every
     request is accounted for.
 """
 
+from nbkit.descriptors.calibration import Reliability, reliability
 from nbkit.descriptors.generators import connect
 from nbkit.descriptors.labels import Question, agreement, label
 from nbkit.descriptors.ledger import Ledger
@@ -41,10 +45,12 @@ __all__ = [
     "Ledger",
     "Prompt",
     "Question",
+    "Reliability",
     "Reply",
     "agreement",
     "connect",
     "label",
     "merge",
     "propose",
+    "reliability",
 ]

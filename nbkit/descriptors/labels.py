@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 
 from nbkit import stats
+from nbkit.descriptors.calibration import calibrated
 from nbkit.descriptors.ledger import Ledger, accounted, estimate
-from nbkit.descriptors.merging import Descriptors, encode
+from nbkit.descriptors.merging import Descriptors, encode, encoder_name
 from nbkit.descriptors.messages import Generator, Messages, Request
 from nbkit.descriptors.proposals import warn_of_losses
 from nbkit.descriptors.replies import read_answer
@@ -63,6 +63,7 @@ def label(
     generator: str | Generator | None = None,
     question: Question | None = None,
     encoder: Any = None,
+    groups: str | None = None,
     ledger: str | Path | None = None,
     prices: Mapping[str, tuple[float, float]] | None = None,
     max_money: float | None = None,
@@ -70,14 +71,21 @@ def label(
 ) -> pd.DataFrame:
     """Label matrix [text, descriptor] with P(descriptor | text); the index is ``text_id``.
 
-    proposals    1 where a generator named the descriptor or one of its members, else 0
-    similarity   from the cosine between text and descriptor, turned into a probability by a logistic
-                 regression on the texts that ``proposals`` covers (which may be a sample of the corpus)
+    proposals    1 where a generator named the descriptor or one of its members, else 0. Texts that no
+                 generator was asked about, or whose replies were all lost, are absent (nobody knows whether
+                 they have it); ``.attrs["dropped"]`` counts them
+    similarity   from the cosine between text and descriptor, turned into a probability descriptor by
+                 descriptor (``calibrated``) on the texts that ``proposals`` covers, which may be a sample of
+                 the corpus: every text has a label. ``groups`` is the document of each text (a column;
+                 default ``doc_id`` where the corpus has documents). Descriptors with too few positives are
+                 absent; ``.attrs["refused"]`` names them. ``.attrs["encoder"]`` names the encoder: where it
+                 is the subject itself, units and labels share a model, and that has to be said
     asked        a ``generator`` is asked about every text and descriptor (``question``). Texts for which an
                  answer is missing are absent; ``.attrs["dropped"]`` counts them and the failures.
                  ``ledger``, ``prices``, ``max_money`` and ``dry_run`` as for ``propose``
 
-    ``ValueError``: another method, one without what it needs, or two descriptors of one name.
+    ``ValueError``: another method, one without what it needs, two descriptors of one name, or proposals that
+    cover no text of the corpus.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
@@ -97,20 +105,18 @@ def label(
     proposed = _proposed(texts, descriptors, proposals)
     if method == "proposals":
         return proposed
-    return _calibrated(similarity(texts, names, encoder), proposed, proposals)
+    labels = calibrated(similarity(texts, names, encoder), proposed, _documents(texts, groups))
+    labels.attrs["encoder"] = encoder_name(encoder)
+    return labels
 
 
-def _calibrated(closeness: pd.DataFrame, proposed: pd.DataFrame, proposals: pd.DataFrame) -> pd.DataFrame:
-    """Cosines [text, descriptor] as probabilities, by a logistic regression on the texts that were read."""
-    covered = proposed.index.isin(proposals.attrs.get("texts", proposals["text_id"]))
-    known = proposed.to_numpy()[covered].ravel()
-    if not len(known) or known.min() == known.max():
-        raise ValueError("similarity cannot be calibrated: every label of the sample is the same")
-    model = LogisticRegression(C=1e6).fit(closeness.to_numpy()[covered].reshape(-1, 1), known)
-    probability = model.predict_proba(closeness.to_numpy().reshape(-1, 1))[:, 1]
-    return pd.DataFrame(
-        probability.reshape(closeness.shape), index=closeness.index, columns=closeness.columns
-    )
+def _documents(texts: Texts, groups: str | None) -> pd.Series | None:
+    """The column ``groups`` by text_id, by default the documents; None where there are none."""
+    if groups is None:
+        return texts.documents
+    if groups not in texts.frame:
+        raise ValueError(f"{texts.name} has no column {groups!r}: {', '.join(texts.frame)}")
+    return texts.frame.set_index("text_id")[groups]
 
 
 def agreement(labels: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
@@ -191,13 +197,19 @@ def _asked(
 
 
 def _proposed(texts: Texts, descriptors: Descriptors, proposals: pd.DataFrame) -> pd.DataFrame:
-    """1 where a proposal for the text belongs to the descriptor, else 0."""
-    named = proposals.assign(name=proposals["descriptor"].map(descriptors.mapping())).dropna()
+    """1 where a proposal for the text belongs to the descriptor, else 0; only texts that were answered."""
+    answered = pd.Index(proposals.attrs.get("texts", proposals["text_id"])).unique()
     index, columns = _index(texts), pd.Index(descriptors.names)
-    named = named[named["text_id"].isin(index)]
-    values = np.zeros((len(index), len(columns)))
-    values[index.get_indexer(named["text_id"]), columns.get_indexer(named["name"])] = 1.0
-    return pd.DataFrame(values, index=index, columns=columns)
+    known = index[index.isin(answered)]
+    if known.empty:
+        raise ValueError(f"the proposals are about no text of {texts.name!r}: are they of another corpus?")
+    named = proposals.assign(name=proposals["descriptor"].map(descriptors.mapping())).dropna()
+    named = named[named["text_id"].isin(known)]
+    values = np.zeros((len(known), len(columns)))
+    values[known.get_indexer(named["text_id"]), columns.get_indexer(named["name"])] = 1.0
+    frame = pd.DataFrame(values, index=known, columns=columns)
+    frame.attrs["dropped"] = {"texts without an answer": len(index) - len(known)}
+    return frame
 
 
 def _index(texts: Texts) -> pd.Index:

@@ -19,6 +19,8 @@ from nbkit.models import sentence_encoder
 #: What edits may hold: a join and a rename map a name to a name, a drop lists names.
 EDITS: dict[str, type] = {"join": dict, "drop": list, "rename": dict}
 
+ROUNDS = 50  # of naming and moving, at most; a few are usual
+
 
 @dataclass(frozen=True)
 class Descriptors:
@@ -27,10 +29,12 @@ class Descriptors:
     frame     one line each, most frequent first: descriptor, n_texts, members (the proposals that it
               stands for)
     dropped   number of descriptors left out: found in too few texts, or dropped by hand
+    worst     lowest cosine between a proposal and the name that stands for it, before edits by hand
     """
 
     frame: pd.DataFrame
     dropped: int
+    worst: float = float("nan")
 
     @property
     def names(self) -> list[str]:
@@ -65,7 +69,7 @@ class Descriptors:
         twice = frame["descriptor"][frame["descriptor"].duplicated()]
         if len(twice):
             raise ValueError(f"the edits make two descriptors {twice.iloc[0]!r}: join them instead")
-        return Descriptors(_most_frequent_first(frame), self.dropped + len(gone))
+        return Descriptors(_most_frequent_first(frame), self.dropped + len(gone), self.worst)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -80,7 +84,7 @@ def merge(
     edits: str | Path | Mapping[str, Any] | None = None,
     encoder: Any = None,
 ) -> Descriptors:
-    """Near-duplicate proposals become one descriptor, named by its most frequent member.
+    """Near-duplicate proposals become one descriptor, named by the member in their middle (the medoid).
 
     proposals   frame of ``propose``: text_id, descriptor
     threshold   cosine similarity from which two proposals belong together
@@ -90,24 +94,24 @@ def merge(
                 ``Editor`` saves; a file that is not there yet changes nothing
     encoder     anything with ``.encode(list_of_strings)``; default ``models.sentence_encoder()``
 
-    Communities are those of ``sentence_transformers.util.community_detection``, found again among their
-    representatives until no two are as near as ``threshold``. ``ValueError``: no proposals, one that is no
-    string, or nothing left.
+    Communities begin as those of ``sentence_transformers.util.community_detection``. The name of each is the
+    member nearest to the mean of its members, weighted by the number of texts of each; then every proposal
+    goes to the nearest name, and one that has none within ``threshold`` begins a community of its own, until
+    nothing moves. So every member is at least ``threshold`` near to its name (``.worst`` is the lowest
+    cosine), none is nearer to another name, and no two names are as near as ``threshold``.
+    ``ValueError``: no proposals, one that is no string, or nothing left.
     """
-    if proposals.empty:
-        lost = proposals.attrs.get("dropped", "see .attrs['dropped']")
-        raise ValueError(f"there are no proposals to merge: every reply was lost ({lost})")
-    odd = [name for name in proposals["descriptor"] if not isinstance(name, str) or not name.strip()]
-    if odd:
-        raise ValueError(f"{odd[0]!r} among the proposals is no descriptor: give strings that are not empty")
-    texts_of = proposals.groupby("descriptor")["text_id"].agg(set)
-    names = sorted(texts_of.index, key=lambda name: (-len(texts_of[name]), name))
-    groups = _communities(np.asarray(encode(names, encoder)), threshold)
-    lines = []
-    for group in (group for group in groups if len(group) >= min_size):
-        members = [names[i] for i in sorted(group)]  # most frequent first
-        n_texts = len(set().union(*(texts_of[member] for member in members)))
-        lines.append((members[0], n_texts, members))
+    names, texts_of = _wordings(proposals)
+    vectors = np.asarray(encode(names, encoder))
+    weights = np.array([len(texts_of[name]) for name in names], float)
+    medoids, owner = communities(vectors, weights, threshold)
+    lines, worst = [], 1.0
+    for medoid in medoids:
+        group = np.flatnonzero(owner == medoid)  # most frequent first
+        if len(group) >= min_size:
+            members = [names[i] for i in group]
+            lines.append((names[medoid], len(set().union(*(texts_of[m] for m in members))), members))
+            worst = min(worst, *(vectors[group] @ vectors[medoid]).tolist(), 1.0)
     if not lines:
         raise ValueError(f"no community has {min_size} wordings: lower min_size or the threshold")
     frame = _most_frequent_first(pd.DataFrame(lines, columns=["descriptor", "n_texts", "members"]))
@@ -115,26 +119,71 @@ def merge(
     if not kept.any():
         most = frame["n_texts"].max()
         raise ValueError(f"no descriptor is in {min_texts} texts (the most is {most}): lower min_texts")
-    merged = Descriptors(frame[kept].reset_index(drop=True), int((~kept).sum()))
+    merged = Descriptors(frame[kept].reset_index(drop=True), int((~kept).sum()), worst)
     if edits is None:
         return merged
     return merged.edited(edits if isinstance(edits, Mapping) else read_edits(Path(edits)))
 
 
-def _communities(embeddings: np.ndarray, threshold: float) -> list[list[int]]:
-    """Groups of the rows [row, width], each row in one; no two groups' first rows are near."""
+def _wordings(proposals: pd.DataFrame) -> tuple[list[str], pd.Series]:
+    """The different proposals, most frequent first, and the texts of each. ``ValueError``: see ``merge``."""
+    if proposals.empty:
+        lost = proposals.attrs.get("dropped", "see .attrs['dropped']")
+        raise ValueError(f"there are no proposals to merge: every reply was lost ({lost})")
+    odd = [name for name in proposals["descriptor"] if not isinstance(name, str) or not name.strip()]
+    if odd:
+        raise ValueError(f"{odd[0]!r} among the proposals is no descriptor: give strings that are not empty")
+    texts_of = proposals.groupby("descriptor")["text_id"].agg(set)
+    return sorted(texts_of.index, key=lambda name: (-len(texts_of[name]), name)), texts_of
+
+
+def communities(vectors: np.ndarray, weights: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
+    """Rows that are names, and the name's row of each of the unit ``vectors`` [row, width].
+
+    ``weights`` [row] descend: an earlier row is the more frequent wording.
+    """
     from sentence_transformers.util import community_detection
 
-    groups = [[i] for i in range(len(embeddings))]
-    while True:
-        first = embeddings[[group[0] for group in groups]]
-        found = community_detection(first, threshold=threshold, min_community_size=1)
-        # A vector's product with itself may round below a threshold near 1: its row is in no community.
-        alone = set(range(len(groups))).difference(*found)
-        found = [*found, *([i] for i in sorted(alone))]
-        if len(found) == len(groups):
-            return groups
-        groups = [sorted(i for g in community for i in groups[g]) for community in found]
+    found = community_detection(vectors, threshold=threshold, min_community_size=1)
+    names = _apart([community[0] for community in found], vectors, weights, threshold)
+    for _ in range(ROUNDS):
+        owner = _nearest(names, vectors)
+        medoids = [_medoid(np.flatnonzero(owner == name), vectors, weights) for name in names]
+        moved = _apart(medoids, vectors, weights, threshold)
+        if sorted(moved) == sorted(names):
+            break
+        names = moved
+    return names, _nearest(names, vectors)
+
+
+def _apart(names: list[int], vectors: np.ndarray, weights: np.ndarray, threshold: float) -> list[int]:
+    """``names`` without those near to a heavier one, and with rows that are near to none, heaviest first."""
+    of_group = {name: weights[_nearest(names, vectors) == name].sum() for name in names}
+    free, kept = np.ones(len(vectors), bool), []
+    rest = np.argsort(-weights, kind="stable").tolist()
+    for row in (*sorted(names, key=lambda name: (-of_group[name], name)), *rest):
+        if free[row]:
+            kept.append(row)
+            free &= vectors @ vectors[row] < threshold
+            free[row] = False  # a unit vector's product with itself may round below a threshold near 1
+    return kept
+
+
+def _nearest(names: list[int], vectors: np.ndarray) -> np.ndarray:
+    """For each row the name (a row) that is nearest; a name is its own."""
+    names = sorted(names)  # of equally near ones the most frequent
+    owner = np.empty(len(vectors), int)
+    for start in range(0, len(vectors), 4096):  # flat memory
+        cosine = vectors[start : start + 4096] @ vectors[names].T
+        owner[start : start + 4096] = np.array(names)[cosine.argmax(1)]
+    owner[names] = names
+    return owner
+
+
+def _medoid(group: np.ndarray, vectors: np.ndarray, weights: np.ndarray) -> int:
+    """The row of ``group`` nearest to the weighted mean of all of it."""
+    centre = weights[group] @ vectors[group]
+    return int(group[np.argmax(np.round(vectors[group] @ centre, 6))])
 
 
 def _most_frequent_first(frame: pd.DataFrame) -> pd.DataFrame:
@@ -145,6 +194,11 @@ def encode(strings: list[str], encoder: Any) -> np.ndarray:
     """Unit vectors [string, width] of ``encoder``, by default of ``models.sentence_encoder()``."""
     model = encoder or sentence_encoder()
     return np.asarray(model.encode(strings, normalize_embeddings=True, show_progress_bar=False))
+
+
+def encoder_name(encoder: Any) -> str:
+    """What the encoder is called: "minilm" for the default, else its own name or its type's."""
+    return "minilm" if encoder is None else str(getattr(encoder, "name", type(encoder).__qualname__))
 
 
 # ------------------------------------------------------------------------------------------- by hand

@@ -127,7 +127,8 @@ def propose(
     dry_run      send nothing, and return one line per generator: generator, requests (to be sent), known (in
                  the ledger), request_tokens (about), reply_tokens (the most), money, most
 
-    ``.attrs["texts"]`` are the ids of the texts asked about; ``.attrs["dropped"]`` counts, for each
+    ``.attrs["texts"]`` are the ids of the texts of which a reply was read, from one generator at least:
+    about the others nothing is known, and ``label`` leaves them out. ``.attrs["dropped"]`` counts, for each
     generator, requests, failures by kind and replies that could not be read ("salvaged": of lists that were
     cut the whole items are used); ``.attrs["causes"]`` has an example of each kind; ``.attrs["provenance"]``
     says where each generator's words come from. A fault of one request never stops a run.
@@ -155,7 +156,7 @@ def propose(
         return pd.concat(estimates, ignore_index=True)
     frame = pd.DataFrame(lines, columns=["text_id", "generator", "descriptor"])
     frame.attrs |= {"dropped": dropped, "causes": causes, "provenance": origins}
-    frame.attrs["texts"] = texts.frame["text_id"].tolist()
+    frame.attrs["texts"] = frame["text_id"].drop_duplicates().sort_values().tolist()
     return frame
 
 

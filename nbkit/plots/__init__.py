@@ -61,6 +61,7 @@ from nbkit.plots.figures import (
     layers,
     precision_recall,
     quintile_curves,
+    reliability,
     shift,
     transfer,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "neuron_browser",
     "precision_recall",
     "quintile_curves",
+    "reliability",
     "salience_slider",
     "save",
     "shift",

@@ -380,3 +380,20 @@ def gains(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.locator_params(axis="x", nbins=6)
     ax.set(xlabel="gain in Matthews correlation, 95 %", ylabel="", ylim=(len(some) - 0.5, -0.5))
     return plain(ax)
+
+
+def reliability(bins: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Predicted probability against the share observed, on the diagonal where they are the same.
+
+    ``bins`` as ``descriptors.reliability`` gives them: a thin grey line for each descriptor, a thick one for
+    all together.
+    """
+    ax = _axes(ax, (4.2, 4))
+    ax.plot([0, 1], [0, 1], color="k", lw=0.8, ls=":")
+    together = bins["descriptor"] == "all"
+    lines = {"units": "descriptor", "estimator": None, "legend": False, "ax": ax}
+    sns.lineplot(bins[~together], x="predicted", y="observed", color=GREY, lw=0.8, alpha=0.6, **lines)
+    sns.lineplot(bins[together], x="predicted", y="observed", color=BLUE, lw=2, marker="o", **lines)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability", ylabel="share observed")
+    legend(ax, {"all descriptors together": Look(BLUE, "o"), "one descriptor": Look(GREY, "")})
+    return plain(ax)
