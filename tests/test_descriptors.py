@@ -284,6 +284,35 @@ def test_edits_that_cannot_be_are_named():
     refuses({"join": {"cost": "price"}, "drop": ["cost"]}, "both join and drop 'cost'")
     refuses({"rename": {"price": "  "}}, "rename 'price' to '  '.* not be empty")
     refuses({"rename": {"price": None}}, "not be empty")
+    refuses({"drop": ["mood", ["price"]]}, r"name \['price'\], which is no descriptor")
+    refuses({"join": {"price": ["cost"]}}, r"name \['cost'\], which is no descriptor")
+    refuses({"drop": [None]}, "name None, which is no descriptor")
+    refuses({"rename": {"price": " cost\n"}}, "two descriptors 'cost'")
+    refuses({"join": None}, "'join' is None: it must be a dict")
+    refuses([{"drop": ["mood"]}], "must be a dict of join, drop, rename")
+    refuses("drop", "the edits are 'drop'")
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "cannot be read as edits"), (b"[]", "holds no edits"), (b"null", "holds no edits"),
+        (b'{"drop": ["price"', "cannot be read"), (b"\xff\xfe", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"), (b'{"drop": ["price"]}\x00', "cannot be read"),
+        (b'{"join": {"price": NaN}}', "name nan, which is no descriptor"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_edits_is_named_and_left_as_it_is(tmp_path, data, match):
+    path = tmp_path / "e.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=match):
+        descriptors.Editor(MERGED, path)
+    assert path.read_bytes() == data
+
+
+def test_edits_saved_by_an_editor_that_adds_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "e.json").write_bytes(b'\xef\xbb\xbf{"drop": ["price"]}')
+    assert "price" not in descriptors.Editor(MERGED, tmp_path / "e.json").result.names
 
 
 @settings(deadline=None, max_examples=50)

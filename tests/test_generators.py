@@ -142,6 +142,38 @@ def test_a_last_line_that_was_cut_is_left_out_and_the_run_goes_on(tmp_path, cut,
     ]
 
 
+@pytest.mark.parametrize("left", [1, 5, 9, 30])
+def test_a_file_that_holds_one_cut_line_only_is_begun_again(tmp_path, left):
+    path = tmp_path / "new" / "r.jsonl"  # the folder is made before anything is paid
+    generators.connect(f"recorded:{path}", of=Told()).complete(ask("text"))
+    path.write_bytes(path.read_bytes()[:left])
+    again = Told()
+    assert generators.connect(f"recorded:{path}", of=again).complete(ask("text")).answered
+    assert again.asked == 1 and json.loads(path.read_text(encoding="utf-8"))["text"] == "text"
+
+
+def test_a_file_of_something_else_is_neither_read_nor_changed(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1 of .*notes.txt"):
+        generators.connect(f"recorded:{path}", of=Told())
+    assert path.read_text(encoding="utf-8") == "my notes"
+
+
+def test_two_processes_record_into_one_file(tmp_path):
+    """As two processes do: each has read the file before the other wrote."""
+    path = tmp_path / "r.jsonl"
+    both = [generators.connect(f"recorded:{path}", of=Told(name)) for name in "AB"]
+    for i in range(20):
+        both[i % 2].complete(ask(f"text {i}"))
+    for name in "AB":
+        reader = Told(name)
+        replies = generators.connect(f"recorded:{path}", of=reader).complete_all(
+            [ask(f"text {i}") for i in range("AB".index(name), 20, 2)]
+        )
+        assert not reader.asked and all(name in reply.text for reply in replies)
+
+
 @pytest.mark.parametrize("line", ['{"text": "a", "reply": ["b"]}', '{"text": 1, "reply": "b"}', "[" * 5000])
 def test_a_line_of_another_type_is_named(tmp_path, line):
     path = tmp_path / "replies.jsonl"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from misbehaving import KEY, USAGE, Misbehaving, chat
 
 from nbkit import descriptors
-from nbkit.descriptors import Ledger, connect, server
+from nbkit.descriptors import Ledger, Reply, connect, server
 from nbkit.descriptors.messages import ANSWERED, UNCERTAIN
 from nbkit.texts import Texts
 
@@ -247,6 +247,78 @@ def test_what_was_paid_is_kept_when_the_key_is_withdrawn(serve, tmp_path):
     assert sum(v for k, v in found.attrs["dropped"]["openai:m"].items() if k != "requests") == 15
 
 
+CHOICE = chat('["food"]')["choices"][0]
+#: What a server may send with status 200: (body, failure, is it charged).
+ODD_ANSWERS = {
+    "an error in a list": ([{"error": {"message": "overloaded"}}], "server error", False),
+    "an error beside no choices": ({"choices": [], "error": {"message": "x"}}, "server error", False),
+    "an error beside choices of null": ({"choices": None, "error": "overloaded"}, "server error", False),
+    "an object that is an error": ({"object": "error", "message": "overloaded"}, "server error", False),
+    "a reply that went wrong": (chat("", finish_reason="error"), "broken reply", True),
+    "choices within a list": ({"usage": USAGE, "choices": [[CHOICE]]}, "broken reply", True),
+    "choices by number": ({"usage": USAGE, "choices": {"0": CHOICE}}, "broken reply", True),
+    "a completion without a message": ({"choices": [{"text": "food"}]}, "broken reply", True),
+    "a piece of a stream": (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "broken reply", True),
+    "nothing": (b"", "broken reply", True),
+    "a number of 5,000 digits": (b'{"choices": [], "usage": ' + b"9" * 5000 + b"}", "broken reply", True),
+    "deep objects": (b'{"a":' * 100_000, "broken reply", True),
+    "parts of null": (chat([None]), "broken reply", True),
+    "parts without text": (chat([{"type": "image_url"}]), "empty", True),
+    "a refusal": ({"choices": [{"message": {"content": None, "refusal": "no"}}]}, "refused", True),
+    "held back": (chat("", finish_reason="SAFETY"), "refused", True),
+    "filtered": (chat("half of it", finish_reason="content_filter"), "refused", True),
+    "cut at its limit": (chat('["a", "b', finish_reason="length"), "truncated", True),
+    "cut, in other words": (chat('["a", "b', finish_reason="MAX_TOKENS"), "truncated", True),
+    "cut while thinking": (chat(None, finish_reason="length"), "truncated", True),
+    "a good one, thinking in parts": (
+        chat([{"type": "thinking", "text": '["x"]'}, {"type": "text", "text": '["food"]'}]), "", True,
+    ),
+    "a good one, no usage": ({"choices": [CHOICE]}, "", True),
+    "a good one, usage in a list": ({"choices": [CHOICE], "usage": [22, 128]}, "", True),
+    "a good one, usage not a number": (
+        chat('["food"]', {"prompt_tokens": float("nan"), "completion_tokens": float("inf")}), "", True,
+    ),
+    "a good one, usage beyond all numbers": (
+        chat('["food"]', {"prompt_tokens": 10**400, "completion_tokens": "1e400"}), "", True,
+    ),
+    "a good one, an end of another type": (chat('["food"]', finish_reason=["length"]), "", True),
+    "a good one, an error that is null": ({**chat('["food"]'), "error": None}, "", True),
+    "a good one, in a list": ([chat('["food"]')], "", True),
+    "a good one, in UTF-16": (json.dumps(chat('["food"]')).encode("utf-16"), "", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD_ANSWERS)
+def test_what_is_charged_and_kept_of_an_odd_answer(serve, tmp_path, kind):
+    body, failure, charged = ODD_ANSWERS[kind]
+    served, generator = serve(lambda *_: (200, body))
+    ledger = Ledger(generator, tmp_path / "r.sqlite", prices=PRICES, max_money=1)
+    assert [reply.failure for reply in ledger.complete_all(ask(2))] == [failure] * 2
+    each = 0.00406  # with 22 tokens of request it is the most that a request may cost here, too
+    assert ledger.spent() == (pytest.approx(2 * each, rel=0.02) if charged else 0)
+    ledger.complete_all(ask(2))
+    assert len(served.sent) == (2 if failure in ANSWERED else 4)
+
+
+def test_an_answer_that_is_cut_for_showing_leaves_no_part_of_the_key(serve):
+    _, generator = serve(lambda *_: (200, b"x" * 1990 + KEY.encode() + b"x" * 100))
+    raw = generator.complete(ask(1)[0]).raw
+    assert len(raw) == 2000 and KEY[:8] not in raw
+
+
+def test_a_generator_that_loses_replies_is_named_and_charged(tmp_path):
+    class Lossy:
+        name, provenance, model, batch, max_tokens = "lossy", "a script", "m", 5, 10
+
+        def complete_all(self, requests):
+            return [Reply('["a"]') for _ in requests[1:]]
+
+    ledger = Ledger(Lossy(), tmp_path / "r.sqlite", prices=PRICES, max_money=1)
+    with pytest.raises(ValueError, match="lossy gave 4 replies to 5 requests"):
+        ledger.complete_all(ask(5))
+    assert ledger.spent() == pytest.approx(ledger.estimate(ask(5)).most)
+
+
 # --------------------------------------------------------------------- 6: several runs on one ledger
 
 
@@ -338,7 +410,7 @@ def test_a_server_that_is_not_there_is_said_at_once_with_its_address(tmp_path):
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize("status", [401, 404])
+@pytest.mark.parametrize("status", [401, 404, 405])
 def test_a_wrong_key_or_address_is_said_with_the_address(serve, status):
     served, generator = serve(lambda *_: (status, {"error": {"message": "no such thing"}}))
     with pytest.raises(ValueError, match=rf"turned away \({status}\) at http://127.0.0.1.*no such thing"):
@@ -383,6 +455,14 @@ def test_a_lost_connection_is_charged_once_an_attempt_and_tried_again(serve, tmp
         ("user:s3cret@127.0.0.1:1/v1", "must begin with http"),
         ("http://127.0.0.1:1/v1?token=s3cret", "has a query"),
         ("http://127.0.0.1:1/v1#s3cret", "has a query or fragment"),
+        ("http://user:s3cret@h?x=y@z", "holds a user or password"),
+        ("http://good.example\\@127.0.0.1/v1", "holds a user or password"),
+        ("http://h/v1?", "has a query"),
+        ("http://h/v1\r\nX: s3cret", "white space or unprintable"),
+        ("http://h.exam\tple/v1", "white space or unprintable"),
+        ("ftp://127.0.0.1/v1", "must begin with http"),
+        ("http:/127.0.0.1/v1", "must begin with http:// or https:// and a host"),
+        ("http://127.0.0.1:99999/v1", "is no address"),
         ("localhost:8000/v1", "must begin with http://"),
         ("http://", "must begin with http:// or https:// and a host"),
         ("http://127.0.0.1:port/v1", "is no address"),
@@ -395,7 +475,7 @@ def test_an_address_that_is_wrong_or_carries_secrets_is_refused(url, match):
     assert "s3cret" not in str(caught.value) and caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("key", ["", "  ", None, "sk-\x00123", "sk-é", "a\nb"])
+@pytest.mark.parametrize("key", ["", "  ", None, "sk-\x00123", "sk-é", "a\nb", "Bearer sk", "sk\u200b1"])
 def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(key, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError) as caught:
@@ -427,8 +507,19 @@ def test_a_server_on_this_machine_is_not_asked_through_a_proxy(serve, monkeypatc
     served, generator = serve(good)
     assert generator.complete(ask(1)[0]).answered
     assert len(served.sent) == 1 and not proxy.sent
-    assert server.is_loopback("http://[::1]:80/v1") and server.is_loopback("http://localhost/v1")
-    assert not server.is_loopback("https://api.openai.com/v1")
+
+
+@pytest.mark.parametrize(
+    "host",
+    "[::1]:80 localhost LOCALHOST. 127.1 127.0.0.1. [::ffff:127.0.0.1] 0.0.0.0 x.localhost".split(),
+)
+def test_every_name_of_this_machine_is_known(host):
+    assert server.is_loopback(f"http://{host}/v1")
+
+
+@pytest.mark.parametrize("host", "api.openai.com 10.0.0.1 localhost.example.com [::ffff:10.0.0.1]".split())
+def test_other_machines_are_not_this_one(host):
+    assert not server.is_loopback(f"http://{host}/v1")
 
 
 # ----------------------------------------------------------------------- 12, 13: estimates and caps

@@ -184,13 +184,20 @@ class Ledger:
         settled, granted = self._reserve(batch)
         unanswered = dict(granted)
         try:
-            for (key, messages), reply in zip(granted.items(), self._send(granted), strict=True):
-                self._keep(key, messages, reply)
-                settled[key] = reply
-                del unanswered[key]
+            replies = self._send(granted)
         except ValueError:  # turned away: nothing was worked on
             self._settle(unanswered, 0.0)
             raise
+        except BaseException:
+            self._settle(unanswered, None)
+            raise
+        try:
+            if len(replies) != len(granted):
+                raise ValueError(f"{self.name} gave {len(replies)} replies to {len(granted)} requests")
+            for (key, messages), reply in zip(granted.items(), replies, strict=True):
+                self._keep(key, messages, reply)
+                settled[key] = reply
+                del unanswered[key]
         except BaseException:
             self._settle(unanswered, None)
             raise

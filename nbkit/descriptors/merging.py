@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nbkit import provenance
+from nbkit.descriptors.messages import valid
 from nbkit.models import sentence_encoder
 
 #: What edits may hold: a join and a rename map a name to a name, a drop lists names.
@@ -206,6 +207,8 @@ def encoder_name(encoder: Any) -> str:
 
 def checked_edits(edits: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     """``edits`` with all three kinds, every name of them in ``known``; anything else is a ``ValueError``."""
+    if not isinstance(edits, Mapping):
+        raise ValueError(f"the edits are {edits!r}: they must be a dict of {', '.join(EDITS)}")
     for kind, value in edits.items():
         if kind not in EDITS:
             raise ValueError(f"unknown edit {kind!r}: there are {', '.join(EDITS)}")
@@ -213,11 +216,12 @@ def checked_edits(edits: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
             raise ValueError(f"the edits' {kind!r} is {value!r}: it must be a {EDITS[kind].__name__}")
     found = {kind: edits.get(kind, empty()) for kind, empty in EDITS.items()}
     for name in (*found["join"], *found["join"].values(), *found["drop"], *found["rename"]):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"the edits name {name!r}, which is no descriptor here: was the corpus changed?")
     for old, new in found["rename"].items():
         if not isinstance(new, str) or not new.strip():
             raise ValueError(f"the edits rename {old!r} to {new!r}: a name must not be empty")
+    found["rename"] = {old: " ".join(valid(new).split()) for old, new in found["rename"].items()}
     return found
 
 
@@ -237,7 +241,7 @@ def _targets(join: Mapping[str, str]) -> dict[str, str]:
 def read_edits(path: Path) -> dict[str, Any]:
     """The edits in a file, none where it is not there. What is no JSON object is a ``ValueError``."""
     try:
-        edits = json.loads(path.read_text(encoding="utf-8"))
+        edits = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:

@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 def judge(text: str, ended: bool, tokens: tuple[int | None, int | None]) -> Reply:
     """A reply with ``text``, or a failure where it is empty or was cut."""
     if not text.strip():
-        return Reply(None, "empty", text, tokens)
+        return Reply(None, "empty" if ended else "truncated", text, tokens)
     return Reply(text, tokens=tokens) if ended else Reply(None, "truncated", text, tokens)
 
 

@@ -57,6 +57,7 @@ class Recorded:
             self.provenance = f"replies recorded in {self._path.name}"
             found = [] if of is not None and not self._path.exists() else _read_lines(self._path)
             if of is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)  # before anything is paid
                 _end_last_line(self._path)
         for line in found:
             self._lines.setdefault(line.request or line.text, []).append(line)
@@ -132,10 +133,16 @@ def _read_lines(path: Path) -> list[Line]:
     try:
         lines += [_read_line(last, len(whole) + 1, path)] if last else []
     except ValueError:
-        if not lines:
+        if not lines and not _is_cut(last):
             raise
         log.warning("%s: the last line was cut, and is left out", path.name)
     return lines
+
+
+def _is_cut(line: bytes) -> bool:
+    """Is it the beginning of a recorded line, and not of some other file?"""
+    start = b'{"text": '
+    return line.startswith(start) or start.startswith(line)
 
 
 def _read_line(line: bytes, number: int, path: Path) -> Line:

@@ -16,28 +16,80 @@ LONGEST = 6  # words of a descriptor; more is a sentence
 WIDEST = 80  # characters of a descriptor; scripts without spaces have one "word" a sentence
 MOST = 10  # descriptors of a text
 
-#: Marks of thinking aloud, as models of several families write them.
+#: Marks of thinking aloud, as models of several families write them; a group is filled where one is closed.
 THINKING = re.compile(
-    r"[<\[](/?)(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)[>\]]", re.IGNORECASE
-)
-BULLET = re.compile(r"\s*(?:[-*+•‣▪–—·]\s*|\(?\d{1,3}[.):、]\s+|\(?\d{1,3}\)\s*)")
-LABEL = re.compile(
-    r"\s*(?:the )?(?:topics?|themes?|tone|mood|style|sentiment|subjects?|properties|descriptors?|keywords?"
-    r"|phrases|tags|labels|answer|list|output|response)\s*[:：]\s*",
+    r"[<◁]\s{0,2}(/?)\s{0,2}(?:\w{1,9}[:_])?(?:think|thinking|thoughts?|reasoning|reflection|analysis"
+    r"|scratchpad|monologue)(?:\s[^<>]{0,80})?[>▷]|\[(/?)think(?:ing)?\]|<\|(?:begin|(end))_of_thought\|>",
     re.IGNORECASE,
 )
-COMMAS = ",，、،﹐､՝߸᠂፣⸲⹁⹌"
+#: Marks that end a turn: what follows is no part of the reply.
+TURN = re.compile(
+    r"<[|｜](?:im_end|eot_id|eom_id|end|endoftext|end_of_text|return|end▁of▁sentence)[|｜]>"
+    r"|</s>|<eos>|<end_of_turn>",
+    re.IGNORECASE,
+)
+TAG = re.compile(
+    r"<[|｜][^<>]{1,40}[|｜]>|</?[a-z][\w:.-]{0,30}(?: [^<>]{0,80})?/?>|\[/?INST\]", re.IGNORECASE
+)
+FENCE = re.compile(r"\s*(?:`{3,}|~{3,})\s*[\w+#.-]*\s*")
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+#: Full-width marks, and those they stand for.
+PLAIN = str.maketrans("［］｛｝【】＂：", '[]{}[]":')
+
+BULLET = re.compile(
+    r"\s*(?:[-*+•‣▪–—·✅✔✓➤►→]\s*|\(?\d{1,3}[.):、]\s+|\(?\d{1,3}\)\s*|\(?[a-zA-Z]\)\s+|[①-⑳❶-❿]\s*)"
+)
+CHECKBOX = re.compile(r"^([ \t]{0,9}[-*+][ \t]{1,9})\[[ xX]?\][ \t]", re.MULTILINE)
+NUMBER = re.compile(r"[\s,;]\(?\d{1,2}[.)]\s")  # of an item inside a line
+NAMED = (
+    r"(?:(?:the|final|my) )?(?:topics?|themes?|tone|mood|style|sentiment|subjects?|propert(?:y|ies)"
+    r"|descriptors?|keywords?|phrases|tags|labels|answer|list|output|response|result|json)"
+)
+LABEL = re.compile(
+    r"\s*(?:(?:sure|ok|okay|certainly|of course|absolutely|understood|got it)[,.!]\s{1,2})?"
+    r"(?:(?:here (?:is|are)|here's|these are)[^:]{0,60}:"
+    rf"|{NAMED}(?:\s{{0,2}}[:=]|\s[-–—]\s))?\s*",
+    re.IGNORECASE,
+)
+#: What a reply in prose says besides its items.
+CHATTER = re.compile(
+    rf"{NAMED}(?: (?:is|are)(?: as follows)?)?$|assistant$|got it$|understood$|thank|you're welcome"
+    r"|(?:i )?hope (?:this|that|it)|i (?:think|hope|see|would|will|chose|found|believe|have)\b",
+)
+#: Keys of an object whose values are no descriptors.
+ASIDE = set(
+    "error errors message reason reasons reasoning rationale explanation explanations thought thoughts"
+    " thinking analysis confidence comment comments note notes type role status language $schema".split()
+)
+#: An item in bold, and what it is explained with.
+HEAD = re.compile(rf"^([^*]{{0,9}}\*\*(?!{NAMED}\W)[^*:]{{1,80}}?)(?::\*\*|\*\*:)\s\S.*", re.IGNORECASE)
+COMMAS = ",，、،﹐､՝߸᠂፣⸲⹁⹌;；؛|•"
 COMMA = re.compile(f"[{COMMAS}]")
 END = re.compile(r"[.!?…。！？।؟]+[\"'”’»)]*\s*$")
 INSIDE = re.compile(r"[.!?…।؟][\"'”’»)]*\s+\S|[。！？]\S")  # a sentence ends, and another begins
+QUOTED = re.compile(rf'\(?\s*(?:"[^"]*"[\s{COMMAS}]*)+\)?')
 #: What an item has around it and is no part of it.
-AROUND = " \t\r\n\"'`“”„‟«»‹›‘’‚‛「」『』[]{}<>*_~|.;:!¡•" + COMMAS
+AROUND = " \t\r\n\"'`“”„‟«»‹›‘’‚‛「」『』[]{}<>*_~.:!¡…" + COMMAS
 
 REFUSAL = re.compile(
     r"(?:i'?m|i am) (?:\w+ )?(?:sorry|afraid|unable|not able|not allowed)\b"
     r"|(?:unfortunately,? |sorry,? (?:but )?)+i\b|sorry,? but\b"
-    r"|i (?:can ?not|can'?t|won'?t|will not|do not|don'?t|must|have to|apologi[sz]e)\b"
+    r"|i (?:can ?not|can'?t|won'?t|will not|do not|don'?t|must|have to|apologi[sz]e|regret|decline)\b"
     r"|as an? (?:\w+ )?(?:ai|assistant|language model)\b|my apologies\b",
+    re.IGNORECASE,
+)
+#: A reply that begins so is a refusal; the same words may be a descriptor in a list.
+REFUSED = re.compile(
+    r"\W{0,9}(?:sorry\W*$|(?:please accept )?(?:my )?(?:sincere )?apolog(?:y|ies)|unable to"
+    r"|can ?not\b|can'?t\b"
+    r"|i'?d rather not|we (?:are sorry|can ?not|can'?t)|(?:this|the|your) (?:request|content|text|prompt)"
+    r" (?:violates|has been (?:flagged|blocked|rejected)|goes against|cannot be)"
+    r"|(?:request|content) (?:denied|rejected|blocked|policy)"
+    r"|es tut mir leid|leider|tut mir leid|lo siento|lamento|(?:je suis )?désolée?|je ne peux|desculpe"
+    r"|sinto muito|lamento|mi dispiace|non posso|извините|простите|к сожалению|я не могу|przykro mi|het spijt"
+    r"|(?:很|非常)?抱歉|对不起|對不起|我(?:不能|无法|無法)|申し訳|すみません|ごめんなさい|죄송|عذرا|آسف|क्षमा)",
     re.IGNORECASE,
 )
 PREAMBLE = re.compile(
@@ -45,11 +97,18 @@ PREAMBLE = re.compile(
     r"|(?:here (?:is|are|you)|here'?s|let me|let'?s|let us)\b"
 )
 NONE = {
-    "none", "null", "nil", "nan", "n/a", "na", "nothing", "undefined", "unknown", "not applicable",
-    "none found", "none of the above", "no descriptors", "no properties", "keine", "nichts", "aucun",
+    "none", "null", "nil", "nan", "n/a", "n / a", "n.a", "na", "nothing", "undefined", "unknown", "true",
+    "false", "unspecified", "redacted", "empty list", "none of the above", "keine", "nichts", "aucun",
     "aucune", "rien", "ninguno", "ninguna", "nada", "nessuno", "nessuna", "niente", "nenhum", "nenhuma",
     "нет", "ничего", "无", "無", "没有", "沒有", "なし", "ない", "없음", "لا شيء",
 }  # fmt: skip
+NO_SUCH = re.compile(
+    r"(?:there (?:is|are) )?(?:no|none)(?: (?:clear|specific|relevant|particular|obvious|such|other))?"
+    r"(?: (?:topics?|themes?|descriptors?|properties|property|keywords?|phrases|tags|labels"
+    r"|answer|text|items))?"
+    r"(?: (?:was |were )?(?:found|identified|given|detected|provided|present|available|apply|applicable))?"
+    r"|not (?:applicable|available|specified|given|provided|mentioned|stated)"
+)
 
 
 class Read(NamedTuple):
@@ -62,66 +121,95 @@ class Read(NamedTuple):
 def read_reply(reply: str) -> list[str] | None:
     """Descriptors in a reply, or None when there are none (nothing of use, or a refusal).
 
-    Thinking aloud, code fences and bold are dropped. Then the last whole JSON value counts, flattened (of
-    objects the values), or the whole items of a list that was cut; without any bracket or brace, the lines
-    (bullets first), split at the commas of any script where they are no sentences. Items are lower-cased,
-    without quotes; at most ten, of at most six words each.
+    Thinking aloud, marks of turns, tags, code fences and bold are dropped. Then the last whole JSON value
+    counts, flattened (of objects the values), or the whole items of a list that was cut; without any bracket
+    or brace, the lines (bullets first), split at the commas of any script where they are no sentences. Items
+    are lower-cased, without quotes; at most ten, of at most six words each.
     """
     return read(reply).items or None
 
 
 def read(reply: str) -> Read:
     """``read_reply`` with the kind of failure."""
-    text = without_marks(without_thinking(reply)).strip()
-    found = json_items(text)
+    text = without_marks(without_thinking(INVISIBLE.sub("", valid(reply)).translate(PLAIN))).strip()
+    found = json_items(_decoded(text))
     if found is None and not re.search(r"[\[\]{}]", text):
-        if REFUSAL.match(_straight(text)):
+        if _refuses(text):
             return Read([], "refused")
-        found = line_items(text)
+        found = json_items(f"[{text.strip('() ')}]") if QUOTED.fullmatch(text) else line_items(text)
+    nested = [json_items(item) if item[:1] in ("[", "{") else None for item in found or []]
+    parts = [part for item, inner in zip(found or [], nested, strict=True) for part in (inner or [item])]
     items: dict[str, None] = {}
     refused = False
-    for item in found or []:
-        cleaned = clean(item)
-        refused = refused or bool(REFUSAL.match(cleaned))
-        if is_descriptor(cleaned):
-            items[cleaned] = None
+    for item in map(clean, parts):
+        refused = refused or bool(REFUSAL.match(item))
+        if is_descriptor(item):
+            items[item] = None
         if len(items) == MOST:
             break
-    failure = "" if items else "refused" if refused else "unparsable"
-    return Read(list(items), failure)
+    if len(items) == 1 and _refuses(*items):
+        return Read([], "refused")
+    refused = refused or _refuses(text)
+    return Read(list(items), "" if items else "refused" if refused else "unparsable")
 
 
 def without_thinking(text: str) -> str:
-    """What is outside of thinking marks; thinking that is not closed goes to the end."""
-    text = text.rpartition("<|message|>")[2]  # the last channel of models that write several
+    """What is outside of thinking marks, as far as the end of the turn; open thinking goes to the end."""
+    header, channel, last = text.rpartition("<|message|>")  # of models that write several channels
+    text = "" if channel and re.search(r"analysis\s{0,9}$", header[-20:]) else last
     kept, start, thinking = [], 0, False
     for mark in THINKING.finditer(text):
-        if mark[1]:  # closed; without an opening mark all before it was thinking
+        if any(mark.groups()):  # closed; without an opening mark all before it was thinking
             kept, start, thinking = (kept if thinking else []), mark.end(), False
         elif not thinking:
             kept.append(text[start : mark.start()])
             thinking = True
-    return "".join(kept) + ("" if thinking else text[start:])
+    outside = "".join(kept) + ("" if thinking else text[start:])
+    return next((turn for turn in TURN.split(outside.rpartition("[/INST]")[2]) if turn.strip()), "")
 
 
 def without_marks(text: str) -> str:
-    """``text`` without code fences and bold."""
-    lines = [line for line in text.splitlines() if not re.fullmatch(r"\s*(?:```|~~~)\s*\w*\s*", line)]
-    return re.sub(r"[*_`]{2,}|`", "", "\n".join(lines))
+    """``text`` without code fences, tags, check boxes and bold; what is bold before a colon is the item."""
+    lines = [line for line in text.splitlines() if not FENCE.fullmatch(line)]
+    text = CHECKBOX.sub(r"\1", "\n".join(HEAD.sub(r"\1**", line) for line in lines))
+    return re.sub(r"[*_`]{2,}|`", "", TAG.sub("\n", text))
 
 
 def clean(item: str) -> str:
     """One item: without quotes and marks, lower-cased, single spaces."""
-    item = without_marks(valid(item[: 4 * WIDEST]))
-    return " ".join(_straight(item).lower().split()).strip(AROUND)
+    before, item = None, valid(item[: 4 * WIDEST])
+    for _ in range(4):  # what one step leaves may be something for another
+        if item == before:
+            break
+        before = item
+        item = INVISIBLE.sub("", item).lower()
+        item = " ".join(_straight(without_marks(item)).split()).strip(AROUND)
+        if item.count("(") != item.count(")") or re.fullmatch(r"\([^()]*\)", item):
+            item = item.strip("()")
+    return item
 
 
 def is_descriptor(item: str) -> bool:
     """Is a cleaned item of use: not empty, not too long, no refusal, no word for none?"""
     if not any(c.isalnum() for c in item) or len(item) > WIDEST or len(item.split()) > LONGEST:
         return False
-    junk = REFUSAL.match(item) or PREAMBLE.match(item) or THINKING.search(item) or "<|" in item
-    return item not in NONE and not junk
+    junk = REFUSAL.match(item) or PREAMBLE.match(item) or THINKING.search(item) or NO_SUCH.fullmatch(item)
+    return item not in NONE and not junk and not item.startswith(("//", "/*")) and "<|" not in item
+
+
+def _refuses(text: str) -> bool:
+    text = _straight(text).strip(AROUND)
+    return bool(REFUSAL.match(text) or REFUSED.match(text))
+
+
+def _decoded(text: str) -> str:
+    """``text``, or what it holds where it is a JSON string with a list inside."""
+    if text[:1] != '"' or "[" not in text:
+        return text
+    try:
+        return str(json.loads(text, strict=False))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _straight(text: str) -> str:
@@ -132,14 +220,22 @@ def _straight(text: str) -> str:
 
 
 def line_items(text: str) -> list[str]:
-    """Items of a plain reply: its bulleted lines, or all; commas split what is no sentence."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.rstrip().endswith((":", "："))]
+    """Items of a plain reply: its bulleted lines, or all but headings; commas split what is no sentence."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.rstrip().endswith(":")]
+    lines = [line for line in lines if not re.match(r"#{1,6} ", line)] or lines
     bulleted = [line for line in lines if BULLET.match(line)]
     items = []
     for line in bulleted or lines:
-        line = LABEL.sub("", BULLET.sub("", line, count=1), count=1)
-        items += [] if is_sentence(line) else COMMA.split(line)
-    return items
+        line = _after(LABEL, _after(BULLET, line))
+        for part in NUMBER.split(line) if bulleted else [line]:
+            items += [] if is_sentence(part) else COMMA.split(part)
+    return [item for item in (_after(LABEL, item) for item in items) if not CHATTER.match(clean(item))]
+
+
+def _after(mark: re.Pattern[str], line: str) -> str:
+    """``line`` without the mark that it begins with."""
+    found = mark.match(line)
+    return line[found.end() :] if found else line
 
 
 def is_sentence(line: str) -> bool:
@@ -156,23 +252,46 @@ class _Value:
 
     def __init__(self, text: str, start: int) -> None:
         before = text[max(0, start - 80) : start].rpartition("\n")[2].rstrip()
-        self.bare = not before or before.endswith((":", "="))  # else a bare word in brackets is prose
+        self.bare = not before.strip("-*+• ") or before.endswith((":", "="))  # else a bare word is prose
         self.open: list[str] = []  # brackets
+        self.aside: list[bool] = []  # of each open bracket: is what stands in it now no item?
         self.items: list[str] = []
         self.words = False  # anything but brackets and commas
         self.pending: list[str] = []  # of the bare item that is being read
         self.quoted: str | None = None
 
+    def may_quote(self) -> bool:
+        """Does a quote begin a string here, where nothing but a comment stands before it?"""
+        if self.pending and self.pending[0][:9].lstrip().startswith(("//", "/*")):
+            self.pending = []
+        return not self.pending
+
+    def enter(self, bracket: str) -> None:
+        self.aside.append(bool(self.aside) and self.aside[-1])
+        self.open.append(bracket)
+
+    def leave(self) -> None:
+        self.end_item()
+        self.open.pop()
+        self.aside.pop()
+
     def end_item(self) -> None:
         bare = "".join(self.pending).strip()
         self.words = self.words or bool(bare) or self.quoted is not None
-        if self.quoted is not None:
-            self.items.append(self.quoted)
-        elif self.bare and bare and not re.fullmatch(r"[-+\d.eE]+|true|false", bare, re.IGNORECASE):
-            self.items.append(bare)
+        if not self.aside[-1]:
+            if self.quoted is not None:
+                self.items.append(self.quoted)
+            elif self.bare and bare and not re.fullmatch(r"[-+\d.eE]+|true|false", bare, re.IGNORECASE):
+                self.items.append(bare)
         self.pending, self.quoted = [], None
 
+    def comma(self) -> None:
+        self.end_item()
+        self.aside[-1] = len(self.aside) > 1 and self.aside[-2]
+
     def end_key(self) -> None:
+        key = self.quoted if self.quoted is not None else "".join(self.pending)
+        self.aside[-1] = self.aside[-1] or key.strip().lower() in ASIDE
         self.pending, self.quoted = [], None
 
 
@@ -189,22 +308,23 @@ def json_items(text: str) -> list[str] | None:
         if value is None:
             if token in "[{":
                 value = _Value(text, at)
-                value.open.append(token)
+                value.enter(token)
         elif token in "[{":
             value.end_item()
-            value.open.append(token)
+            value.enter(token)
         elif token in "]}":
-            value.end_item()
-            value.open.pop()
+            value.leave()
             if not value.open:
                 if value.items or not value.words:
                     found = value.items
                 value = None
         elif token in COMMAS:
-            value.end_item()
+            value.comma()
         elif token == ":" and value.open[-1] == "{":
             value.end_key()
-        elif token in "\"'“‘" and not value.pending and value.quoted is None:
+        elif token in "\"'“‘" and value.may_quote():
+            if value.quoted is not None:  # two strings with no comma between them
+                value.end_item()
             value.quoted = tokens.string(token)
             if value.quoted is None:  # it is not closed: the reply was cut inside
                 break

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ OPENAI_URL = "https://api.openai.com/v1"
 SECRET = 16  # characters: a shorter key may be a common word, which replies contain by chance
 #: Failures that cost nothing and may be over in a moment.
 PASSING = ("busy", "server error", "no connection")
+THOUGHT = ("thinking", "reasoning", "reasoning_text", "redacted_thinking")  # kinds of parts of a reply
+#: How servers say, in lower case, why a reply ended: at its limit, or held back.
+CUT = ("length", "max_tokens", "max_output_tokens", "model_length")
+FILTERED = ("content_filter", "content_filtered", "safety", "refusal", "prohibited_content", "blocklist")
 #: Errors of a connection that was not made, by the name of their class: nothing was sent.
 NOT_CONNECTED = (
     "ConnectError ConnectTimeout PoolTimeout ProxyError UnsupportedProtocol LocalProtocolError".split()
@@ -180,10 +185,10 @@ class OpenAI:
 
     def _status_failure(self, error: Any) -> tuple[Reply, str]:
         status, why = error.status_code, self._hide(str(error))
-        if status in (401, 404) and not self._answered:
+        if status in (401, 404, 405) and not self._answered:
             return Reply(None, "rejected", why), (
                 f"{self.name} was turned away ({status}) at {self._url}: {why}"
-                + ("; does the address end in /v1, and is the model there?" if status == 404 else "")
+                + ("; does the address end in /v1, and is the model there?" if status != 401 else "")
             )
         if status in (408, 409, 429) and "insufficient_quota" not in why:
             return Reply(None, "busy", why), ""
@@ -227,27 +232,33 @@ class OpenAI:
         """The reply in the body of a 200. What cannot be read may have been paid for: it is uncertain."""
         try:
             answer = json.loads(body)
+            answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
             tokens = read_usage(answer.get("usage"))
         except (ValueError, AttributeError, RecursionError):
-            return Reply(None, "broken reply", self._hide(valid(body[:2000].decode("utf-8", "replace"))))
-        choices = answer.get("choices")
-        if choices is None and answer.get("error"):
-            return Reply(None, "server error", self._hide(valid(json.dumps(answer["error"]))))
+            return Reply(None, "broken reply", self._shown(body))
+        choices, error = answer.get("choices"), error_in(answer)
+        if not choices and error:
+            return Reply(None, "server error", self._hide(valid(json.dumps(error))))
         if choices == []:
             return Reply(None, "empty", tokens=tokens)
         try:
             choice = choices[0]
             message = choice["message"]
             text = valid(content_text(message.get("content")))
-            refusal = message.get("refusal")
+            refusal, end = message.get("refusal"), str(choice.get("finish_reason")).lower()
         except (LookupError, TypeError, AttributeError):
-            raw = self._hide(valid(body[:2000].decode("utf-8", "replace")))
-            return Reply(None, "broken reply", raw, tokens)
-        if refusal or choice.get("finish_reason") == "content_filter":
+            return Reply(None, "broken reply", self._shown(body), tokens)
+        if end == "error":  # it went wrong while it replied
+            return Reply(None, "broken reply", self._shown(body), tokens)
+        if refusal or end in FILTERED:
             return Reply(None, "refused", self._hide(valid(str(refusal or text))), tokens)
         if len(self._key) >= SECRET and self._key in text:
             return Reply(None, "key in the reply", self._hide(text), tokens)
-        return judge(text, choice.get("finish_reason") != "length", tokens)
+        return judge(text, end not in CUT, tokens)
+
+    def _shown(self, body: bytes) -> str:
+        """The beginning of an answer that cannot be read; cut last, so that no part of the key is left."""
+        return self._hide(valid(body.decode("utf-8", "replace")))[:2000]
 
     def _hide(self, text: str) -> str:
         """``text`` without the key: a short one only where it stands alone, as in a server's message."""
@@ -262,17 +273,19 @@ class OpenAI:
 def checked_url(url: str) -> str:
     """A server's address; ``ValueError`` for what is none, or would carry secrets into logs and manifests."""
     url = url.strip()
-    shown = re.sub(r".*@", "...@", re.split("[?#]", url)[0])
+    shown = re.sub(r".*@", "...@", re.split(r"[?#\s]", url)[0])
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"base_url {shown!r} is no address ({error})") from None
+    if not url.isprintable() or " " in url:
+        raise ValueError(f"base_url {shown!r} has white space or unprintable characters: copy it again")
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError(f"base_url {shown!r} must begin with http:// or https:// and a host")
-    if parts.username is not None or parts.password is not None:
+    if "@" in url:
         raise ValueError(f"base_url {shown!r} holds a user or password: give the key as api_key=")
-    if parts.query or parts.fragment:
+    if "?" in url or "#" in url:
         raise ValueError(f"base_url {shown!r} has a query or fragment: leave it out")
     return url
 
@@ -282,7 +295,7 @@ def checked_key(key: str | None) -> str:
     key = (key or "").strip()
     if not key:
         raise ValueError("openai: has no key: set OPENAI_API_KEY (any word, if the server wants none)")
-    if not key.isascii() or not key.isprintable():
+    if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("openai: the key has characters that no key has: copy it again")
     return key
 
@@ -290,12 +303,17 @@ def checked_key(key: str | None) -> str:
 def is_loopback(url: str) -> bool:
     """Is the server on this machine?"""
     host = urlsplit(url).hostname or ""
+    host = host.rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))  # as 127.1
+        except OSError:
+            return False
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
 
@@ -313,15 +331,24 @@ def refused_setting(message: str, settings: set[str]) -> str | None:
     return "response_format" if "response_format" in settings else None
 
 
+def error_in(answer: dict[str, Any]) -> Any:
+    """The error that an answer reports instead of a reply; nothing where it reports none."""
+    return answer.get("error") or (answer if answer.get("object") == "error" else None)
+
+
 def content_text(content: Any) -> str:
-    """Text of a message's content: a string, a list of parts, or nothing. ``TypeError`` for others."""
+    """Text of a message's content: a string, a list of parts, or nothing; thinking is left out.
+
+    ``TypeError`` for anything else.
+    """
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
         raise TypeError(f"content is {content!r}")
-    parts = [part if isinstance(part, str) else part.get("text") or "" for part in content]
+    spoken = [part for part in content if isinstance(part, str) or part.get("type") not in THOUGHT]
+    parts = [part if isinstance(part, str) else part.get("text") or "" for part in spoken]
     return "".join(part if isinstance(part, str) else str(part.get("value", "")) for part in parts)
 
 
