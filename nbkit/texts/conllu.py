@@ -17,7 +17,8 @@ EWT_GENRES = ("answers", "email", "newsgroup", "reviews", "weblog")
 
 
 COMMENT = re.compile(r"#\s*([\w:]+(?: \w+)?)\s*=\s*(.*)")
-BEGINNING = re.compile(r"#\s*new(doc|par)\b(?:\s+id)?\s*(?:=\s*(.*))?")
+# "# newdoc id = A" by the format; also "#newdoc", "# newdoc_id = A", "# newdoc A" and "# Newdoc id: A"
+BEGINNING = re.compile(r"#+\s*new(doc|par)(?:[\s_]+id\b)?(?:\s*[=:]\s*|\s+|$)(.*)", re.IGNORECASE)
 OF_SENTENCE = re.compile(r"(?:sent_id|text)(?:\W|_|$)")  # no comment after these is about the document
 
 
@@ -51,7 +52,9 @@ def read_conllu(path: Path, layout: Layout) -> Raw:
             rows.append({**comments, "text": text})
     columns = ["text_id", "word_id", "form", "start", "end", *ANNOTATION]
     frame = _with_genre(pd.DataFrame(rows))
-    return Raw(path.stem, frame, pd.DataFrame(words, columns=columns), lost.count, lost.first)
+    table = pd.DataFrame(words, columns=columns)
+    table = table.astype({"text_id": int, "word_id": int, "start": int, "end": int, "head": int, "mwt": bool})
+    return Raw(path.stem, frame, table, lost.count, lost.first)
 
 
 def _blocks(file: Iterable[str]) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -63,11 +66,24 @@ def _blocks(file: Iterable[str]) -> Iterator[tuple[int, list[str], list[str]]]:
             if comments or lines:
                 yield first, comments, lines
             first, comments, lines = number + 1, [], []
-        # only before the first word: afterwards "#" can be a damaged word line
         elif line.startswith("#") and not lines:
             comments.append(line)
+        elif lines and _begins_anew(line, lines):  # the empty line between two sentences is missing
+            yield first, comments, lines
+            comment = line.startswith("#")
+            first, comments, lines = number, [line] * comment, [line] * (not comment)
         else:
             lines.append(line)
+
+
+def _begins_anew(line: str, lines: list[str]) -> bool:
+    """Whether a line below words is of another sentence: a comment, or a word 1 where there is one.
+
+    A "#" with tabs can be a damaged word line.
+    """
+    if line.startswith("#"):
+        return "\t" not in line and bool(COMMENT.fullmatch(line) or BEGINNING.fullmatch(line))
+    return line.startswith(("1\t", "1-")) and any(before.startswith("1\t") for before in lines)
 
 
 class _Carried:
@@ -84,17 +100,20 @@ class _Carried:
         Comments that stand alone, without a sentence, are the document's.
         """
         own: dict[str, str] = {}
+        meta: dict[str, str] = {}
         scope = self.doc if alone else own
         for line in lines:
             if match := BEGINNING.fullmatch(line):
-                scope = self._begin(match[1], match[2])
+                scope = self._begin(match[1].lower(), match[2].strip())
             elif match := COMMENT.fullmatch(line):
                 scope = own if OF_SENTENCE.match(match[1]) else scope
-                target = self.doc if match[1].startswith("meta::") else scope
-                target[re.sub(r"\W+", "_", match[1])] = match[2]
+                target = meta if match[1].startswith("meta::") else scope
+                value = match[2] if match[1] == "text" else match[2].strip()
+                target[re.sub(r"\W+", "_", match[1])] = value
+        self.doc.update(meta)  # at the end: it may stand before the "# newdoc" of its document
         return {**self.doc, **self.par, **own}
 
-    def _begin(self, what: str, name: str | None) -> dict[str, str]:
+    def _begin(self, what: str, name: str) -> dict[str, str]:
         if what == "par":
             self.par = {"par_id": name} if name else {}
             return self.par

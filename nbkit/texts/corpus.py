@@ -17,7 +17,7 @@ import pandas as pd
 
 from nbkit import stats
 from nbkit.texts.grammar import from_annotation, from_surface
-from nbkit.texts.readers import nearest, undecodable, with_named_index
+from nbkit.texts.readers import concat_tables, nearest, undecodable, with_named_index
 
 ANNOTATION = ["lemma", "upos", "xpos", "head", "deprel", "feats", "mwt"]
 
@@ -133,7 +133,7 @@ class Texts:
         joined = pd.concat(words, join="inner", ignore_index=True) if len(words) == len(parts) else None
         dropped = sum((Counter(part.dropped) for part in parts), Counter())
         source = {"corpora": {label: part.source for label, part in corpora.items()}}
-        return cls(name, pd.concat(frames, ignore_index=True), joined, dict(dropped), source)
+        return cls(name, concat_tables(frames), joined, dict(dropped), source)
 
     def __len__(self) -> int:
         return len(self.frame)

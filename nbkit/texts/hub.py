@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbkit.texts.readers import Raw, text_column
+from nbkit.texts.readers import Raw, table_of, text_column
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def read_hub(
         stream = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True)
         if shuffle:
             stream = stream.shuffle(seed=seed, buffer_size=shuffle)
-        rows = pd.DataFrame(_first_texts(stream, limit, text, spec))
+        rows = table_of(_first_texts(stream, limit, text, spec))
     except Exception as error:
         raise _hub_error(spec, split, error) from error
     if limit is not None and len(rows) < limit:

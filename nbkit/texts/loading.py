@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -17,6 +18,7 @@ from nbkit.texts.hub import read_hub
 from nbkit.texts.readers import (
     Layout,
     Raw,
+    concat_tables,
     name_columns,
     nearest,
     read_csv,
@@ -31,6 +33,10 @@ from nbkit.texts.readers import (
 log = logging.getLogger(__name__)
 
 OTHER_ENCODING = "give its encoding, such as encoding='latin-1', or save it as UTF-8"
+SHAPES = {
+    ".jsonl": "each line has to be one JSON object, {...}",
+    ".conllu": "each word has to be a line of ten columns with tabs between them",
+}
 SAMPLES = ("reviews", "questions", "encyclopedia", "fiction", "treebank")
 
 
@@ -110,8 +116,14 @@ def _read_file(path: Path, layout: Layout) -> Raw:
     """One file by the reader of its suffix; what cannot be decoded at all is a `ValueError`."""
     suffix = path.suffix.lower()
     _refuse_layout(str(path), layout, TAKES[suffix])
-    if layout.separator is not None and len(layout.separator) != 1:
-        raise ValueError(f"separator={layout.separator!r}: give one character, such as ';' or '\\t'")
+    for name, value in (("encoding", layout.encoding), ("separator", layout.separator)):
+        if not isinstance(value, (str, type(None))):
+            raise ValueError(f"{name}={value!r}: give a string")
+    if layout.separator is not None and (len(layout.separator) != 1 or layout.separator in '"\r\n'):
+        raise ValueError(
+            f"separator={layout.separator!r}: give one character that is no quote and no line end, such as"
+            " ';' or '\\t'"
+        )
     try:
         "".encode(layout.encoding or "utf-8")
     except LookupError as error:
@@ -156,6 +168,8 @@ def _clean(raw: Raw, text: str | None, spec: str) -> tuple[pd.DataFrame, pd.Data
         if not dropped and list(raw.rows) and Path(spec).suffix.lower() in (".csv", ".tsv"):  # of one line
             found = f"its one line names the columns, {list(raw.rows)} (if it is a text: header=False)"
         fix = f"; {OTHER_ENCODING}" if "undecodable" in dropped else ""
+        if "malformed" in dropped and (shape := SHAPES.get(Path(spec).suffix.lower())):
+            fix += f" ({shape})"
         raise ValueError(f"{spec!r} has no text left after cleaning: {found}{fix}")
     rows = rows.reset_index(drop=True)
     rows.insert(0, "text_id", np.arange(len(rows)))
@@ -233,9 +247,17 @@ def _refuse_missing(spec: str, path: Path) -> None:
 
 def _read_folder(path: Path, split: str | None, layout: Layout) -> Raw:
     """The treebank files of a folder, one split or all of them (UD names: en_ewt-ud-dev.conllu)."""
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".conllu")
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".conllu" and p.is_file())
+    others = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.conllu*") if p not in files)
     if not files:
-        raise ValueError(f"{str(path)!r} is a folder without .conllu files: give a file")
+        inside = f"; it has {', '.join(others[:3])}: give one of these, or its folder" if others else ""
+        raise ValueError(f"{str(path)!r} is a folder without .conllu files: give a file{inside}")
+    if others:
+        log.warning(
+            "%s: %d files of subfolders or of another kind are not read, such as %s: give them or their"
+            " folder by themselves",
+            *(path.name, len(others), ", ".join(others[:3])),
+        )
     splits = {_split_of(p) for p in files}
     if split is not None and split not in splits:
         raise ValueError(f"{str(path)!r} has no split {split!r}; it has {sorted(splits)}")
@@ -252,8 +274,9 @@ def _read_folder(path: Path, split: str | None, layout: Layout) -> Raw:
 
 
 def _split_of(path: Path) -> str:
-    """en_ewt-ud-dev.conllu -> dev; de.conllu -> de"""
-    return path.stem.rsplit("-", 1)[-1]
+    """en_ewt-ud-dev.conllu -> dev; cs_pdt-ud-train-l.conllu -> train; de.conllu -> de"""
+    usual = re.search(r"(?:^|[-_.])(train|dev|test)(?=[-_.]|$)", path.stem)
+    return usual[1] if usual else path.stem.rsplit("-", 1)[-1]
 
 
 def _joined(name: str, parts: list[Raw]) -> Raw:
@@ -267,7 +290,7 @@ def _joined(name: str, parts: list[Raw]) -> Raw:
     for part in parts:
         dropped.update(part.dropped)
         first = {**part.first_line, **first}
-    rows = pd.concat([part.rows for part in parts], ignore_index=True)
+    rows = concat_tables([part.rows for part in parts])
     return Raw(name, rows, pd.concat(words, ignore_index=True), dict(dropped), first)
 
 

@@ -7,6 +7,7 @@ Nothing is lost uncounted: a line that is not used is in `Raw.dropped`, or the f
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import difflib
 import io
@@ -176,7 +177,36 @@ def read_jsonl(path: Path, layout: Layout) -> Raw:
                 lost.add("malformed", number)
             else:
                 rows.append(row)
-    return Raw(path.stem, pd.DataFrame(rows), None, lost.count, lost.first)
+    return Raw(path.stem, table_of(rows), None, lost.count, lost.first)
+
+
+def table_of(rows: list[dict]) -> pd.DataFrame:
+    """Rows as a table, without floats where these would round a whole number beside a missing one."""
+    frame = pd.DataFrame(rows)
+    for name in frame.select_dtypes("float"):
+        values = [row.get(name) for row in rows]
+        if any(isinstance(x, int) and float(x) != x for x in values):
+            frame[name] = _exact(values, frame.index)
+    return frame
+
+
+def _exact(values: list, index: pd.Index) -> pd.Series:
+    """Whole numbers and missing values as Int64; with any other value, as they are."""
+    try:
+        return pd.Series(pd.array([None if x is None or x != x else x for x in values], "Int64"), index)
+    except (TypeError, ValueError, OverflowError):
+        return pd.Series(values, index, dtype=object)
+
+
+def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other; a column that some lack stays whole where floats would round it."""
+    whole = pd.concat(tables, ignore_index=True)
+    for name in whole.select_dtypes("float"):
+        parts = [table[name] for table in tables if name in table]
+        if any(pd.api.types.is_integer_dtype(part) and (part.abs() > 2**53).any() for part in parts):
+            kept = [table.get(name, pd.Series([None] * len(table))).astype(object) for table in tables]
+            whole[name] = _exact([x for part in kept for x in part], whole.index)
+    return whole
 
 
 def _json_object(line: str) -> dict | None:
@@ -201,7 +231,11 @@ def _strings(value: object) -> Iterator[str]:
 def read_parquet(path: Path, layout: Layout) -> Raw:
     """One text per row; a named index is a column like the others."""
     try:
-        return Raw(path.stem, with_named_index(pd.read_parquet(path)))
+        frame = pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True})
+        for name in frame.select_dtypes("object", exclude="str"):
+            if int in (found := {type(x) for x in frame[name]}) and found <= {int, type(None)}:
+                frame[name] = table_of([{"n": x} for x in frame[name]])["n"].array
+        return Raw(path.stem, with_named_index(frame))
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is not a readable parquet file: {error}") from error
 
@@ -215,6 +249,7 @@ def with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
 # -------------------------------------------------------------------------------------- tables
 
 SEPARATORS = (",", ";", "\t", "|")
+ENCLOSED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"', re.DOTALL)  # a field as a .csv has it: "say ""no"""
 LONG_FIELD = 20  # lines; a longer field is reported, since a forgotten quote makes one
 
 
@@ -259,7 +294,7 @@ def _separator(path: Path, layout: Layout) -> str:
 
 def _read_table(path: Path, layout: Layout, **dialect) -> Raw:
     """A table; columns of numbers become numbers where nothing is lost by that."""
-    lost, rows, joined, width = Dropped(path), [], [], 0
+    lost, rows, joined, enclosed, width = Dropped(path), [], [], [], 0
     csv.field_size_limit(2**31 - 1)
     with open_text(path, layout.encoding, newline="") as file:
         for line, raw, cells in _records(file, path, dialect):
@@ -270,9 +305,11 @@ def _read_table(path: Path, layout: Layout, **dialect) -> Raw:
                 lost.add("undecodable", line, len(raw))
             elif width and len(cells) != width:
                 lost.add("malformed", line, len(raw))
+                enclosed += [line] * ('"' in raw[0])
             else:
                 width = len(cells)
                 rows.append(cells)
+                enclosed += [line] * any(map(ENCLOSED.fullmatch, cells))
                 if _swallowed(raw, width, dialect["delimiter"]):
                     joined.append((line, line + len(raw) - 1))
     if joined:
@@ -280,6 +317,12 @@ def _read_table(path: Path, layout: Layout, **dialect) -> Raw:
             "%s: %d fields run over lines that look like rows, the first from line %d to %d: if a quote was "
             "left open there, close it",
             *(path.name, len(joined), *joined[0]),
+        )
+    if enclosed and dialect.get("quoting") == csv.QUOTE_NONE:
+        log.warning(
+            "%s: quotes are plain characters in a .tsv, and in %d lines (the first is line %d) they look as"
+            " if they enclosed a field: if they do, name the file .csv and give separator='\\t'",
+            *(path.name, len(enclosed), enclosed[0]),
         )
     names, rows = _named(rows, layout, path) if rows else ([], [])
     frame = pd.DataFrame(rows, columns=names, dtype="str")
@@ -299,9 +342,11 @@ def _refuse_undecodable_header(path: Path, layout: Layout, rows: list, line: int
 def _records(file: TextIO, path: Path, dialect: dict) -> Iterator[tuple[int, list[str], list[str]]]:
     """Every record of a table: number of its first line, its lines, its cells.
 
-    A quote that is opened and not closed, or closed in the middle of a later field, is a `ValueError`.
+    A quote that is opened and not closed, or closed in the middle of a later field, is a `ValueError`. Lines
+    in which quotes are not doubled are told of.
     """
     raw: list[str] = []
+    odd: list[int] = []
 
     def lines() -> Iterator[str]:
         for line in file:
@@ -313,7 +358,7 @@ def _records(file: TextIO, path: Path, dialect: dict) -> Iterator[tuple[int, lis
         try:
             cells = next(reader)
         except StopIteration:
-            return
+            break
         except csv.Error as error:
             if len(raw) > 1 or "end of data" in str(error):
                 raise ValueError(
@@ -321,10 +366,25 @@ def _records(file: TextIO, path: Path, dialect: dict) -> Iterator[tuple[int, lis
                     f'{len(raw) - 1} more lines; close it or double the quotes inside a text (as in "say '
                     '""no"""), or save the table as .tsv, where quotes are plain characters'
                 ) from error
-            cells = next(csv.reader(raw, **dialect))  # such as "a" b: one line, and only that one is odd
+            cells = _oddly_quoted(raw, dialect)
+            odd.append(first)
         yield first, list(raw), cells
         first += len(raw)
         raw.clear()
+    if odd:
+        log.warning(
+            "%s: quotes inside a quoted field are not doubled in %d lines, the first is line %d: look at what"
+            " is read there",
+            *(path.name, len(odd), odd[0]),
+        )
+
+
+def _oddly_quoted(raw: list[str], dialect: dict) -> list[str]:
+    """The cells of one line with quotes inside a quoted field: after backslashes, or as they stand."""
+    if '\\"' in raw[0]:
+        with contextlib.suppress(csv.Error):
+            return next(csv.reader(raw, strict=True, escapechar="\\", doublequote=False, **dialect))
+    return next(csv.reader(raw, **dialect))
 
 
 def _swallowed(raw: list[str], width: int, separator: str) -> bool:
