@@ -425,6 +425,13 @@ def test_eight_series_are_eight_lines_that_differ():
     assert len({(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in lines}) == 8
 
 
+def test_a_series_that_would_not_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="a series has no name"):
+        plots.quintile_curves(RATES.replace({"corpus": {"c3": None}}))
+    with pytest.raises(ValueError, match="no series to draw"):
+        plots.quintile_curves(RATES[:0])
+
+
 def test_dollar_signs_are_no_mathematics(tmp_path):
     table = pd.DataFrame({"u": [0.1, 0.2]}, index=["$\\foo$", "from $5 to $10"])
     ax = plots.transfer({"$x$": table}, "u")

@@ -174,7 +174,7 @@ def test_short_is_one_line_and_says_that_it_cut(text, width):
 # ---------------------------------------------------------------------------------- series
 
 
-@given(st.lists(st.text(), unique=True, max_size=28))
+@given(st.lists(st.text(), unique=True, min_size=1, max_size=28))
 def test_no_two_series_look_alike(names):
     found = looks(names)
     assert list(found) == names and len(set(found.values())) == len(names)

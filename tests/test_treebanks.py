@@ -307,6 +307,32 @@ def test_a_small_treebank_from_file_to_units(tmp_path, minilm, name, content, wi
     assert len(pooled.rows) == len(corpus)
 
 
+@QUIET
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["ab", "漢", "שלום", "é", "हिन्दी", "🙂", '"', "#"]), min_size=1), min_size=1
+    ),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_treebanks_are_read_in_any_encoding_and_none_of_their_sentences_is_lost_uncounted(
+    tmp_path, sentences, encoding, end, given_text, apart
+):
+    written = []
+    for forms in sentences:
+        lines = [word(i, form, head=i - 1) for i, form in enumerate(forms, start=1)]
+        written.append(sentence(" ".join(forms), *lines) if given_text else "\n".join(lines) + "\n\n")
+    content = "".join(written if apart else [part.rstrip("\n") + "\n" for part in written])
+    path = write(tmp_path / "x.conllu", content.replace("\n", end).encode(encoding))
+    corpus = texts.load(path, encoding=encoding if encoding == "utf-16-le" else None)
+    kept = list(dict.fromkeys(" ".join(forms) for forms in sentences))
+    assert corpus.frame["text"].tolist() == kept
+    assert len(kept) + corpus.dropped.get("duplicate", 0) == len(sentences)
+    assert spans_of(corpus) == corpus.words["form"].tolist()
+
+
 # -------------------------------------------------------------------------------------------- bad trees
 
 

@@ -123,8 +123,15 @@ class Look(NamedTuple):
 
 
 def looks(names: Iterable[Any]) -> dict[Any, Look]:
-    """A look for each distinct name, in order; no two are the same. More than 28 names: ``ValueError``."""
+    """A look for each distinct name, in order; no two are the same.
+
+    No name, a missing one, and more than 28 are a ``ValueError``.
+    """
     distinct = list(dict.fromkeys(names))
+    if not distinct:
+        raise ValueError("there is no series to draw: the table is empty")
+    if any(pd.isna(name) for name in distinct):
+        raise ValueError("a series has no name (None or nan) and would not be drawn: name it or leave it out")
     if len(distinct) > len(COLORS) * len(DASHES):
         raise ValueError(
             f"{len(distinct)} series: {len(COLORS) * len(DASHES)} can be told apart, draw fewer at once"

@@ -11,6 +11,7 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
+from nbkit import stats
 from nbkit.descriptors import Descriptors, Editor
 from nbkit.plots.html import Views, bar_html, controls, escaped, live_and_static, page
 from nbkit.plots.style import short
@@ -64,8 +65,8 @@ def _unit_lines(
 ) -> list[str]:
     """For each of the first ``shown`` units: class of most of its 40 highest words, and six of these."""
     forms, classes, lines = words.loc[y.index].to_numpy(), y.to_numpy(), []
-    for column in ranking.top(shown):
-        best = np.argsort(-X[:, column], kind="stable")[:40]
+    columns = ranking.top(shown)
+    for column, best in zip(columns, stats.top_texts(X[:, columns], min(40, len(X))).T, strict=True):
         common = pd.Series(classes[best]).mode().iloc[0]
         some = list(dict.fromkeys(str(form).lower() for form in forms[best]))[:6]
         lines.append(
