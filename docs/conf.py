@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: The rooms in order; tests/test_project.py holds that none is missing.
 ROOMS = (
-    "stats provenance texts models activations descriptors matching evaluation illusions salience trees plots"
-    " workshop"
+    "stats provenance texts models activations descriptors matching evaluation illusions claims salience"
+    " trees plots workshop"
 ).split()
 
 project, author, copyright = "nbkit", "The nbkit authors", "The nbkit authors"

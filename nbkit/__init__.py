@@ -8,6 +8,7 @@ The rooms in order; each imports only those before it, and ``help(nbkit.illusion
     activations, descriptors   the two matrices: one forward pass, stored; short properties of texts
     matching, evaluation       which descriptors a unit responds to; how good such tags are
     illusions                  does a tag survive another corpus?
+    claims                     do explanations made elsewhere hold on your texts?
     salience, trees            units that carry word labels; dependency trees in the vectors
     plots, workshop            figures and widgets; what serves the notebooks
     data                       the embedded sample; your own files: ``texts.load``

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-#: A room imports only rooms before it. ``claims`` is a room that comes later.
+#: A room imports only rooms before it.
 ROOMS = (
     "stats provenance texts models activations descriptors matching evaluation illusions claims salience"
     " trees plots workshop"
@@ -28,6 +28,7 @@ UNUSED: dict[str, str] = {
     "descriptors.reliability": "notebook 02 draws it when it is built next",
     "plots.reliability": "notebook 02 draws it when it is built next",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
+    "claims.read": "files of other tools: notebook 11 reads one",
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }
 
