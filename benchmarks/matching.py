@@ -3,16 +3,18 @@
     python benchmarks/matching.py                  UD English EWT: five genres, gold descriptors
     python benchmarks/matching.py --preset sample  the embedded sample, surface descriptors
 
-Units are planted in the real model (``evaluation.plant``), trained on a part of the texts; scores are over
-the others, for all units. Writes matching-PRESET.json (every number, and the machine) and a figure into
-benchmarks/results, and prints the tables: pooled texts, each corpus by itself, faint units (``--blur``), and
-what tags distractors and dead units keep, without and with covariates: length and corpus, and how many
-tags real units get beside the baselines.
+Units are planted in the real model (``evaluation.plant``), trained on a part of the texts, kept by another;
+scores are over the others, for all units. Writes matching-PRESET.json (every number, and the machine) and a
+figure into benchmarks/results, and prints the tables: pooled texts (the units that were kept, and all that
+were trained), each corpus by itself, faint units (``--blur``), what tags distractors and dead units keep,
+without and with covariates: length and corpus, how many tags real units get beside the baselines, and how
+many of these are right by two golds, at home and in the other corpora.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -31,6 +33,7 @@ WEAK = {"pure": 64, "polysemantic": 60}
 TARGETS = (("pure", "P@1", 0.95), ("polysemantic", "P@2", 0.90), ("polysemantic", "R@2", 0.90))
 SHOWN = ("pearson", "auroc", "average_precision", "frequency")  # drawn: more lines cannot be told apart
 PREVALENCES = (None, 0.05, 0.02, 0.01, 0.005)  # of the sanity tests; None: as the descriptors are
+JUDGED = ("pearson", "auroc", "frequency")  # on real units, by both golds
 CORES = "2 cores, shared with other work: times are upper bounds"
 
 
@@ -58,19 +61,24 @@ def quality(scores: pd.DataFrame, gold: pd.DataFrame) -> dict[str, dict]:
     return found
 
 
-def every_scorer(made: Planted, *, by_corpus: bool = True) -> list[dict]:
-    """A record for each scorer, corpus (None: all texts), kind and measure."""
+def every_scorer(made: Planted, *, by_corpus: bool = True) -> tuple[list[dict], list[dict]]:
+    """A record for each scorer, corpus (None: all texts), kind and measure: of the units kept, and of all."""
     whole, labels, slices = pooled(made)
-    records = []
+    kept: list[dict] = []
+    trained: list[dict] = []
     for method in matching.SCORERS:
         for corpus, rows in {None: slice(None), **(slices if by_corpus else {})}.items():
             with provenance.stopwatch() as clock:
                 scores = matching.score(whole.values[rows], labels.iloc[rows], method)
             scores.columns = whole.units["unit"]
-            for kind, line in quality(scores, evaluation.gold_of(made, corpus=corpus)).items():
-                same = {"method": method, "corpus": corpus, "kind": kind, "seconds": round(clock.seconds, 2)}
-                records += [{**same, "measure": name, **value._asdict()} for name, value in line.items()]
-    return records
+            for records, every in ((kept, False), (trained, True)):
+                for kind, line in quality(
+                    scores, evaluation.gold_of(made, corpus=corpus, every=every)
+                ).items():
+                    same = {"method": method, "corpus": corpus, "kind": kind}
+                    same["seconds"] = round(clock.seconds, 2)
+                    records += [{**same, "measure": name, **value._asdict()} for name, value in line.items()]
+    return kept, trained
 
 
 def covariates(made: Planted, whole: Activations) -> pd.DataFrame:
@@ -113,6 +121,46 @@ def baselines(made: Planted, plain: Subject, min_score: float) -> list[dict]:
     random = pooled(made, plain.randomized(0))[0]
     found = matching.baselines(whole, labels, random_weights=random, min_score=min_score, progress=False)
     return found.to_dict("records")
+
+
+def real_units(subject: Subject, corpora: dict, labels: dict) -> list[dict]:
+    """Scorecards of tags of the real units, at home and away, by both golds.
+
+    Tags are of one half of a corpus, gold is of the other half, or of the other half of another corpus: there
+    `judged` is the share of the units with gold at home that have gold too. Means over corpora, or over pairs
+    of them, with intervals over corpora.
+    """
+    stored = {name: activations.capture(subject, corpus, sites="ffn") for name, corpus in corpora.items()}
+    second = {
+        name: stats.halves(len(one), seed=0, groups=stats.usable_groups(one.rows.get("document")))[1]
+        for name, one in stored.items()
+    }
+    golds = {
+        rule: {n: evaluation.held_out_gold(stored[n], labels[n], second[n], rule=rule) for n in corpora}
+        for rule in evaluation.GOLDS
+    }
+    lines = []
+    for method in JUDGED:
+        options = {"method": method, "permutations": 0, "seed": 0, "progress": False}
+        tags = {name: matching.tag(stored[name], labels[name], **options) for name in corpora}
+        for (rule, gold), home, other in itertools.product(golds.items(), corpora, corpora):
+            judged = gold[home]["unit"]
+            there = gold[other][gold[other]["unit"].isin(judged)]
+            some = tags[home] if home == other else tags[home][tags[home]["unit"].isin(judged)]
+            if len(there):
+                card = evaluation.scorecard(some, there).map(lambda x: getattr(x, "value", x))
+                same = {"method": method, "gold": rule, "home": home, "other": other}
+                lines.append({**same, **card.drop("units")})
+    frame = pd.DataFrame(lines)
+    frame["where"] = np.where(frame["home"] == frame["other"], "same corpus", "other corpora")
+    records = []
+    for (rule, where, method), part in frame.groupby(["gold", "where", "method"], sort=False):
+        for measure in frame.columns[4:-1]:
+            mean = stats.mean_of_pairs(part[measure].astype(float), part["home"], part["other"])
+            same = {"gold": rule, "where": where, "method": method, "measure": measure}
+            shares = mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
+            records.append({**same, **shares._asdict()})
+    return records
 
 
 def sane(made: Planted) -> list[dict]:
@@ -194,7 +242,7 @@ def main() -> None:
     with provenance.stopwatch() as clock:
         made = evaluation.plant(subject, corpora, labels, kinds=KINDS, **common)
     print(made, f"in {clock.seconds:.0f} s", flush=True)
-    records = every_scorer(made)
+    records, trained = every_scorer(made)
     result = provenance.manifest(
         preset=given.preset,
         seed=given.seed,
@@ -206,6 +254,8 @@ def main() -> None:
         plant_seconds=round(clock.seconds, 1),
         truth=json.loads(made.units.to_json(orient="records")),
         scorers=records,
+        scorers_unfiltered=trained,
+        real=real_units(subject, corpora, labels),
         false_tags=kept_tags(made, ["pearson", "auroc"]),
         baselines=baselines(made, subject, preset["min_score"]["ffn"]),
         sanity=sane(made),
@@ -213,7 +263,7 @@ def main() -> None:
     )
     if given.blur:
         faint = evaluation.plant(subject, corpora, labels, kinds=WEAK, blur=given.blur, minimum=0.6, **common)
-        result |= {"blur": given.blur, "faint": every_scorer(faint, by_corpus=False)}
+        result |= {"blur": given.blur, "faint": every_scorer(faint, by_corpus=False)[0]}
         result["faint_auroc"] = faint.units.groupby("kind")["achieved_auroc"].mean().to_dict()
     given.out.mkdir(parents=True, exist_ok=True)
     name = f"matching-{given.preset}"
@@ -227,7 +277,12 @@ def report(result: dict, corpora: list[str]) -> None:
     """The tables, in print."""
     show = {"pure": ["P@1", "R@2", "R@5", "AP"], "polysemantic": ["P@1", "P@2", "R@2", "R@3", "R@5", "AP"]}
     for kind, measures in show.items():
-        print(f"\n{kind}, all texts\n", table(result["scorers"], None, kind, measures).to_string())
+        for name, of in {"units kept": "scorers", "all units trained": "scorers_unfiltered"}.items():
+            print(f"\n{kind}, all texts, {name}\n", table(result[of], None, kind, measures).to_string())
+    real = pd.DataFrame(result["real"])
+    real["text"] = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in real.itertuples()]
+    keys = ["gold", "where", "method"]
+    print("\nreal units\n", real.pivot(index=keys, columns="measure", values="text").to_string())
     for kind, measure, target in TARGETS:
         frame = pd.DataFrame(result["scorers"]).query("kind == @kind and measure == @measure")
         wide = frame.assign(corpus=frame["corpus"].fillna("all")).pivot(

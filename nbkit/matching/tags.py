@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -13,16 +14,10 @@ from tqdm.auto import tqdm
 from nbkit import stats
 from nbkit.activations import Activations
 from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, both, checked, named, scorer_of
-from nbkit.stats import (
-    correlation_interval,
-    grouped_correlation_interval,
-    halves,
-    p_values,
-    q_values,
-    resampled,
-)
+from nbkit.stats import correlation_interval, halves, p_values, q_values, resampled
 
 UNITS_AT_ONCE = 2048  # columns turned into float32 at a time
+INTERVALS_AT_ONCE = 2**20  # activations whose correlations get their intervals at a time
 LABELS_AT_ONCE = 2**21  # bytes of permuted labels [row, descriptor] at a time: they stay in the cache
 
 Frame = TypeVar("Frame", pd.Series, pd.DataFrame)
@@ -87,7 +82,8 @@ def tag(
                   s of the units responds, q <= alpha takes more than 1 / (s * alpha) of them
     min_score     and ``alpha``: a line is ``tagged`` if score >= min_score and q <= alpha
     resamples     bootstrap resamples of the held-out texts (or groups) for the interval of
-                  ``validation_score``. 0: Fisher's z for pearson (with groups, from their sums), else NaN
+                  ``validation_score``: percentiles, for auroc their variance in Wilson's interval. pearson
+                  needs none (``stats.correlation_interval``); 0 for another scorer: NaN
     seed          of the split, the permutations and the resamples
 
     Returns a frame, one line for each unit and rank:
@@ -341,23 +337,29 @@ def _intervals(
     scorer: Scorer,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % intervals ``[rank, unit]`` of the chosen pairs on the validation rows."""
-    if plan.draws:
-        return _bootstrapped(values, labels, best, plan.draws, scorer)
     if plan.method != "pearson":
-        return np.full(best.shape, np.nan), np.full(best.shape, np.nan)
-    if plan.groups is None:
-        return correlation_interval(validation, len(plan.second))
-    x, y, groups = values[plan.second], labels[plan.second], plan.groups[plan.second]
-    n = labels.shape[1]
-    parts = [grouped_correlation_interval(x * np.where(b < n, 1, -1), y[:, b % n], groups) for b in best]
-    low, high = (np.stack(side) for side in zip(*parts, strict=True))
-    return low, high
+        if not plan.draws:
+            return np.full(best.shape, np.nan), np.full(best.shape, np.nan)
+        drawn = _drawn(values, labels, best, plan.draws, scorer)
+        if plan.method == "auroc":
+            has = (labels[plan.second] > 0.5).sum(0)[best % labels.shape[1]]
+            return _wilson(validation, drawn.var(0), has * (len(plan.second) - has) / (len(plan.second) + 1))
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        return low, high
+    rows, n = plan.second, labels.shape[1]
+    groups = None if plan.groups is None else plan.groups[rows]
+    step, found = max(1, INTERVALS_AT_ONCE // len(rows)), np.empty((2, *best.shape))
+    for rank, start in itertools.product(range(len(best)), range(0, best.shape[1], step)):
+        some = best[rank, start : start + step]
+        x = values[rows, start : start + step] * np.where(some < n, 1, -1)
+        found[:, rank, start : start + step] = correlation_interval(x, labels[rows][:, some % n], groups)
+    return found[0], found[1]
 
 
-def _bootstrapped(
+def _drawn(
     values: np.ndarray, labels: np.ndarray, best: np.ndarray, draws: list[np.ndarray], scorer: Scorer
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same by percentiles over ``draws`` of the validation rows."""
+) -> np.ndarray:
+    """Scores ``[draw, rank, unit]`` of the chosen pairs in ``draws`` of the validation rows."""
     n = labels.shape[1]
     found = np.full((len(draws), *best.shape), np.nan)
     for i, rows in enumerate(draws):
@@ -366,8 +368,22 @@ def _bootstrapped(
             rank, unit = np.nonzero(best % n == descriptor)
             some = scorer(x[:, unit], c[:, [descriptor]])
             found[i, rank, unit] = some[best[rank, unit] // n, np.arange(len(unit))]
-    low, high = np.quantile(found, [0.025, 0.975], axis=0)
-    return low, high
+    return found
+
+
+def _wilson(auroc: np.ndarray, variance: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's 95 % interval at the effective number auroc (1 - auroc) / variance.
+
+    pairs   n+ n- / (n+ + n- + 1): the number is at most this for an AUROC of 1, and three times this, which
+            is exact for a unit without relation, for one of .5
+
+    Without a limit 20 positives above all other rows, where resamples do not vary, would be [1, 1].
+    """
+    product, z = auroc * (1 - auroc), 1.96
+    n = np.divide(product, variance, out=np.full(auroc.shape, np.inf), where=variance > 0)
+    n = np.minimum(n, pairs * (1 + 8 * product)).clip(min=1e-9)
+    centre, half = auroc + z**2 / (2 * n), z * np.sqrt(product / n + z**2 / (4 * n**2))
+    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
 
 
 def of_texts(given: Frame, text_ids: pd.Series, what: str) -> Frame:

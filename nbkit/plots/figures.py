@@ -366,7 +366,7 @@ def arcs(
 def gains(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Gain over the baseline with intervals, and the p beside it: ``trees.differences``.
 
-    Of few seeds the interval is too narrow; the p counts their number, and all settings that were tried.
+    The interval is of one setting; the p counts all settings that were tried.
     """
     some = table[table["site"] != "baseline"].reset_index(drop=True)
     ax = _axes(ax, (5.5, 0.8 + 0.32 * len(some)))

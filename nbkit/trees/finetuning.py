@@ -19,7 +19,7 @@ from sklearn.metrics import matthews_corrcoef
 from tqdm.auto import tqdm
 
 from nbkit.models import Subject
-from nbkit.stats import bootstrap
+from nbkit.stats import mean_of_few
 from nbkit.texts import Texts
 from nbkit.trees.depths import pseudo_depths
 from nbkit.trees.probes import Probes
@@ -288,13 +288,13 @@ def _tuned_with_trees(
     )
 
 
-def differences(found: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def differences(found: pd.DataFrame) -> pd.DataFrame:
     """Each site and weight of ``finetune`` against the baseline of the same seed.
 
-    Columns: site, weight, seeds, matthews (mean), gain, low, high (mean paired difference, 95 % bootstrap
-    over seeds), p (paired t test, times the number of settings tried: Bonferroni), collapsed (share). The
-    bootstrap of few seeds is too narrow: an interval without 0 beside a large p is no gain. Runs without a
-    baseline are a ``ValueError``.
+    Columns: site, weight, seeds, matthews (mean), gain, low, high (mean paired difference, 95 % by Student's
+    t; NaN with one seed), p (paired t test, times the number of settings tried: Bonferroni), collapsed
+    (share). The interval is of one setting: the p counts all that were tried. Runs without a baseline are a
+    ``ValueError``.
     """
     base = found[found["site"] == ""].set_index("seed")["matthews"]
     if base.empty:
@@ -302,7 +302,7 @@ def differences(found: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     lines, settings = [], found[found["site"] != ""].groupby(["site", "weight"]).ngroups
     for (site, weight), runs in found.groupby(["site", "weight"], sort=False):
         paired = runs["matthews"].to_numpy() - base.loc[runs["seed"]].to_numpy()
-        gain = bootstrap(paired, seed=seed)
+        gain = mean_of_few(paired)
         lines.append(
             {
                 "site": site or "baseline",
