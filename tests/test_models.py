@@ -136,10 +136,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_every_family_is_tested():
-    assert set(CONFIGS) == set(models.ARCHITECTURES)
-
-
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("tiny")
@@ -675,10 +671,10 @@ def test_local_folders_that_cannot_be_used(folders, tmp_path):
 
 
 def test_unknown_architecture(folders, tmp_path):
-    folder = shutil.copytree(folders["bert"], tmp_path / "t5")
-    for kind in ("t5", "not-a-model"):
+    folder = shutil.copytree(folders["bert"], tmp_path / "other")
+    for kind, hint in (("not-a-model", "does not know: a newer one may"), ("t5", "does not describe a t5")):
         edit_json(folder / "config.json", model_type=kind)
-        with pytest.raises(ValueError, match=f"'{kind}'.*known: bert.*ARCHITECTURES"):
+        with pytest.raises(ValueError, match=hint):
             models.load(str(folder))
 
 
@@ -695,13 +691,13 @@ def test_model_without_values(folders):
 def test_remote_code_is_refused(folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "remote")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
-    edit_json(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModel": "evil.C"})
+    remote = {"AutoConfig": "evil.C", "AutoModel": "evil.C"}
+    edit_json(folder / "config.json", auto_map=remote, model_type="evil")
     with pytest.raises(ValueError, match="auto_map.*runs none"):
         models.load(str(folder))
-    edit_json(folder / "config.json", auto_map={})
+    edit_json(folder / "config.json", auto_map={}, model_type="bert")
     edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.C", "evil.C"]})
-    with pytest.raises(ValueError):
-        models.load(str(folder))
+    assert models.load(str(folder)).tokenizer.is_fast  # the class that transformers has
     assert not (tmp_path / "ran").exists()
 
 

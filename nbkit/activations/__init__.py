@@ -25,6 +25,9 @@ and wordpieces are aligned exactly. A text or word row pools its tokens:
     first, last   its first or last token
     cls           the classification token (text rows only)
 
+In a causal model the first token of a text is an attention sink: where ``hidden`` is asked for it is left out
+of text and word rows that have another token (``sinks="auto"``; see the page "Encoders and decoders").
+
 A text longer than the model is cut (``long="truncate"``) or read in windows that overlap by a quarter
 (``long="windows"``): a token that is in two windows is taken from the one in which it is further from a cut,
 and rows are pooled over the tokens of the whole text. What is dropped is counted in ``manifest["dropped"]``:

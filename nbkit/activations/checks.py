@@ -31,6 +31,9 @@ TRIED = 4  # batches that ``estimate`` measures
 MANY_BATCHES = 50 * TRIED  # work of so many is measured before it starts: that costs little of it
 LONG_SECONDS = 30  # work of so many is announced
 
+#: Norm of a pooled token in multiples of its layer's median. SmolLM2's first tokens reach 190, others 11.
+LARGEST_NORM = 20.0
+
 #: What an error may be, and which of the columns is held against it, by the subject's own precision.
 TOLERANCES = {"float32": (1e-3, "error"), "float16": (0.05, "q99"), "bfloat16": (0.1, "q99")}
 
@@ -48,12 +51,15 @@ def verify(
 ) -> pd.DataFrame:
     """Are the numbers right for this subject? A table of checks on ``n`` texts.
 
-    hooks      hidden states seen by the hooks against transformers' own ``output_hidden_states``
-               (GPT-2's last layer is left out: transformers gives it after the final layer norm)
+    hooks      hidden states seen by the hooks against transformers' own ``output_hidden_states``; the last
+               one goes through the final norm where a model has one
     padding    a text alone against the same text padded in a batch
     order      a batch against the same batch reversed
     storage    values rounded to ``dtype`` for the store against those computed
     arithmetic a subject in half precision against the same weights computed in float32
+    sinks      of a causal model with hidden sites, both lines: the norm of each token that is pooled, as a
+               multiple of its layer's median, of which over 20 is a sink that pooling should not see; and
+               what leaving the first token out changes in the pooled values (no tolerance: it is meant to)
 
     Columns: check, error (largest difference), median and q99 of the same, tolerance, ok. Differences are in
     standard deviations of the unit over the texts' tokens, so that texts that differ in one word are judged
@@ -81,6 +87,10 @@ def verify(
         exact = replace(subject, model=copy.deepcopy(subject.model).float())
         exact = run_batch(exact, work, order).cpu()
         lines.append(_check(f"arithmetic {subject.dtype}", together, exact, scale, tolerance, column))
+    if work.identity["sinks"] == "leave out":
+        lines.append(_norms(subject, work, order))
+        kept = run_batch(subject, _with_sinks(subject, texts, work), order).float().cpu()
+        lines.append(_check("sinks: their effect", kept, together, scale, float("inf")))
     return pd.DataFrame(lines)
 
 
@@ -124,15 +134,39 @@ def _deviations(subject: Subject, work: Work, order: list[int]) -> torch.Tensor:
 def _hooks(subject: Subject, work: Work, order: list[int]) -> dict[str, Any]:
     """The check of hidden states of all layers [token, unit], by the hooks and by transformers."""
     sites = ["embeddings", *subject.select("hidden")]
-    if subject.model.config.model_type == "gpt2":
-        sites = sites[:-1]
     inputs = inputs_of(subject, work.plan, order)
     own = inputs["attention_mask"].bool()
     seen = subject.run(inputs, sites)
     states = subject.model(**inputs, output_hidden_states=True).hidden_states
+    for name in subject.final_norm:
+        seen[sites[-1]] = subject.model.base_model.get_submodule(name)(seen[sites[-1]])
     found = torch.cat([seen[site][own] for site in sites], dim=1).float().cpu()
-    expected = torch.cat([h[own] for h in states[: len(sites)]], dim=1).float().cpu()
+    expected = torch.cat([h[own] for h in states], dim=1).float().cpu()
     return _check("hooks", found, expected, _scale(expected), 1e-3)
+
+
+def _with_sinks(subject: Subject, texts: Texts, work: Work) -> Work:
+    """The same work with the first tokens in pooling again."""
+    return work_of(subject, texts, {**work.identity, "sinks": "keep"})
+
+
+@torch.inference_mode()
+def _norms(subject: Subject, work: Work, order: list[int]) -> dict[str, Any]:
+    """The line of the norms of pooled tokens, as multiples of the median of their layer."""
+    inputs, hidden = inputs_of(subject, work.plan, order), subject.select("hidden")
+    pooled = torch.zeros_like(inputs["attention_mask"], dtype=torch.bool)
+    firsts = np.cumsum(work.plan.n_pieces[order]) - work.plan.n_pieces[order]
+    for text, first in zip(order, firsts, strict=True):
+        where, lengths = work.plan.members(text)
+        where = where[np.repeat(lengths, lengths) > 1]  # a row of one token keeps it, whatever it is
+        pooled[first + where[:, 0], where[:, 1]] = True
+    if not pooled.any():
+        pooled = inputs["attention_mask"].bool()
+    norms = subject.run(inputs, hidden, keep=lambda tensor: tensor[pooled].float().norm(dim=-1).cpu())
+    ratios = torch.cat([norm / norm.median() for norm in norms.values()]).numpy()
+    line = {"error": ratios.max(), "median": np.median(ratios), "q99": np.quantile(ratios, 0.99)}
+    line = {key: float(value) for key, value in line.items()}
+    return {"check": "sinks: norms", **line, "tolerance": LARGEST_NORM, "ok": line["error"] <= LARGEST_NORM}
 
 
 # ---------------------------------------------------------------------------------- estimate
@@ -163,6 +197,7 @@ def estimate(
     pool: str = "max",
     dtype: str = "float16",
     long: str = "truncate",
+    sinks: str = "auto",
 ) -> Cost:
     """What ``capture`` with these arguments takes, before it is run. Nothing is written.
 
@@ -171,7 +206,7 @@ def estimate(
     Disk and memory are counted; the time is measured on four batches, from the longest texts to the
     shortest, and extrapolated by tokens.
     """
-    options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long}
+    options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long, "sinks": sinks}
     work = work_of(subject, texts, identity_of(subject, texts, **options))
     return _cost(subject, work, _all_batches(subject, work, work.blocks))
 

@@ -44,6 +44,7 @@ DTYPES = {
 ROWS = ("text", "word", "token")
 POOLS = ("max", "mean", "cls", "first", "last")
 LONG = ("truncate", "windows")
+SINKS = ("auto", "keep", "leave out")
 
 #: Fields of a manifest that change the numbers: the key of a store is their hash.
 IDENTITY = (
@@ -57,6 +58,7 @@ IDENTITY = (
     "compute_dtype",
     "max_length",
     "long",
+    "sinks",
 )
 
 
@@ -69,6 +71,7 @@ def identity_of(
     pool: str = "max",
     dtype: str = "float32",
     long: str = "truncate",
+    sinks: str = "auto",
     engine: Any = "local",
 ) -> dict[str, Any]:
     """The fields of ``IDENTITY`` from the arguments of ``capture``; a wrong argument is a ``ValueError``."""
@@ -77,6 +80,7 @@ def identity_of(
         ("pool", pool, POOLS),
         ("dtype", dtype, tuple(DTYPES)),
         ("long", long, LONG),
+        ("sinks", sinks, SINKS),
     ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
@@ -87,17 +91,22 @@ def identity_of(
         raise ValueError(f"pool='cls' is for text rows, not for {rows} rows: use 'max' or 'mean'")
     if pool == "cls" and subject.tokenizer.cls_token_id is None:
         raise ValueError(f"{subject.name} has no classification token: use pool='last' or 'mean'")
+    asked = subject.select(sites)
+    if sinks == "auto":
+        at_hidden = any(site.endswith("hidden") for site in asked)
+        sinks = "leave out" if at_hidden and rows != "token" and pool != "cls" and subject.causal else "keep"
     return {
         "schema": SCHEMA,
         "subject": subject.fingerprint,
         "texts": texts.fingerprint,
-        "sites": subject.select(sites),
+        "sites": asked,
         "rows": rows,
         "pool": "token" if rows == "token" else pool,
         "dtype": dtype,
         "compute_dtype": subject.dtype,
         "max_length": subject.max_length,
         "long": long,
+        "sinks": sinks,
     }
 
 
@@ -153,9 +162,10 @@ def plan_of(
     rows: str = "text",
     pool: str = "max",
     long: str = "truncate",
+    sinks: str = "keep",
     progress: bool = False,
 ) -> Plan:
-    """The rows of ``texts`` for ``subject``; arguments as in ``capture``.
+    """The rows of ``texts`` for ``subject``; arguments as in ``capture``, sinks "keep" or "leave out".
 
     What is dropped is counted and logged. Not a single row left is a ``ValueError``.
     """
@@ -166,12 +176,14 @@ def plan_of(
         part = texts.frame.iloc[start : start + TEXTS_AT_ONCE]
         tokens = _tokenize(subject, part["text"].tolist(), long)
         found = rows_of(tokens, part["text_id"].to_numpy())
+        if sinks == "leave out":
+            found = _without_sinks(found)
         parts.append(_flat(tokens, found.members))
         frames.append(found.frame)
         for name, n in {"truncated_texts": sum(t.cut for t in tokens), **found.dropped}.items():
             dropped[name] = dropped.get(name, 0) + n
-    if any(dropped.values()):
-        log.warning("%s: %s", texts.name, ", ".join(f"{n} {k}" for k, n in dropped.items() if n))
+    if lost := [f"{n} {what}" for what, n in dropped.items() if n and what not in SINK_COUNTS]:
+        log.warning("%s: %s", texts.name, ", ".join(lost))
     table = pd.concat(frames, ignore_index=True)
     if table.empty:
         raise ValueError(
@@ -347,6 +359,28 @@ def _token_rows(tokens: list[_Tokens], text_ids: np.ndarray, tokenizer: Any) -> 
     return _Rows(members, frame, {"texts_without_token": sum(len(t.ids) == 0 for t in tokens)})
 
 
+#: What is counted of sinks: tokens left out of pooling, and rows that are nothing but one and keep it.
+SINK_COUNTS = ("sink_tokens", "rows_of_a_sink")
+
+
+def _without_sinks(found: _Rows) -> _Rows:
+    """The rows without the first token of each text, which is an attention sink in a causal model.
+
+    A special token there is in no row anyway. A row of nothing else keeps it, so that rows stay the same.
+    """
+    members, left_out, alone = [], 0, 0
+    for where, lengths in found.members:
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        sink = (where[:, 0] == 0) & (where[:, 1] == 0)
+        only = sink & (lengths[row] == 1)
+        keep = ~sink | only
+        kept = np.bincount(row[keep], minlength=len(lengths)).astype(np.int32)
+        members.append(Members(where[keep], kept))
+        left_out, alone = left_out + int((~keep).sum()), alone + int(only.sum())
+    counts = dict(zip(SINK_COUNTS, (left_out, alone), strict=True))
+    return _Rows(members, found.frame, {**found.dropped, **counts})
+
+
 def _positions(text: _Tokens) -> np.ndarray:
     """Of the tokens, in the text as if it were one piece; its leading special tokens count."""
     return text.where[:, 1] if len(text.pieces) == 1 else text.where[0, 1] + np.arange(len(text.ids))
@@ -405,7 +439,7 @@ class Work:
 
 def work_of(subject: Subject, texts: Texts, identity: dict[str, Any], progress: bool = False) -> Work:
     """What ``capture`` with the arguments in ``identity`` has to compute."""
-    arguments = {name: identity[name] for name in ("rows", "pool", "long")}
+    arguments = {name: identity[name] for name in ("rows", "pool", "long", "sinks")}
     plan = plan_of(subject, texts, **arguments, progress=progress)
     units = units_of(subject.sites.set_index("site").loc[identity["sites"]].reset_index())
     width = len(units) * DTYPES[identity["dtype"]].itemsize

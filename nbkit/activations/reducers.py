@@ -43,6 +43,7 @@ def reduce(
     rows: str = "text",
     pool: str = "max",
     long: str = "truncate",
+    sinks: str = "auto",
     engine: Any = "local",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def reduce(
     Arguments as in ``capture``. The values are float32. Returns each reducer's result by its name.
     Memory does not grow with the corpus beyond its tokens and the list of rows.
     """
-    identity = identity_of(subject, texts, sites=sites, rows=rows, pool=pool, long=long, engine=engine)
+    options = {"sites": sites, "rows": rows, "pool": pool, "long": long, "sinks": sinks, "engine": engine}
+    identity = identity_of(subject, texts, **options)
     work = work_of(subject, texts, identity, progress)
     for reducer in reducers.values():
         reducer.begin(work.units, work.plan.rows, subject.device)

@@ -120,6 +120,7 @@ def capture(
     pool: str = "max",
     dtype: str = "float16",
     long: str = "truncate",
+    sinks: str = "auto",
     cache: str | Path | bool | None = None,
     engine: Any = "local",
     progress: bool = True,
@@ -131,6 +132,8 @@ def capture(
     pool      "max", "mean", "first", "last", "cls"; ignored for token rows
     dtype     of the stored values: "float16", "float32" or "bfloat16" (coarser, but never overflows)
     long      texts longer than the model: "truncate" (counted) or "windows"
+    sinks     "leave out" of pooling the first token of a text, the attention sink of a causal model, or
+              "keep" it; "auto" leaves it out where the model is causal and a ``hidden`` site is asked for
     cache     the cache folder; None is ``provenance.cache_root()``, False keeps all in memory
     engine    "local", "dask" (workers on this machine) or a ``distributed.Client`` whose workers see the
               cache folder
@@ -144,8 +147,8 @@ def capture(
     Where the corpus names the document of each text, ``rows`` has it in the column ``document``. It comes
     from ``texts`` and is not in the store: documents do not change activations.
     """
-    options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long, "engine": engine}
-    identity = identity_of(subject, texts, **options)
+    options = {"sites": sites, "rows": rows, "pool": pool, "dtype": dtype, "long": long}
+    identity = identity_of(subject, texts, **options, sinks=sinks, engine=engine)
     if cache is False:
         return _with_documents(_in_memory(subject, texts, identity, progress), texts)
     root = provenance.cache_root() if cache is None or cache is True else Path(cache)

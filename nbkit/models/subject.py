@@ -24,17 +24,17 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from nbkit.models.architectures import (
     KINDS,
-    architecture_of,
+    Architecture,
     blocks_of,
     drop_pooler,
-    first_of,
+    has_experts,
     hook,
+    matrices_of,
     part_of,
-    shape,
-    tap_einsum,
-    tap_projection,
-    with_first,
+    position_table,
+    tap,
 )
+from nbkit.models.discovery import architecture_for, final_path, is_causal
 
 
 class _Stop(Exception):
@@ -60,7 +60,6 @@ class Subject:
     revision: str | None = None  # the hub's commit, for a model from there
 
     def __post_init__(self):
-        architecture_of(self.model.config.model_type)
         empty = [name for name, weight in self.model.named_parameters() if weight.is_meta]
         if empty:
             raise ValueError(
@@ -77,11 +76,35 @@ class Subject:
             # An option to save memory. It would cut the `ffn` site into pieces.
             if getattr(module, "chunk_size_feed_forward", 0):
                 module.chunk_size_feed_forward = 0
+        self.architecture  # noqa: B018 (a model whose sites are not found is refused now)
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """Where the sites are: the record of the family, or one that was guessed (`.guessed`) and checked."""
+        return architecture_for(self.model)
+
+    @functools.cached_property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it, found by comparing two short texts."""
+        with self.alone():
+            return is_causal(self.model, self.architecture)
+
+    @functools.cached_property
+    def final_norm(self) -> list[str]:
+        """Modules from the last `hidden` to the last of transformers' `hidden_states`, found by comparing."""
+        with self.alone():
+            return final_path(self.model, self.architecture)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward network is act(gate) * up, whose units mean something at both ends."""
+        return "gate" in set(self.sites["kind"])
 
     def __repr__(self) -> str:
-        layers, width = self.sites["layer"].max() + 1, self.model.config.hidden_size
+        layers, width = self.sites["layer"].max() + 1, self.sites["width"].iloc[0]
+        guessed = " (sites guessed)" if self.architecture.guessed else ""
         return (
-            f"<Subject {self.name}: {self.model.config.model_type}, {layers} layers, "
+            f"<Subject {self.name}: {self.model.config.model_type}{guessed}, {layers} layers, "
             f"{width} wide, {len(self.sites)} sites, {self.device} {self.dtype}>"
         )
 
@@ -95,34 +118,36 @@ class Subject:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens a text may have, special tokens included; None: no bound is known."""
-        path = architecture_of(self.model.config.model_type).positions
-        if path is None:
-            bound = self.tokenizer.model_max_length
-            return bound if bound < 1e9 else None  # transformers writes "unknown" as 1e30
-        table = self.model.base_model.get_submodule(path)
-        # RoBERTa and MPNet count positions from the padding index + 1: of 514 rows, 512 serve.
-        unused = 0 if table.padding_idx is None else table.padding_idx + 1
-        return table.num_embeddings - unused
+        """Tokens a text may have, special tokens included; None: no bound is known.
+
+        The smallest of the table of positions, `config.max_position_embeddings` and the tokenizer's
+        `model_max_length`, which you may set lower.
+        """
+        known = [self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None)]
+        table = position_table(self.model, self.architecture)
+        if table is not None:
+            # RoBERTa and MPNet count positions from the padding index + 1: of 514 rows, 512 serve.
+            known.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+        bounds = [n for n in known if n is not None and 0 < n < 1e9]  # transformers writes "unknown" as 1e30
+        return int(min(bounds)) if bounds else None
 
     @functools.cached_property
     def sites(self) -> pd.DataFrame:
         """One row a site, in order of computation: site, layer (-1: embeddings), kind, width."""
-        architecture = architecture_of(self.model.config.model_type)
-        hidden = self.model.config.hidden_size
+        blocks = blocks_of(self.model, self.architecture)
+        matrices = [matrices_of(block, self.architecture) for block in blocks]
+        hidden = matrices[0]["attention"][1]
         rows = [("embeddings", -1, "embeddings", hidden)]
-        for layer, block in enumerate(blocks_of(self.model, architecture)):
-            heads, attention = shape(part_of(block, architecture.attention))
-            ffn, _ = shape(part_of(block, architecture.ffn))
-            for kind, width in zip(KINDS, (heads, attention, ffn, hidden), strict=True):
-                rows.append((f"layer.{layer}.{kind}", layer, kind, width))
+        for layer, found in enumerate(matrices):
+            widths = {kind: width for kind, (_, width) in found.items()} | {"hidden": hidden}
+            rows += [(f"layer.{layer}.{kind}", layer, kind, widths[kind]) for kind in KINDS if kind in widths]
         return pd.DataFrame(rows, columns=["site", "layer", "kind", "width"])
 
     def select(self, sites: str | Iterable[str]) -> list[str]:
         """Site names, in model order, for a site, a group or a list of these.
 
-        Groups: `hidden` (every layer.N.hidden, not the embeddings), `ffn`, `attention`, `heads`,
-        `embeddings`, `all`.
+        Groups: `hidden` (every layer.N.hidden, not the embeddings), `ffn`, `gate`, `up`, `attention`,
+        `heads`, `embeddings`, `all`.
         """
         groups = {"all": list(self.sites["site"])}
         for site, kind in zip(groups["all"], self.sites["kind"], strict=True):
@@ -133,6 +158,7 @@ class Subject:
         known = [*groups, *groups["all"]]
         for site in asked:
             if site not in known:
+                self._refuse_experts(site)
                 close = " or ".join(difflib.get_close_matches(str(site), known, n=3))
                 raise ValueError(
                     f"unknown site {site!r} of {self.name}; "
@@ -142,6 +168,15 @@ class Subject:
                 )
         chosen = {site for one in asked for site in groups.get(one, [one])}
         return [site for site in groups["all"] if site in chosen]
+
+    def _refuse_experts(self, site: Any) -> None:
+        """A ``ValueError`` for a feed-forward site of a model whose experts share one weight tensor."""
+        if str(site).rpartition(".")[2] in ("ffn", "gate", "up"):
+            if any(has_experts(block) for block in blocks_of(self.model, self.architecture)):
+                raise ValueError(
+                    f"{self.name} is a mixture of experts, without {site!r} that all tokens pass: "
+                    "take hidden, attention or heads"
+                )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -193,7 +228,7 @@ class Subject:
             self.select(site)
             if site not in set(self.sites["site"]):
                 raise ValueError(f"{site!r} is a group: name single sites to edit, like layer.3.hidden")
-            if self.model.config.model_type == "xlnet" and site.endswith(("heads", "attention")):
+            if self.architecture.xlnet and site.endswith(("heads", "attention")):
                 raise ValueError(f"{site!r} of XLNet can be recorded but not edited: edit hidden or ffn")
         with self._tapped(lambda site, tensor: edits[site](tensor) if site in edits else None):
             yield
@@ -206,36 +241,45 @@ class Subject:
     ) -> Iterator[None]:
         """Every site of every forward pass goes through `put(site, tensor)`; what it returns, if anything,
         takes the tensor's place. `begin` is called first."""
-        architecture = architecture_of(self.model.config.model_type)
-        layer = -1
+        architecture = self.architecture
+        layer, size = -1, torch.Size()  # of the batch: [text, token]
+        bridge = None  # what changes the output of block 0
+        if architecture.after_first:
+            parent, _, name = architecture.after_first.rpartition(".")
+            bridge = getattr(part_of(self.model.base_model, parent), name, None)
 
         def at(kind: str, tensor: torch.Tensor) -> torch.Tensor | None:
             site = kind if kind == "embeddings" else f"layer.{layer}.{kind}"
-            if not architecture.xlnet:
+            if architecture.xlnet:
+                changed = put(site, tensor.transpose(0, 1))
+                return None if changed is None else changed.transpose(0, 1)
+            if tensor.ndim == 3:
                 return put(site, tensor)
-            changed = put(site, tensor.transpose(0, 1))
-            return None if changed is None else changed.transpose(0, 1)
+            changed = put(site, tensor.unflatten(0, size))  # OPT flattens [text, token] for a while
+            return None if changed is None else changed.flatten(0, 1)
 
         def start(model, args) -> None:
             nonlocal layer
             layer = -1
             begin()
 
-        def enter(block, args) -> tuple | torch.Tensor | None:
+        def enter(block, tensor) -> torch.Tensor | None:
             # Counting entries, rather than a hook for each layer, is what makes ALBERT's shared
             # blocks work: the same module is entered once for every layer.
-            nonlocal layer
-            layer += 1
-            return with_first(args, at("embeddings", args[0])) if layer == 0 else None
+            nonlocal layer, size
+            layer, size = layer + 1, tensor.shape[:2]
+            return at("embeddings", tensor) if layer == 0 else None
+
+        def leave(block, tensor) -> torch.Tensor | None:
+            return None if bridge is not None and layer == 0 else at("hidden", tensor)
 
         with self.alone(), contextlib.ExitStack() as stack:
-            hook(stack, self.model.base_model, before=start)
+            stack.callback(self.model.base_model.register_forward_pre_hook(start).remove)
             for block in dict.fromkeys(blocks_of(self.model, architecture)):
-                hook(stack, block, enter, lambda m, args, out: with_first(out, at("hidden", first_of(out))))
-                ffn = part_of(block, architecture.ffn)
-                hook(stack, ffn, before=lambda m, args: with_first(args, at("ffn", args[0])))
-                tap = tap_einsum if architecture.xlnet else tap_projection
-                tap(stack, part_of(block, architecture.attention), at)
+                hook(stack, block, enter, leave)
+                tap(stack, block, architecture, at)
+            if bridge is not None:
+                hook(stack, bridge, after=lambda m, tensor: at("hidden", tensor))
             yield
 
     def run(
@@ -264,12 +308,16 @@ class Subject:
             )
         with torch.no_grad(), self.record(wanted, stop=True, keep=keep) as seen, contextlib.suppress(_Stop):
             self.model(**inputs)
+        if lost := [site for site in wanted if site not in seen]:
+            raise ValueError(
+                f"{self.name}: its forward pass does not come through {lost[0]}; ask for other sites"
+            )
         return {site: seen[site] for site in wanted}
 
     def _embedded(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Token ids that the model embeds, padded on the right: else a `ValueError`."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-        relative = architecture_of(self.model.config.model_type).positions is None
+        relative = position_table(self.model, self.architecture) is None
         if mask is not None and mask.ndim == 2:
             if "position_ids" not in inputs and not relative and (mask[:, 1:] > mask[:, :-1]).any():
                 raise ValueError(
@@ -300,7 +348,7 @@ class Subject:
         seen: dict[torch.nn.Module, torch.Tensor] = {}
         with self.alone(), contextlib.ExitStack() as stack:
             for module in modules:
-                hook(stack, module, before=lambda module, args: seen.update({module: args[0]}))
+                hook(stack, module, before=lambda module, x: seen.update({module: x}))
             yield seen
 
     def tokenize(self, texts: Sequence[str], **options: Any) -> BatchEncoding:
@@ -391,7 +439,7 @@ _BOOKKEEPING = {
     *("transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"),
     *("problem_type", "return_dict", "task_specific_params", "gradient_checkpointing"),
     *("use_cache", "use_mems_eval", "use_mems_train", "chunk_size_feed_forward"),
-    *("output_hidden_states", "output_attentions"),
+    *("output_hidden_states", "output_attentions", "auto_map"),
 }
 
 
