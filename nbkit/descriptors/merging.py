@@ -159,7 +159,8 @@ def communities(vectors: np.ndarray, weights: np.ndarray, threshold: float) -> t
 
 def _apart(names: list[int], vectors: np.ndarray, weights: np.ndarray, threshold: float) -> list[int]:
     """``names`` without those near to a heavier one, and with rows that are near to none, heaviest first."""
-    of_group = {name: weights[_nearest(names, vectors) == name].sum() for name in names}
+    of_row = np.bincount(_nearest(names, vectors), weights, len(vectors))
+    of_group = {name: of_row[name] for name in names}
     free, kept = np.ones(len(vectors), bool), []
     rest = np.argsort(-weights, kind="stable").tolist()
     for row in (*sorted(names, key=lambda name: (-of_group[name], name)), *rest):
