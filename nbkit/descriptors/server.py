@@ -231,7 +231,7 @@ class OpenAI:
     def _read(self, body: bytes) -> Reply:
         """The reply in the body of a 200. What cannot be read may have been paid for: it is uncertain."""
         try:
-            answer = json.loads(body)
+            answer: Any = json.loads(body)
             answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
             tokens = read_usage(answer.get("usage"))
         except (ValueError, AttributeError, RecursionError):
