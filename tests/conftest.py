@@ -51,6 +51,15 @@ def shared_data() -> Path:
     return beside
 
 
+#: Files that take minutes, longest first: where several processes share the tests, these are given out first.
+LONG = ("test_notebooks.py",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many tests did not run, and what would make them: the last thing before the counts."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -15,6 +17,11 @@ import jupytext
 import nbformat
 import pytest
 import run
+import schedule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbkit.workshop import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
@@ -135,6 +142,101 @@ def test_a_slow_notebook_and_an_unclear_statement_are_named(tmp_path):
         build_notebooks.stated_minutes(tmp_path / "x.py")
 
 
+# ------------------------------------------------------------------------------------- one after another
+
+
+def test_a_notebook_waits_for_those_whose_frames_and_stores_it_takes():
+    """Read from the notebooks: what they take with ``kept``, and for 10 the stores of those that capture."""
+    makers = {first: name[:2] for first, name in presets.KEPT_BY.items()}
+    text = {source.name[:2]: source.read_text(encoding="utf-8") for source in SOURCES}
+    for number, source in text.items():
+        taken = {makers[first] for first in re.findall(r'preset\.kept\(f?"(\w+)', source)}
+        if "passes: run the notebooks 01 to 06" in source:
+            capture = {n for n in text if "capture(" in text[n] and "preset.subject()" in text[n]}
+            taken |= {n for n in capture if "01" <= n <= "06"} - {"05"}  # 05 captures a model of its own
+        assert taken <= set(schedule.NEEDS.get(number, ())), number
+        assert all(need < number for need in schedule.NEEDS.get(number, ()))
+    assert set(schedule.NEEDS["10"]) == {"01", "02", "03", "04", "06"}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 3), st.dictionaries(st.sampled_from(NAMES), st.floats(0, 300)))
+def test_notebooks_side_by_side_run_once_each_and_after_what_they_need(workers, seconds):
+    events, lock = [], threading.Lock()
+
+    def one(name):
+        with lock:
+            events.append(("begins", name))
+        time.sleep(0.001)
+        with lock:
+            events.append(("ends", name))
+        return name.upper()
+
+    done = []
+    found = schedule.side_by_side(one, NAMES, workers, seconds, lambda *result: done.append(result))
+    assert found == {name: name.upper() for name in NAMES} and sorted(done) == sorted(found.items())
+    running, ended = set(), set()
+    for what, name in events:
+        if what == "begins":
+            assert set(schedule.NEEDS.get(name[:2], ())) <= {n[:2] for n in ended} and name not in ended
+            running.add(name)
+        else:
+            running.remove(name)
+            ended.add(name)
+        assert len(running) <= workers
+    assert ended == set(NAMES)
+
+
+def test_the_longest_way_to_the_end_begins_first():
+    begun = []
+    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))
+    schedule.side_by_side(begun.append, NAMES, 1, seconds)
+    assert begun[0][:2] == "02" and [n[:2] for n in begun].index("04") <= 2
+
+
+def test_after_an_error_nothing_new_begins():
+    begun = []
+
+    def one(name):
+        begun.append(name)
+        if name.startswith("02"):
+            raise run.NotebookStopped("KeyError: 'x'")
+
+    with pytest.raises(run.NotebookStopped, match="KeyError: 'x'"):
+        schedule.side_by_side(one, NAMES, 1, {"02_discover_descriptors": 1e6})
+    assert begun == ["02_discover_descriptors"]
+
+
+def test_a_notebook_that_stops_is_shown_with_its_traceback(tmp_path):
+    with pytest.raises(run.NotebookStopped, match="00_check_setup:[^$]*unknown preset 'nowhere'"):
+        run.execute("00_check_setup", "nowhere", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_found_is_printed_once_as_soon_as_it_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NBKIT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("NBKIT_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "seconds.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "old.svg").touch()
+    os.utime(tmp_path / "figures" / "old.svg", (0, 0))
+    preset = presets.load("sample", ROOT / "notebooks" / "presets.toml")
+
+    def one(name, *_):
+        if name.startswith("01"):
+            preset.record(units=9216, texts=1836)
+            (tmp_path / "figures" / "01_unit_by_corpus.svg").touch()
+        return 1.0
+
+    monkeypatch.setattr(run, "execute", one)
+    assert run.run_all(preset) == dict.fromkeys(NAMES, 1.0)
+    told = capsys.readouterr().out
+    assert told.count("units: 9,216 FFN units") == told.count("figures/01_unit_by_corpus.svg") == 1
+    assert "old.svg" not in told and "10_make_figures: 1 s" in told
+
+
 #: An audit hook sees what asks for a name or an address, and remembers it even where the asker goes on.
 BLOCKED = f"""
 import runpy, sys
@@ -160,12 +262,18 @@ def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
     copy.mkdir(parents=True)
     for path in [*SOURCES, ROOT / "notebooks" / "presets.toml"]:
         (copy / path.name).write_bytes(path.read_bytes())
-    for name in NAMES:
+
+    def one(name):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", BLOCKED, f"{name}.py"],
             cwd=copy, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+
+    # where other tests run beside this one, one notebook at a time
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))
+    schedule.side_by_side(one, NAMES, schedule.workers_and_threads()[0] if alone else 1, seconds)
     for folder in ("figures", "figures/paper"):
         made = {p.name for p in (tmp_path / "checkout" / "build" / folder).glob("*.svg")}
         assert made == {p.name for p in (ROOT / folder).glob("*.svg")}

@@ -111,7 +111,9 @@ def test_the_first_command_installs_and_the_second_does_not(called, tmp_path, mo
     ]
     data = [env.get("NBKIT_DATA") for arguments, env in called if arguments[0].startswith("tools")]
     assert data == [None, str(tmp_path)]
-    assert make.main(["test", "-k", "x"]) == 0 and called[-1][0] == ["-m", "pytest", "-k", "x"]
+    assert make.main(["test", "-k", "x"]) == 0
+    assert called[-1][0] == ["-m", "pytest", *make.SHARED, "-k", "x"]
+    assert called[-1][1]["OMP_NUM_THREADS"] == "1"
 
 
 def test_what_stops_the_tool_is_said_with_its_mend(called, monkeypatch, capsys):

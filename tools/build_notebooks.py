@@ -2,6 +2,7 @@
 
     python tools/build_notebooks.py              all of them, with the sample preset
     python tools/build_notebooks.py 03 04        some of them
+    python tools/build_notebooks.py --to FOLDER --preset NAME 03     executed into a folder, and nothing else
 
 The .py file (jupytext percent format) is the source; nobody edits the .ipynb. Outputs are cleaned so that
 the committed file holds no progress bars, no widget state, no times of execution and no machine's paths.
@@ -25,6 +26,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -140,7 +142,17 @@ def write_exercises(sources: list[Path]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("only", nargs="*", help='first letters of the notebooks, as "03"')
-    chosen = sources(parser.parse_args(arguments).only)
+    parser.add_argument("--preset", default="sample", help="with --to: a section of notebooks/presets.toml")
+    parser.add_argument("--to", type=Path, help="a folder for what is executed; the checkout stays as it is")
+    given = parser.parse_args(arguments)
+    chosen = sources(given.only)
+    if given.to:
+        try:
+            for source in chosen:
+                nbformat.write(execute(source, given.preset), given.to / f"{source.stem}.ipynb")
+        except CellExecutionError as error:
+            sys.exit(str(error))
+        return
     write_exercises(chosen)
     for source in chosen:
         start = time.perf_counter()

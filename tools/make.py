@@ -24,6 +24,9 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 
 #: A warning is an error, and all of them are shown.
 BOOK = ("-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d", "build/doctrees")
+#: The tests are shared out by file to as many processes as there are cores, four at most; conftest.py says
+#: which files come first.
+SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 #: Command -> (extras it needs, what Python is asked to run). ``{preset}`` is filled in.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "run": ("notebooks", [["tools/run.py", "--preset", "{preset}"]]),
@@ -31,7 +34,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "lab": ("notebooks", [["-m", "jupyterlab", "notebooks"]]),
     "preflight": ("notebooks", [["tools/preflight.py"]]),
     "notebooks": ("notebooks", [["tools/build_notebooks.py"]]),
-    "test": ("test", [["-m", "pytest"]]),
+    "test": ("test", [["-m", "pytest", *SHARED]]),
     "coverage": ("test", [["-m", "coverage", "run", "-m", "pytest"], ["-m", "coverage", "report"]]),
     "docs": ("test", [["-m", "sphinx", *BOOK, ".", "build/docs"]]),
     "clean": ("", []),
@@ -65,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for number, step in enumerate(steps):
         asked = [part.format(preset=given.preset) for part in step]
-        status = python(*asked, *(more if number == 0 else ()), data=given.data)
+        threads = {"OMP_NUM_THREADS": "1"} if given.command == "test" else {}
+        status = python(*asked, *(more if number == 0 else ()), data=given.data, **threads)
         if status:
             return status
     return 0
@@ -96,9 +100,10 @@ def install(extras: str) -> None:
     ready.touch()
 
 
-def python(*arguments: str, data: str | None = None) -> int:
-    """Run the environment's Python in the checkout; its exit status."""
+def python(*arguments: str, data: str | None = None, **usual: str) -> int:
+    """Run the environment's Python in the checkout; its exit status. ``usual``: variables, where not set."""
     environment = {
+        **usual,
         "NBKIT_CACHE": str(ROOT / "cache"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -46,43 +46,49 @@ def summary_table(facts: dict[str, Any]) -> str:
 
 
 def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of every line of the closing table."""
-    at_two = {row["method"]: row for row in facts["precision_recall"] if row["k"] == 2}
-    lines = [
-        ("units", f"{facts['units']:,} FFN units"),
-        ("texts", f"{facts['texts']:,}"),
-        ("descriptors", f"{facts['descriptors']} ({facts['shared']} testable in every corpus)"),
-        (
-            "tags (q ≤ .05)",
-            f"{facts['tags']:,} over all corpora; {facts['tags_shuffled']} on shuffled labels",
-        ),
-    ]
-    for where in ("same corpus", "other corpora"):
-        for method in ("pearson", "frequency"):
-            row = at_two[f"{method}, {where}"]
-            lines.append((f"precision@2, {where}, {method}", _estimate(row["precision"])))
-            lines.append((f"recall@2, {where}, {method}", _estimate(row["recall"])))
-    for kind, found in facts["agreement"].items():
+    """Name and value of every line of the closing table whose facts are there."""
+    lines: list[tuple[str, str]] = []
+    if "units" in facts:
+        lines += [("units", f"{facts['units']:,} FFN units"), ("texts", f"{facts['texts']:,}")]
+    if "descriptors" in facts and "shared" in facts:
+        lines.append(("descriptors", f"{facts['descriptors']} ({facts['shared']} testable in every corpus)"))
+    if "tags" in facts:
+        both = f"{facts['tags']:,} over all corpora; {facts['tags_shuffled']} on shuffled labels"
+        lines.append(("tags (q ≤ .05)", both))
+    lines += _precision_recall(facts.get("precision_recall", []))
+    for kind, found in facts.get("agreement", {}).items():
         lines.append((f"{kind}: tags above minimum", f"{found['tags']:,}"))
         for what in ("within", "across", "gap"):
             name = {"within": "agreement within", "across": "agreement across", "gap": "illusion gap"}[what]
             lines.append((f"{kind}: {name}", _estimate(found[what])))
         baselines = ", ".join(f"{name} {_estimate(e)}" for name, e in found["baselines"].items())
         lines.append((f"{kind}: baselines (across)", baselines))
-    found = facts["salience"]
-    few = " / ".join(f"{found[key]:.2f}" for key in ("greedy_30", "greedy_100", "all"))
-    name = f"part of speech from 30 / 100 / all {found['units']:,} units"
-    lines.append((name, f"{few} ({found['words']:,} words, held-out sentences)"))
-    moved = (found["moved_100"], found["moved_100_random"])
-    lines.append(("taken for nouns, 100 salient / random units moved", " / ".join(f"{m:.2f}" for m in moved)))
-    trees = facts["trees"]
-    baselines = (
-        f"random weights {trees['uuas_random_weights']:.2f}, neighbours {trees['uuas_neighbours']:.2f}"
-    )
-    lines.append((f"edges of the tree found, {trees['site']}", f"{trees['uuas']:.2f} ({baselines})"))
-    gain, low, high = facts["tuning"]["best_gain"]
-    lines.append(("reversed words found, best gain with trees", f"{gain:+.3f} [{low:.3f}, {high:.3f}]"))
+    if found := facts.get("salience"):
+        few = " / ".join(f"{found[key]:.2f}" for key in ("greedy_30", "greedy_100", "all"))
+        name = f"part of speech from 30 / 100 / all {found['units']:,} units"
+        lines.append((name, f"{few} ({found['words']:,} words, held-out sentences)"))
+        moved = " / ".join(f"{m:.2f}" for m in (found["moved_100"], found["moved_100_random"]))
+        lines.append(("taken for nouns, 100 salient / random units moved", moved))
+    if trees := facts.get("trees"):
+        nulls = (
+            f"random weights {trees['uuas_random_weights']:.2f}, neighbours {trees['uuas_neighbours']:.2f}"
+        )
+        lines.append((f"edges of the tree found, {trees['site']}", f"{trees['uuas']:.2f} ({nulls})"))
+    if "tuning" in facts:
+        gain, low, high = facts["tuning"]["best_gain"]
+        lines.append(("reversed words found, best gain with trees", f"{gain:+.3f} [{low:.3f}, {high:.3f}]"))
     return lines
+
+
+def _precision_recall(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The lines of precision and recall of the first two tags."""
+    at_two = {row["method"]: row for row in rows if row["k"] == 2}
+    asked = [(where, m) for where in ("same corpus", "other corpora") for m in ("pearson", "frequency")]
+    return [
+        (f"{what}@2, {where}, {method}", _estimate(at_two[f"{method}, {where}"][what]))
+        for where, method in (asked if at_two else ())
+        for what in ("precision", "recall")
+    ]
 
 
 def _estimate(values: list[float]) -> str:

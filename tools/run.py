@@ -14,16 +14,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import filelock
-import nbformat
-from build_notebooks import ROOT, execute, sources, stated_minutes
-from nbclient.exceptions import CellExecutionError
-from report import summary_table, write_report
-from tqdm.auto import tqdm
+from build_notebooks import ROOT, sources, stated_minutes
+from report import summary_lines, summary_table, write_report
+from schedule import side_by_side, workers_and_threads
 
 from nbkit.workshop import presets
 
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except filelock.Timeout:
         print(f"another `make run` of {name!r} is at work here: wait for it, or stop it", file=sys.stderr)
         return 2
-    except CellExecutionError as error:
+    except NotebookStopped as error:
         print("\nA notebook stopped:\n" + re.sub(r"\x1b\[[0-9;]*m", "", str(error)), file=sys.stderr)
         return 1
 
@@ -60,7 +59,7 @@ def alone(preset: presets.Preset) -> filelock.BaseFileLock:
 def _run(preset: presets.Preset) -> int:
     shutil.rmtree(preset.results, ignore_errors=True)
     print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
-    seconds = run_all(preset.name)
+    seconds = run_all(preset)
     preset.record(seconds=seconds)
     report = write_report(preset)
     facts = json.loads((preset.results / "summary.json").read_text(encoding="utf-8"))
@@ -71,18 +70,53 @@ def _run(preset: presets.Preset) -> int:
     return 0
 
 
-def run_all(preset: str) -> dict[str, float]:
-    """Execute the notebooks in order; seconds each took."""
-    target = ROOT / "build" / "notebooks" / preset
+def run_all(preset: presets.Preset) -> dict[str, float]:
+    """Execute the notebooks, two at once where there are cores for two; seconds each took.
+
+    What they find is printed as soon as it is there. A preset that asks for a GPU runs one at a time.
+    """
+    target = ROOT / "build" / "notebooks" / preset.name
     target.mkdir(parents=True, exist_ok=True)
-    seconds = {}
-    bar = tqdm(sources(), unit=" notebook")
-    for source in bar:
-        bar.set_description(source.stem)
-        start = time.perf_counter()
-        nbformat.write(execute(source, preset), target / f"{source.stem}.ipynb")
-        seconds[source.stem] = round(time.perf_counter() - start, 1)
-    return seconds
+    known = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))
+    names = [source.stem for source in sources()]
+    workers, threads = workers_and_threads()
+    if preset.settings.get("device") == "cuda":
+        workers, threads = 1, workers * threads
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # the notebooks' kernels read it
+    start, printed = time.time(), set()
+
+    def done(name: str, seconds: float) -> None:
+        print(f"[{time.time() - start:4.0f} s] {name}: {seconds:.0f} s", flush=True)
+        for line in news(preset, start, printed):
+            print(f"         {line}", flush=True)
+
+    return side_by_side(lambda name: execute(name, preset.name, target), names, workers, known, done)
+
+
+class NotebookStopped(RuntimeError):
+    """A cell of a notebook raised; the message is its traceback."""
+
+
+def execute(name: str, preset: str, target: Path) -> float:
+    """The notebook executed in a process of its own, into ``target``; the seconds it took."""
+    command = [sys.executable, str(ROOT / "tools" / "build_notebooks.py"), "--preset", preset]
+    start = time.perf_counter()
+    done = subprocess.run([*command, "--to", str(target), name], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise NotebookStopped(f"{name}:\n{done.stderr}")
+    return round(time.perf_counter() - start, 1)
+
+
+def news(preset: presets.Preset, start: float, printed: set[str]) -> list[str]:
+    """Lines of the closing table, and figures made since ``start``, that are not yet in ``printed``."""
+    summary = preset.results / "summary.json"
+    facts = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
+    lines = [f"{name}: {value}" for name, value in summary_lines(facts)]
+    made = (path for path in sorted(preset.figures.glob("*.svg")) if path.stat().st_mtime >= start)
+    lines += [f"figure: {_short(path)}" for path in made]
+    new = [line for line in lines if line not in printed]
+    printed.update(new)
+    return new
 
 
 def slow(seconds: dict[str, float]) -> list[str]:
