@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from model_server import Server, make_model
 
 from nbkit import descriptors, texts
@@ -230,11 +231,37 @@ def test_a_model_with_a_chat_template_can_be_asked_in_plain_lines(folder):
     assert local.identity != generators.connect(f"local:{folder}", max_tokens=4).identity
 
 
+def test_what_requests_share_is_computed_once_and_changes_no_reply(folder, monkeypatch):
+    """Batches of unequal texts behind three worked examples, against each text alone and without a cache."""
+    few = ["soup", "the late train to the harbour was cold", "why", "a b c d e f g"]
+    asked = [descriptors.Prompt().messages(text) for text in few]
+    local = generators.connect(f"local:{folder}", max_tokens=12, batch=3)
+    torch.manual_seed(0)
+    for weight in local._model.parameters():  # the model as it is says the same of every text
+        torch.nn.init.normal_(weight, std=0.5)
+    shared = local._shared([local._tokens(messages) for messages in asked])
+    assert len(shared[0]) > 50 and shared[1].get_seq_length() == len(shared[0])
+    together = [reply.text or reply.raw for reply in local.complete_all(asked)]
+    monkeypatch.setattr(local, "_shared", lambda tokens: None)
+    assert together == [local.complete(m).text or local.complete(m).raw for m in asked]
+    assert len(set(together)) == 4
+
+
+def test_a_character_ends_a_reply(folder):
+    free = generators.connect(f"local:{folder}", max_tokens=40).complete(ask("soup"))
+    text = free.text or free.raw
+    letter = next(c for c in text[3:] if c.isalpha())
+    cut = generators.connect(f"local:{folder}", max_tokens=40, stop=letter).complete(ask("soup"))
+    assert (
+        cut.failure == "" and letter in cut.text and text.startswith(cut.text) and len(cut.text) < len(text)
+    )
+
+
 @pytest.mark.slow
 def test_smollm2_answers_the_shipped_prompt(smollm2):
     """The embedded model, in earnest: most texts get descriptors, and not only the examples' own."""
     corpus = texts.load("sample:reviews").sample(8, seed=0)
-    found = descriptors.propose(corpus, generators.connect(f"local:{smollm2}", max_tokens=48))
+    found = descriptors.propose(corpus, generators.connect("smollm2"))
     assert found["text_id"].nunique() >= 6
     shown = {name for _, names in descriptors.Prompt().examples for name in names}
     assert not set(found["descriptor"]) <= shown

