@@ -30,7 +30,20 @@ UNUSED: dict[str, str] = {
     "descriptors.Topics": "what topics returns",
     "descriptors.topics": "the clusters of discover on their own",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
-    "claims.read": "files of other tools: notebook 11 reads one",
+    **{
+        f"claims.{name}": "notebook 11 is to use it"
+        for name in (
+            "LABELLERS",
+            "VERDICTS",
+            "Judged",
+            "asked",
+            "judge",
+            "label",
+            "patterns",
+            "read",
+            "similarity",
+        )
+    },
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }
 
