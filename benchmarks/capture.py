@@ -275,6 +275,7 @@ def layouts(rows: int = 100_000, units: int = 9216) -> list[dict]:
             line = {"layout": name, "one_unit_ms": 1e3 * statistics.median(one)}
             lines.append({**line, "512_units_s": statistics.median(block)})
             print(lines[-1], flush=True)
+            del table, view  # Windows removes no file that is mapped
             path.unlink()
     return lines
 

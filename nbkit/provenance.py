@@ -9,6 +9,8 @@ which texts and which versions are behind it.
     fingerprint(*parts)                             SHA-256 over strings, numbers and arrays
     cache_root()                                    where stores live: $NBKIT_CACHE, else ./cache
     atomic(path)                                    ``with atomic(path) as part: part.write_text(...)``
+    replace(source, target)                         rename a file or folder, on any system
+    file_name(name)                                 refuses what is no name of a file on some system
     place()                                         the notebook and cell, or the script, that is running
     read("figures/NAME.svg")                        the manifest inside a figure's file (.svg or .png)
     check("figures/NAME.svg")                       can it still be made here? one line a question
@@ -27,6 +29,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import time
 import xml.etree.ElementTree
@@ -43,10 +46,12 @@ __all__ = [
     "atomic",
     "cache_root",
     "check",
+    "file_name",
     "fingerprint",
     "manifest",
     "place",
     "read",
+    "replace",
     "show",
     "stopwatch",
     "versions",
@@ -138,9 +143,43 @@ def atomic(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        os.replace(part, path)
+        replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file or folder the name ``target``; a file takes the place of the one that has it.
+
+    Windows refuses that while any program has one of them open. A virus scanner or a cloud client opens new
+    files for a moment, so it is tried for two seconds; then a ``PermissionError`` says what to close.
+    """
+    for seconds in (0.05, 0.15, 0.3, 0.5, 1.0, None):
+        try:
+            return os.replace(source, target)
+        except PermissionError as error:
+            if seconds is None:
+                raise PermissionError(
+                    f"{target} cannot be written: another program has it open (a spreadsheet,"
+                    " another notebook, a cloud client), or it may not be changed. Close it and run the same"
+                    " line again"
+                ) from error
+            time.sleep(seconds)
+
+
+#: Not in the name of a file on one of Windows, macOS and Linux; nor are the names of Windows' devices.
+ILLEGAL = re.compile(
+    r'[<>:"/\\|?*\x00-\x1f]|[ .]$|^(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)', re.IGNORECASE
+)
+
+
+def file_name(name: str) -> str:
+    """``name``, if every system can have a file of that name; else a ``ValueError`` that says why not."""
+    found = ILLEGAL.search(name)
+    if not name or len(name.encode()) > 200 or found:
+        why = f"{found[0]!r} cannot be in it" if found else "1 to 200 bytes are possible"
+        raise ValueError(f"{name[:60]!r} is no name for a file on every system ({why}): choose another")
+    return name
 
 
 class stopwatch:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import systems
 
 from nbkit import models
 from nbkit.activations import forward
@@ -16,6 +17,10 @@ hypothesis.settings.load_profile("kit")
 
 if tokens := os.environ.get("NBKIT_TEST_BATCH_TOKENS"):  # see test_kernels.py
     forward.BATCH_TOKENS = int(tokens)
+
+
+if played := os.environ.get("NBKIT_TEST_SYSTEM"):
+    systems.play(played, pytest.MonkeyPatch())
 
 
 @pytest.fixture(scope="session")

@@ -458,7 +458,7 @@ def test_a_batch_too_large_for_the_memory_goes_on_in_halves(minilm, corpus, monk
 def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_later(minilm, tmp_path, monkeypatch):
     reviews = texts.load("sample:reviews").sample(40, seed=0)
     monkeypatch.setattr(plan, "BLOCK_BYTES", 10 * 1536 * 2)
-    write, calls = os.pwrite, []
+    write, calls = store._write_at, []
 
     def full(*arguments):
         calls.append(1)
@@ -466,11 +466,11 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_later(minilm, tmp_path
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(*arguments)
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(store, "_write_at", full)
     with pytest.raises(OSError, match="is full; the blocks before are kept"):
         activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path)
     assert not list(tmp_path.glob("activations/*/manifest.json"))
-    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(store, "_write_at", write)
     found = activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path)
     assert np.array_equal(
         found.values,

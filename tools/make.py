@@ -106,6 +106,7 @@ def python(*arguments: str, data: str | None = None, **usual: str) -> int:
         **usual,
         "NBKIT_CACHE": str(ROOT / "cache"),
         "TOKENIZERS_PARALLELISM": "false",
+        "GOMP_SPINCOUNT": "0",  # waiting threads sleep, which a busy machine needs; the numbers are the same
         "HF_HUB_DISABLE_TELEMETRY": "1",
         **os.environ,
     }

@@ -43,6 +43,9 @@ import torch
 
 RETRIES = 3  # a job that was on workers that died; also how often a worker may fail
 
+#: Threads that wait sleep: to spin would take the cores from others on a busy machine. The same numbers.
+PATIENT = {"GOMP_SPINCOUNT": "0"}
+
 #: Why workers do not start, where a script has no guard.
 UNGUARDED = (
     "engine='dask' starts processes that run your script once more to load its functions, and this call is"
@@ -128,7 +131,13 @@ def _local_cluster(n: int) -> Any:
     from distributed import LocalCluster
 
     try:
-        return LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None)  # pyright: ignore[reportArgumentType]
+        return LocalCluster(
+            n_workers=n,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType]
+            env=PATIENT,
+        )
     except RuntimeError as error:
         raise RuntimeError(f"no Dask worker starts ({error}). If this is a script: {UNGUARDED}") from error
 

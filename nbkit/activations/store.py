@@ -8,6 +8,10 @@ A store is filled beside its place, as ``<key>.part``, block after block; a bloc
 disk and its line is in the journal. One block is written while the next one is computed; on a GPU a block
 stays on the device until it is complete, then leaves through pinned memory. The complete store gets its
 name by a rename, so that a folder with a manifest is complete: it is loaded without a lock.
+
+It is written with what every system has (seek, write, replace), and nothing is renamed or removed while it is
+open here. A cache inside a folder that a cloud client synchronises (OneDrive, iCloud, Dropbox) is a risk: the
+client uploads gigabytes and may have a file open when it gets its name.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -234,7 +239,7 @@ def _fill_store(
     folder: Path, subject: Subject, texts: Texts, identity: dict, engine: Any, progress: bool
 ) -> None:
     """Compute what is missing of a store beside ``folder``, then give it its name."""
-    shutil.rmtree(folder, ignore_errors=True)  # without a manifest: what a deletion left
+    _clear(folder)
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
     work = work_of(subject, texts, identity, progress)
@@ -247,7 +252,7 @@ def _fill_store(
     if progress:
         announce(subject, work, [block for block in work.blocks if block not in done])
     with (
-        open(part / "journal", "a", encoding="utf-8") as journal,
+        open(part / "journal", "a", encoding="utf-8", newline="\n") as journal,
         progress_bar(subject, texts, progress) as bar,
     ):
         bar.update(sum(b - a for a, b in done))
@@ -257,8 +262,19 @@ def _fill_store(
         facts |= {"verified": checks.round(6).to_dict("records"), "seconds": round(clock.seconds, 3)}
         with _or_say_deleted(journal, part):
             _describe(part, work, {**identity, **facts}, done)
-        (part / "journal").unlink()
-        os.rename(part, folder)
+    # nothing of the folder is open any more: where a file is, Windows neither removes nor renames it
+    (part / "journal").unlink()
+    provenance.replace(part, folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a deletion left of a store: without a manifest it is none."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        raise PermissionError(
+            f"the store {folder} was deleted in part, and the rest cannot be: a notebook or another program"
+            " has it open. Restart the kernels that used it, or give another cache folder"
+        )
 
 
 def _fill_blocks(
@@ -359,7 +375,7 @@ def _done_blocks(part: Path, work: Work, size: int) -> dict[tuple[int, int], int
         journal.unlink(missing_ok=True)
         return {}
     lines = journal.read_text(encoding="utf-8").split("\n")
-    journal.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
+    journal.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8", newline="\n")
     found = [tuple(map(int, line.split())) for line in lines[:-1]]
     planned = set(work.blocks)
     return {(a, b): crc for a, b, crc in found if (a, b) in planned}
@@ -367,7 +383,7 @@ def _done_blocks(part: Path, work: Work, size: int) -> dict[tuple[int, int], int
 
 def _reserve(path: Path, size: int, folder: Path) -> None:
     """Take the whole space now, so that a full disk is known before hours of work."""
-    taken = path.stat().st_blocks * 512 if path.exists() else 0
+    taken = _taken(path) if path.exists() else 0
     free = shutil.disk_usage(folder.parent).free + taken
     if size > free:
         raise OSError(
@@ -378,6 +394,12 @@ def _reserve(path: Path, size: int, folder: Path) -> None:
         out.truncate(size)
 
 
+def _taken(path: Path) -> float:
+    """Bytes that a file has on the disk; Windows does not say, and leaves no holes in a file: all of them."""
+    found = path.stat()
+    return 512 * getattr(found, "st_blocks", found.st_size / 512)
+
+
 def _write_block(path: Path, leaving: tuple[torch.Tensor, Any], work: Work, block: tuple[int, int]) -> int:
     """Write ``[unit, row]`` into the unit-major file; on disk when this returns. The CRC-32."""
     columns, arrived = leaving
@@ -386,9 +408,9 @@ def _write_block(path: Path, leaving: tuple[torch.Tensor, Any], work: Work, bloc
     numbers = as_numpy(columns)
     n_rows, first, item = len(work.plan.rows), int(work.plan.first_row[block[0]]), numbers.itemsize
     try:
-        with open(path, "r+b") as out:
+        with open(path, "r+b", buffering=0) as out:
             for unit, column in enumerate(numbers.view(np.uint8).reshape(len(numbers), -1)):
-                os.pwrite(out.fileno(), column.data, (unit * n_rows + first) * item)
+                _write_at(out, (unit * n_rows + first) * item, column.data)
             os.fsync(out.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -398,6 +420,13 @@ def _write_block(path: Path, leaving: tuple[torch.Tensor, Any], work: Work, bloc
             " same line again, it goes on from there"
         ) from error
     return zlib.crc32(numbers.view(np.uint8).data)
+
+
+def _write_at(out: io.FileIO, place: int, data: memoryview) -> None:
+    """Seek and write, which every system has. Writers open the file each for itself."""
+    out.seek(place)
+    while len(data):
+        data = data[out.write(data) :]
 
 
 def _seal(value: Any) -> str:

@@ -262,20 +262,22 @@ def save(
 ) -> Path:
     """Write NAME.svg, NAME.png, NAME.csv and NAME.json into ``folder``; the path of the SVG.
 
+    name      a file's name that every system can have
     sources   what the figure was made from: fingerprints of subject and corpora, seeds, settings.
-              Without any: ``ValueError``. ``subject``, ``corpora`` (or ``corpus``) and ``preset`` are
-              looked up again by ``provenance.check``
+              ``subject``, ``corpora`` (or ``corpus``) and ``preset`` are looked up again by
+              ``provenance.check``
     data      the frame that the figure was drawn from, or several by name (a column ``table`` says which).
               An ``Estimate`` becomes three columns: NAME, NAME_low, NAME_high
     column    "single" or "double": the width of the files, at 300 dots an inch. Draw within
               ``style(column)``: here the figure is resized, its letters are not
 
+    No source, and another name, are a ``ValueError``.
     The manifest goes into both pictures, without date and machine, so that the same figure gives the same
     bytes; NAME.json holds these too.
     """
     if not sources:
         raise ValueError(f"figure {name!r} has no sources: say which subject, corpora and seed made it")
-    folder = Path(folder)
+    folder, name = Path(folder), provenance.file_name(name)
     look = {**STYLE, **_paper(column)}
     if column is not None:
         width, height = fig.get_size_inches()
