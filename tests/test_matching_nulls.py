@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbkit import matching, stats
+from nbkit import activations, matching, stats, texts
 from nbkit.activations import Activations
 
 
@@ -30,9 +30,9 @@ def documents(seed: int, n: int = 40, mean: float = 25.0):
     return values, rng.random(odds.shape) < 1 / (1 + np.exp(-odds)), document
 
 
-def significant(activations: Activations, labels: np.ndarray, rank: int, seed: int, **options) -> float:
+def significant(given: Activations, labels: np.ndarray, rank: int, seed: int, **options) -> float:
     """Share of the tested units with p <= .05 at a rank."""
-    tags = matching.tag(activations, labelled(labels), permutations=99, seed=seed, progress=False, **options)
+    tags = matching.tag(given, labelled(labels), permutations=99, seed=seed, progress=False, **options)
     p = tags.loc[tags["rank"] == rank, "p"].dropna()
     return float((p <= 0.05).mean())
 
@@ -41,9 +41,9 @@ def test_first_tags_of_documents_without_relation_are_nominal_and_not_without_th
     with_groups, without = [], []
     for seed in range(12):
         values, labels, document = documents(seed)
-        activations = stored(values, document=document)
-        with_groups.append(significant(activations, labels, 1, seed))
-        without.append(significant(activations, labels, 1, seed, groups=False))
+        some = stored(values, document=document)
+        with_groups.append(significant(some, labels, 1, seed))
+        without.append(significant(some, labels, 1, seed, groups=False))
     assert np.mean(with_groups) <= 0.06 + 2 * np.std(with_groups) / np.sqrt(12)
     assert np.mean(with_groups) >= 0.02  # the level is not kept by finding nothing
     assert np.mean(without) >= 0.15  # what permuting single texts gives
@@ -59,6 +59,50 @@ def test_permutation_test_of_pairs_in_documents_is_nominal():
         )
         shares.append((p <= 0.05).mean())
     assert 0.02 <= np.mean(shares) <= 0.06 + 2 * np.std(shares) / np.sqrt(12)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_false_discoveries_are_nominal_where_half_of_the_units_mean_something(grouped):
+    """40 units of one descriptor each beside 40 of none; first and second tags at q <= .05."""
+    wrong, found = [], []
+    for seed in range(12):
+        values, labels, document = documents(seed, n=60)
+        if not grouped:  # the same texts in random order, one by one
+            values = np.random.default_rng(seed).permutation(values)
+        values[:, :40] += 0.9 * labels[:, np.arange(40) % 10]
+        tags = matching.tag(
+            stored(values, document=document), labelled(labels), groups=grouped, permutations=199, seed=seed,
+            progress=False,
+        )  # fmt: skip
+        unit = tags["unit"].str.rpartition(".")[2].astype(int)
+        right = (unit < 40) & (tags["descriptor"] == [f"d{u % 10}" for u in unit])
+        of_first = tags["tagged"] & (tags["rank"] == 1)
+        # a descriptor that goes with the meant one is no false discovery of a unit that means something
+        wrong.append([(of_first & (unit >= 40)).sum() / max(1, of_first.sum())])
+        wrong[-1].append((tags["tagged"] & (tags["rank"] == 2)).sum() / max(1, of_first.sum()))
+        found.append((of_first & right).sum() / 40)
+    error = np.std(wrong, axis=0) / np.sqrt(12)
+    assert (np.mean(wrong, axis=0) <= 0.05 + 2 * error).all() and np.max(np.mean(wrong, axis=0)) <= 0.06
+    assert np.mean(found) >= 0.8
+
+
+@pytest.mark.needs_data
+def test_labels_rotated_within_ewt_are_nominal(minilm, shared_data):
+    """Documents intact, no relation left; permuting single texts finds some in 15 to 27 % of the units."""
+    corpus = texts.load(shared_data / "ud_en_ewt").where(genre="newsgroup")
+    corpus = corpus.where(text_id=corpus.frame.sort_values("doc_id", kind="stable")["text_id"].tolist()[:800])
+    whole = activations.capture(minilm, corpus, sites="layer.5.ffn", pool="max", progress=False)
+    order = np.argsort(whole.rows["document"].to_numpy(), kind="stable")
+    rows = whole.rows.iloc[order].reset_index(drop=True)
+    values = np.asarray(whole.values[:, ::8], np.float32)[order]
+    labels = corpus.descriptors("annotation").loc[rows["text_id"]].to_numpy() > 0.5
+    shares = {True: [], False: []}
+    for seed, turn in enumerate((150, 300, 450, 600)):
+        for groups, found in shares.items():
+            some = stored(values, document=rows["document"].to_numpy())
+            found.append(significant(some, np.roll(labels, turn, axis=0), 1, seed, groups=groups))
+    assert np.mean(shares[True]) <= 0.06 + 2 * np.std(shares[True]) / 2, shares
+    assert np.mean(shares[False]) > np.mean(shares[True]), shares
 
 
 def test_whole_documents_trade_places_with_documents_of_like_size():
