@@ -8,6 +8,9 @@
 # make coverage    the tests, and which lines of nbkit they run
 # make clean       remove .venv, build and cache
 # make run PRESET=treebank DATA=../shared/data   the same on a real corpus
+# make run TEXTS="films.csv wiki.txt"            your own texts: files, folders, patterns; also COLUMN=review
+#                                                (of the texts), BY=shop (one file cut by a column), MODEL=...,
+#                                                GENERATORS="topics smollm2"
 # Without make: python tools/make.py run --preset treebank --data ../shared/data
 
 PYTHON ?= python3
@@ -17,4 +20,4 @@ COMMANDS := run figures lab preflight notebooks test coverage docs clean
 
 # What is given on make's command line (PRESET, DATA, VENV) reaches the tool through the environment.
 $(COMMANDS):
-	@$(PYTHON) tools/make.py $@
+	@TYPED_FROM="$(PWD)" $(PYTHON) tools/make.py $@

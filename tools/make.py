@@ -2,6 +2,7 @@
 
     python tools/make.py run                                    the whole flow on the embedded sample
     python tools/make.py run --preset treebank --data FOLDER    the same on a real corpus
+    python tools/make.py run --texts "films.csv wiki.txt"       the same on your own texts
     python tools/make.py test                                   every test
     python tools/make.py lab | preflight | docs | figures | notebooks | coverage | clean
 
@@ -108,6 +109,7 @@ def python(*arguments: str, data: str | None = None, **usual: str) -> int:
         "TOKENIZERS_PARALLELISM": "false",
         "GOMP_SPINCOUNT": "0",  # waiting threads sleep, which a busy machine needs; the numbers are the same
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TYPED_FROM": os.getcwd(),
         **os.environ,
     }
     if data:

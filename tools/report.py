@@ -52,6 +52,8 @@ def summary_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [("units", f"{facts['units']:,} FFN units"), ("texts", f"{facts['texts']:,}")]
     if "descriptors" in facts and "shared" in facts:
         lines.append(("descriptors", f"{facts['descriptors']} ({facts['shared']} testable in every corpus)"))
+    for name, found in facts.get("largest", {}).items():
+        lines.append((f"most of {name}", ", ".join(found)))
     if "tags" in facts:
         both = f"{facts['tags']:,} over all corpora; {facts['tags_shuffled']} on shuffled labels"
         lines.append(("tags (q ≤ .05)", both))

@@ -2,6 +2,10 @@
 
     python tools/run.py --preset sample
     python tools/run.py --preset sample --figures figures      refresh the committed figures
+    python tools/run.py --texts "films.csv wiki.txt"           your own texts (nbkit.workshop.own)
+
+For your own texts a preset is made in build/own/NAME and kept; ``--column``, ``--by``, ``--model`` and
+``--generators`` say more. Relative paths are meant from where the command was typed.
 
 Executed notebooks go to build/notebooks/PRESET, figures to build/figures (or build/figures/PRESET), the
 report to build/report/index.html (or build/report/PRESET/index.html): the checkout stays as it was.
@@ -24,18 +28,37 @@ from build_notebooks import ROOT, sources, stated_minutes
 from report import summary_lines, summary_table, write_report
 from schedule import side_by_side, workers_and_threads
 
-from nbkit.workshop import presets
+from nbkit.workshop import own, presets
+
+#: Arguments for one's own texts; in capitals also on make's command line.
+OWN = {
+    "texts": "your own texts: files, folders, patterns, hf: sources, separated by spaces",
+    "column": "the column of the texts in a table",
+    "by": "a column whose values cut one source into corpora",
+    "model": "the subject: minilm, a folder, or a model of the hub",
+    "generators": "where descriptors come from: topics, keyphrase, smollm2, openai:MODEL",
+}
+#: Notebooks that need two corpora.
+TWO_CORPORA = ("04", "05", "09", "10")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", default="sample", help="a section of notebooks/presets.toml")
     parser.add_argument("--figures", type=Path, help="the folder for the figures, instead of build/figures")
+    for name, what in OWN.items():
+        parser.add_argument(f"--{name}", default=os.environ.get(name.upper()), help=what)
     given = parser.parse_args(arguments)
     if given.figures:
         os.environ["NBKIT_FIGURES"] = str(given.figures.resolve())  # the notebooks' kernels read it, too
-    name = given.preset
-    preset = presets.load(name, ROOT / "notebooks" / "presets.toml")
+    name, file = given.preset, os.environ.get("NBKIT_PRESETS", ROOT / "notebooks" / "presets.toml")
+    if given.texts:
+        try:
+            name, file = own_preset(given)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
+    preset = presets.load(name, file)
     if absent := preset.missing():
         print(f"The preset {name!r} cannot run here:", *absent, sep="\n  ", file=sys.stderr)
         return 2
@@ -48,6 +71,22 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookStopped as error:
         print("\nA notebook stopped:\n" + re.sub(r"\x1b\[[0-9;]*m", "", str(error)), file=sys.stderr)
         return 1
+
+
+def own_preset(given: argparse.Namespace) -> tuple[str, Path]:
+    """Name and file of a preset for ``--texts``; the notebooks' kernels are told where it is."""
+    typed = [Path(place) for place in (os.environ.get("TYPED_FROM"), os.getcwd()) if place]
+    more = {
+        key: getattr(given, key) for key in ("column", "by", "model", "generators") if getattr(given, key)
+    }
+    made = own.make(given.texts, ROOT / "build" / "own", bases=typed, **more)
+    os.environ["NBKIT_PRESETS"] = str(made.path)
+    os.environ.setdefault("NBKIT_RESULTS", str(ROOT / "build" / "results"))
+    os.environ.setdefault("NBKIT_FIGURES", str(ROOT / "build" / "figures"))
+    print(
+        *made.notes, f"\nThe preset, {_short(made.path)}:\n", made.path.read_text(encoding="utf-8"), sep="\n"
+    )
+    return made.name, made.path
 
 
 def alone(preset: presets.Preset) -> filelock.BaseFileLock:

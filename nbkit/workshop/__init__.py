@@ -3,10 +3,11 @@
 In a notebook:
 
     presets.load("sample")               subject and corpora of a notebook: ``.subject()``, ``.corpora()``
+    own.make("films.csv wiki.txt", ...)  a preset for one's own texts
     exercises.check(answer, ...)         is an answer right? "Right." or what is wrong with it
     figures.check(path)                  how was a saved figure made, and can it be made here?
 """
 
-from nbkit.workshop import exercises, figures, presets
+from nbkit.workshop import exercises, figures, own, presets
 
-__all__ = ["exercises", "figures", "presets"]
+__all__ = ["exercises", "figures", "own", "presets"]

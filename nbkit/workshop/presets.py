@@ -134,7 +134,10 @@ class Preset:
 
     def _filled(self, source: str) -> str:
         beside = self.home.parent.parent / "shared" / "data"
-        return source.replace("$NBKIT_DATA", os.environ.get("NBKIT_DATA", str(beside)))
+        filled = source.replace("$NBKIT_DATA", os.environ.get("NBKIT_DATA", str(beside)))
+        if filled.startswith(("sample:", "hf:")):
+            return filled
+        return str(self.home.parent / Path(filled).expanduser())  # relative ones: from the checkout
 
     def _cut(self, corpus: texts.Texts, seed: int) -> texts.Texts:
         if "words" in self.settings:
@@ -192,8 +195,8 @@ class Preset:
 def load(name: str | None = None, path: str | Path | None = None) -> Preset:
     """The preset ``name``, by default ``$NBKIT_PRESET`` or "sample", from ``path``.
 
-    ``path`` defaults to ``presets.toml`` here, in ``notebooks/`` or in the folder above. An unknown name is a
-    ``ValueError`` with the known ones.
+    ``path`` defaults to ``$NBKIT_PRESETS``, else ``presets.toml`` here, in ``notebooks/`` or in the folder
+    above. An unknown name is a ``ValueError`` with the known ones.
     """
     name = name or os.environ.get("NBKIT_PRESET", "sample")
     found = _file(path)
@@ -209,6 +212,7 @@ def names(path: str | Path | None = None) -> list[str]:
 
 
 def _file(path: str | Path | None) -> Path:
+    path = path or os.environ.get("NBKIT_PRESETS")
     usual = ("presets.toml", "notebooks/presets.toml", "../presets.toml")  # the last for the exercises
     places = [Path(path)] if path else [Path(place) for place in usual]
     found = next((place for place in places if place.exists()), None)
