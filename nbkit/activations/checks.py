@@ -118,7 +118,9 @@ def _scale(values: torch.Tensor) -> torch.Tensor:
     deviation = values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
     if deviation.median() == 0:
         deviation = values.abs().mean(0)
-    return deviation.clamp(min=max(0.1 * float(deviation.median()), 1e-12))
+    # Of dictionary latents most are 0 on a few texts: there the mean stands for the median.
+    typical = float(deviation.median()) or float(deviation.mean())
+    return deviation.clamp(min=max(0.1 * typical, 1e-12))
 
 
 @torch.inference_mode()

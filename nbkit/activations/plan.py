@@ -93,7 +93,7 @@ def identity_of(
         raise ValueError(f"{subject.name} has no classification token: use pool='last' or 'mean'")
     asked = subject.select(sites)
     if sinks == "auto":
-        at_hidden = any(site.endswith("hidden") for site in asked)
+        at_hidden = any(site.endswith((".hidden", ".hidden.sae")) for site in asked)
         sinks = "leave out" if at_hidden and rows != "token" and pool != "cls" and subject.causal else "keep"
     return {
         "schema": SCHEMA,

@@ -12,12 +12,15 @@ The names, in the order you meet them:
     with subject.record("hidden") as seen:        # the same around your own forward passes
         subject.model(**batch)                    # each pass replaces what is in `seen`
     with subject.edit({"layer.3.ffn": function}): # passes use what `function(tensor)` returns
+    attach(subject, "folder")                     # dictionary latents as units: site layer.N.SITE.sae
     subject.randomized(seed=0)                    # the same network with untrained weights
     subject.fingerprint                           # changes when the numbers may change
 
 minilm is a sentence encoder, fine-tuned from MiniLM: what its units respond to was shaped by
 sentence similarity, not by word prediction alone. `sentence_encoder()` is the same model as an encoder of
-sentences, `.encode(strings)`; `ARCHITECTURES` lists the families that are known.
+sentences, `.encode(strings)`; `ARCHITECTURES` lists the families that are known. Of an unknown one the
+sites are guessed by shape and checked against its hidden states, which `subject.architecture.guessed` and a
+warning say; where that fails, the error shows the record to add. A mixture of experts has no `ffn`.
 
 Sites are tensors [batch, token, width], layers count from 0 (the first block). Within block N:
 
@@ -27,10 +30,12 @@ Sites are tensors [batch, token, width], layers count from 0 (the first block). 
                        attention's output projection
     layer.N.attention  the output of that projection, bias included, BEFORE residual and layer norm
     layer.N.ffn        the units of the feed-forward network AFTER its nonlinearity: the input of
-                       its second matrix
-    layer.N.hidden     the output of the block, == `hidden_states[N + 1]`. One exception: for
-                       GPT-2 transformers passes the last one through the final layer norm
-                       (`ln_f`), here it is the raw output of the block
+                       its second matrix; in a gated layer act(gate) * up
+    layer.N.gate, .up  of a gated layer: what the nonlinearity gets, and what its result is multiplied by
+    layer.N.SITE.sae   latents of a dictionary (sparse autoencoder) that was attached to a site
+    layer.N.hidden     the output of the block, == `hidden_states[N + 1]`. One exception: where a final
+                       norm follows (`subject.final_norm`), transformers passes the last one through it,
+                       here it is the raw output of the block
 
 Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
 ALBERT runs one block many times; each run is a layer here. Where several threads use one model, their
@@ -41,7 +46,16 @@ Reading and editing by forward hooks is common practice; the site names are new 
 """
 
 from nbkit.models.architectures import ARCHITECTURES
+from nbkit.models.dictionaries import attach
 from nbkit.models.loading import MINILM_SHA256, load, sentence_encoder, smollm2_folder
 from nbkit.models.subject import Subject
 
-__all__ = ["ARCHITECTURES", "MINILM_SHA256", "Subject", "load", "sentence_encoder", "smollm2_folder"]
+__all__ = [
+    "ARCHITECTURES",
+    "MINILM_SHA256",
+    "Subject",
+    "attach",
+    "load",
+    "sentence_encoder",
+    "smollm2_folder",
+]

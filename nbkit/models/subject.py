@@ -6,14 +6,13 @@ import contextlib
 import copy
 import difflib
 import functools
-import hashlib
 import inspect
 import itertools
 import json
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,9 @@ from nbkit.models.architectures import (
     position_table,
     tap,
 )
+from nbkit.models.dictionaries import Dictionary
 from nbkit.models.discovery import architecture_for, final_path, is_causal
+from nbkit.models.fingerprints import fingerprint_of
 
 
 class _Stop(Exception):
@@ -58,6 +59,7 @@ class Subject:
     model: Any  # a transformers model; what its attributes are depends on the family
     tokenizer: PreTrainedTokenizerBase
     revision: str | None = None  # the hub's commit, for a model from there
+    dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)  # by site: see `models.attach`
 
     def __post_init__(self):
         empty = [name for name, weight in self.model.named_parameters() if weight.is_meta]
@@ -141,13 +143,20 @@ class Subject:
         for layer, found in enumerate(matrices):
             widths = {kind: width for kind, (_, width) in found.items()} | {"hidden": hidden}
             rows += [(f"layer.{layer}.{kind}", layer, kind, widths[kind]) for kind in KINDS if kind in widths]
+        latents = {site: found.width for site, found in self.dictionaries.items()}
+        rows = [
+            one
+            for row in rows
+            for one in (row, (f"{row[0]}.sae", row[1], "sae", latents.get(row[0])))
+            if one[3] is not None
+        ]
         return pd.DataFrame(rows, columns=["site", "layer", "kind", "width"])
 
     def select(self, sites: str | Iterable[str]) -> list[str]:
         """Site names, in model order, for a site, a group or a list of these.
 
         Groups: `hidden` (every layer.N.hidden, not the embeddings), `ffn`, `gate`, `up`, `attention`,
-        `heads`, `embeddings`, `all`.
+        `heads`, `sae`, `embeddings`, `all`.
         """
         groups = {"all": list(self.sites["site"])}
         for site, kind in zip(groups["all"], self.sites["kind"], strict=True):
@@ -207,9 +216,11 @@ class Subject:
         wanted, recorded = set(self.select(sites)), {}
 
         def put(site: str, tensor: torch.Tensor) -> None:
-            if site not in wanted:
-                return
-            recorded[site] = tensor if keep is None else keep(tensor)
+            if site in wanted:
+                recorded[site] = tensor if keep is None else keep(tensor)
+            if (latents := f"{site}.sae") in wanted:
+                found = self.dictionaries[site].encode(tensor)
+                recorded[latents] = found if keep is None else keep(found)
             if stop and len(recorded) == len(wanted):
                 raise _Stop
 
@@ -228,6 +239,8 @@ class Subject:
             self.select(site)
             if site not in set(self.sites["site"]):
                 raise ValueError(f"{site!r} is a group: name single sites to edit, like layer.3.hidden")
+            if site.endswith(".sae"):
+                raise ValueError(f"{site!r} can be recorded but not edited: edit {site[:-4]}")
             if self.architecture.xlnet and site.endswith(("heads", "attention")):
                 raise ValueError(f"{site!r} of XLNet can be recorded but not edited: edit hidden or ffn")
         with self._tapped(lambda site, tensor: edits[site](tensor) if site in edits else None):
@@ -406,17 +419,10 @@ class Subject:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over whatever changes the numbers, computed once, when it is first asked for:
-        configuration, attention implementation, every weight (name, dtype, shape, bytes), and
-        the tokenizer. Not the device, and not the versions of libraries.
+        configuration, attention implementation, every weight (name, dtype, shape, bytes), the
+        dictionaries attached, and the tokenizer. Not the device, and not the versions of libraries.
         """
-        digest = hashlib.sha256()
-        for part in (_config_text(self.model.config), _tokenizer_text(self.tokenizer)):
-            digest.update(part.encode())
-        for name, weight in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy())
-        return digest.hexdigest()
+        return fingerprint_of(self.model, self.tokenizer, self.dictionaries)
 
     def randomized(self, seed: int) -> Subject:
         """The same network with weights fresh from transformers' own initialisation: a control.
@@ -431,34 +437,7 @@ class Subject:
         if getattr(self.model, "pooler", None) is None:
             drop_pooler(model)
         model.to(self.device, self.model.dtype)
-        return Subject(f"{self.name}-random{seed}", model, self.tokenizer)
-
-
-# Names of the configuration that leave the numbers alone (weights bring their own dtype).
-_BOOKKEEPING = {
-    *("transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"),
-    *("problem_type", "return_dict", "task_specific_params", "gradient_checkpointing"),
-    *("use_cache", "use_mems_eval", "use_mems_train", "chunk_size_feed_forward"),
-    *("output_hidden_states", "output_attentions", "auto_map"),
-}
-
-
-def _config_text(config) -> str:
-    plain = {
-        key: value
-        for key, value in config.to_diff_dict().items()
-        if key not in _BOOKKEEPING and not key.startswith("_")
-    }
-    plain["attention implementation"] = config._attn_implementation
-    return json.dumps(plain, sort_keys=True, default=str)
-
-
-def _tokenizer_text(tokenizer: Any) -> str:
-    plain = json.loads(tokenizer.backend_tokenizer.to_str())
-    # These two are traces of the last call, not properties of the tokenizer.
-    plain.pop("truncation", None)
-    plain.pop("padding", None)
-    return json.dumps(plain, sort_keys=True)
+        return Subject(f"{self.name}-random{seed}", model, self.tokenizer, dictionaries=self.dictionaries)
 
 
 def _flat(values: torch.Tensor | list[list[int]]) -> np.ndarray:
