@@ -83,7 +83,7 @@ def _block(corpus: Corpus, pairs: Pairs, rule: Rule) -> tuple[pd.DataFrame, np.n
     auroc = _auroc(ranks, on)
     low, high = auroc_interval(ranks, on, auroc, corpus.groups)
     r = stats.correlation(x.T, y.T)
-    r_low, r_high = _correlation_interval(x, y, r, corpus.groups)
+    r_low, r_high = stats.correlation_interval(x, y, corpus.groups)
     best = stats.top_texts(x, min(rule.top, rows))
     above = x > np.quantile(x, 1 - rule.high, axis=0)
     frame = pd.DataFrame(
@@ -147,12 +147,6 @@ def auroc_interval(
     low, high = scipy.special.expit(middle - half), scipy.special.expit(middle + half)
     known = (n > 0) & (n < rows)
     return np.where(known, np.minimum(low, auroc), np.nan), np.where(known, np.maximum(high, auroc), np.nan)
-
-
-def _correlation_interval(x, y, r, groups) -> tuple[np.ndarray, np.ndarray]:
-    if groups is None:
-        return stats.correlation_interval(r, len(x))
-    return stats.grouped_correlation_interval(x, y, groups)
 
 
 def _null(ranks: np.ndarray, on: np.ndarray, groups: np.ndarray | None, rule: Rule) -> np.ndarray:
