@@ -193,6 +193,24 @@ def test_a_streamed_data_set_may_begin_with_null(tmp_path):
     assert texts.load(f"hf:{tmp_path / 'hf'}").frame["text"].tolist() == ["two"]
 
 
+@pytest.mark.parametrize("given", [None, 5, {"a": 1}])
+def test_what_is_no_list_of_texts_is_named(given):
+    with pytest.raises(ValueError, match=f"from_list got a {type(given).__name__}"):
+        from_list(given)
+
+
+def test_columns_that_cannot_be_told_apart_or_hold_lists_are_named():
+    with pytest.raises(ValueError, match="two columns 'n'"):
+        texts.Texts.from_frame(pd.DataFrame([["a", 1, 2]], columns=["text", "n", "n"]))
+    parts = pd.MultiIndex.from_tuples([("text", "x"), ("n", "y")])
+    with pytest.raises(ValueError, match="names of several parts"):
+        texts.Texts.from_frame(pd.DataFrame([["a", 1]], columns=parts))
+    corpus = texts.Texts.from_frame(pd.DataFrame({"text": ["a", "b"], "l": [["x"], ["y"]]}))
+    for ask in (lambda: corpus.where(l="x"), lambda: corpus.split(0.5, groups="l")):
+        with pytest.raises(ValueError, match="'l' of 'texts' holds a list"):
+            ask()
+
+
 def test_one_string_and_a_missing_text_are_refused_by_name():
     with pytest.raises(ValueError, match="one string, 'hello'"):
         from_list("hello")

@@ -425,8 +425,9 @@ def _write_block(path: Path, leaving: tuple[torch.Tensor, Any], work: Work, bloc
 def _write_at(out: io.FileIO, place: int, data: memoryview) -> None:
     """Seek and write, which every system has. Writers open the file each for itself."""
     out.seek(place)
-    while len(data):
-        data = data[out.write(data) :]
+    written = out.write(data)
+    while written < len(data):
+        written += out.write(data[written:])
 
 
 def _seal(value: Any) -> str:

@@ -85,6 +85,10 @@ class Texts:
         """
         if isinstance(texts, (str, bytes)):
             raise ValueError(f"from_list got one string, {texts[:40]!r}: give a list of texts, [text]")
+        if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+            raise ValueError(
+                f"from_list got a {type(texts).__name__}: give a list of texts (a file: texts.load)"
+            )
         return cls.from_frame(pd.DataFrame({"text": pd.Series(list(texts), dtype=object)}), name)
 
     @classmethod
@@ -96,6 +100,9 @@ class Texts:
         that is no string or not valid Unicode, and ids that do not ascend.
         """
         frame = with_named_index(frame)
+        if len(twice := frame.columns[frame.columns.duplicated()]) or frame.columns.nlevels > 1:
+            which = f"two columns {twice[0]!r}" if len(twice) else "columns with names of several parts"
+            raise ValueError(f"{name!r} has {which}: give each column one name of its own")
         if text not in frame:
             raise ValueError(
                 f"{name!r} has no column {text!r}{nearest(text, frame.columns)}: name the column of texts "
@@ -289,6 +296,12 @@ class Texts:
             raise ValueError(
                 f"{self.name!r} has no column {column!r}{nearest(column, self.frame.columns)}; "
                 f"its columns are {list(self.frame.columns)}"
+            )
+        held = next((x for x in self.frame[column] if isinstance(x, (list, dict, set, np.ndarray))), None)
+        if held is not None:
+            raise ValueError(
+                f"column {column!r} of {self.name!r} holds a {type(held).__name__}, {_brief(held)[:40]}: texts"
+                " are chosen and grouped by single values; make a column of these first"
             )
 
     def _nothing_matches(self, columns: dict) -> str:
