@@ -300,8 +300,8 @@ class Texts:
         held = next((x for x in self.frame[column] if isinstance(x, (list, dict, set, np.ndarray))), None)
         if held is not None:
             raise ValueError(
-                f"column {column!r} of {self.name!r} holds a {type(held).__name__}, {_brief(held)[:40]}: texts"
-                " are chosen and grouped by single values; make a column of these first"
+                f"column {column!r} of {self.name!r} holds a {type(held).__name__}, {_brief(held)[:40]}:"
+                " texts are chosen and grouped by single values; make a column of these first"
             )
 
     def _nothing_matches(self, columns: dict) -> str:
