@@ -28,8 +28,10 @@ if importlib.util.find_spec("nbkit") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
 
 # %%
-from nbkit import activations, provenance, texts
-from nbkit.workshop import presets
+from matplotlib import pyplot as plt
+
+from nbkit import activations, plots, provenance, texts
+from nbkit.workshop import drawings, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -48,13 +50,25 @@ subject = preset.subject()
 subject
 
 # %% [markdown]
-# A *site* is a place in the model where we listen. Every site is a row of *units* ("neurons"):
-# the FFN sites hold 1,536 units a layer, the hidden states 384.
+# A *layer* takes a vector for each token, lets the tokens look at one another (attention), and passes each
+# through two matrices with a bend between them, the feed-forward network (*FFN*). A *site* is a place where
+# we listen. It yields a vector for each token, and one coordinate of this vector is a *unit* ("neuron").
+
+# %%
+widths = subject.sites.groupby("kind")["width"].first()
+with plots.style():
+    drawings.block(widths["hidden"], widths["ffn"])
+    plt.show()
+
+# %% [markdown]
+# The blue names are sites. Each of the six layers has all of them, so there are many units:
 
 # %%
 subject.sites.groupby("kind", sort=False)["width"].agg(["count", "sum"])
 
 # %% [markdown]
+# An FFN site has 1,536 units a layer, the others 384. Most notebooks study the 9,216 FFN units.
+#
 # ## The corpora
 #
 # A *corpus* is a list of texts, here single sentences. The four of the sample were written for this

@@ -26,7 +26,7 @@ from matplotlib import pyplot as plt
 from nbkit import activations, plots, provenance
 from nbkit.activations import exemplars
 from nbkit.texts import Texts
-from nbkit.workshop import exercises, presets
+from nbkit.workshop import drawings, exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -55,9 +55,20 @@ hook.remove()
 seen["ffn"].shape  # text, token, unit
 
 # %% [markdown]
-# To give a *text* one number for each unit, we pool over its tokens. The maximum asks "does it fire
-# anywhere?". Two kinds of positions must stay out: the padding of the short text, and the special
-# tokens, which every text has.
+# The shape says: 2 texts, 13 tokens (the shorter text is padded), 1,536 units, one number each. To give a
+# *text* one number for each unit, we *pool* over its tokens. The maximum asks "does it fire anywhere?", the
+# mean "how much, on the whole?". Two kinds of positions must stay out: the padding of the short text, and the
+# special tokens, which every text has. Here is one unit on the short text:
+
+# %%
+tokens = subject.tokenizer.convert_ids_to_tokens(batch["input_ids"][1])
+out = [i for i, token in enumerate(tokens) if token in subject.tokenizer.all_special_tokens]
+with plots.style():
+    drawings.pooling(tokens[:8], out, seen["ffn"][1, :8, 3].numpy())
+    plt.show()
+
+# %% [markdown]
+# Of thirteen numbers only two belong to the text; the kit must take the red one.
 
 # %%
 own = batch["attention_mask"].bool() & (batch["input_ids"] != subject.tokenizer.cls_token_id)
@@ -119,19 +130,22 @@ exemplars.top(store, corpora[name], unit, k=6, subject=subject)[["activation", "
 exemplars.quantile_sample(store, corpora[name], unit, k=5)[["activation", "text"]]
 
 # %% [markdown]
-# The figure shows the distribution of this unit's activation in every corpus. Look at the right tails:
-# they are what the exemplars are drawn from.
+# Two kinds of texts: some near 0, some near 4. Every exemplar peaks on "I". So how many texts of each corpus
+# make this unit fire? Compare the red heaps: they are what the exemplars are drawn from.
 
 # %%
 of_unit = {c: np.asarray(a.values[:, a.column(unit)], dtype=float) for c, a in stored.items()}
 table = pd.concat([pd.DataFrame({"corpus": c, "activation": a}) for c, a in of_unit.items()])
 with plots.style():
-    fig = plots.histograms(table, "activation", xlabel=f"activation of {unit} (maximum over tokens)").figure
+    told = f"activation of {unit} (maximum over tokens)"
+    fig = plots.histograms(table, "activation", xlabel=told, above=2).figure
     plt.show()
 
 # %% [markdown]
-# A unit's scale and its tail depend on the corpus. Whatever we say of it from one corpus has to be
-# asked again in another; that is notebook 04.
+# The two heaps lie at the same places in all corpora; how many texts are in the right one depends on the
+# corpus: nearly every second review has an "I", and hardly any sentence of the encyclopedia. Ten exemplars
+# would not have told us, and they can be found in any corpus, however rare its right heap is. What is said of
+# a unit from one corpus has to be asked again in another; that is notebook 04.
 #
 # ## Exercises
 #

@@ -7,12 +7,14 @@
 # ---
 
 # %% [markdown]
-# # 06 · Find salient neurons: how few units carry the part of speech?
+# # 06 · Find salient neurons: 100 of 2,688 units tell the part of speech nearly as well as all, .92 and .94
+#
+# The second part begins here: it is about words, not texts, and about hidden units.
 #
 # **Do** rank all hidden units by how well they tell parts of speech apart, and refit a probe on the first
 # few of them.
-# **Learn** that a probe's accuracy needs a control task beside it, that rankings differ, and that a small
-# share of the units does almost all the work.
+# **Learn** that few units are enough, that many different few are, that a probe's accuracy needs a control
+# task beside it, and how little the model itself hangs on the units that a probe likes best.
 # **Need** about two minutes, 20 MB of disk, no network.
 # **Words** [probe](../docs/glossary.md#probe), [ranking](../docs/glossary.md#ranking),
 # [minimal set](../docs/glossary.md#minimal-set), [control task](../docs/glossary.md#control-task),
@@ -24,7 +26,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from nbkit import activations, plots, provenance, salience
-from nbkit.workshop import exercises, presets
+from nbkit.workshop import drawings, exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -39,8 +41,9 @@ print(treebank)
 # ## By hand: one unit, two classes
 #
 # A word is one row now, the mean of its tokens; a unit is one of the 7 x 384 values that the embeddings and
-# the six layers give it. How far apart are the means of nouns and of the other words, for each unit? That is
-# the simplest ranking: units by the distance of the two means, in standard deviations.
+# the six layers give it. (`left_out` counts words without a class, without activations, and parts of words,
+# as in *don't*, that share one vector.) How far apart are the means of nouns and of the other words, for
+# each unit? That is the simplest ranking: units by the distance of the two means, in standard deviations.
 
 # %%
 stored = activations.capture(
@@ -57,6 +60,9 @@ stored.units["unit"][by_hand.argsort()[::-1][:3]].tolist()
 # %% [markdown]
 # ## With the kit
 #
+# The best units for nouns against the rest are in layers 3 and 4, and unit 157 is among them twice: a hidden
+# unit keeps its number from layer to layer, because each layer only adds to it.
+#
 # The same ranking is `probeless`, with two classes. It must agree with the hand.
 
 # %%
@@ -65,8 +71,9 @@ assert np.allclose(two.scores, by_hand, atol=1e-3), "hand and kit disagree"
 two.order[:3]
 
 # %% [markdown]
-# Now all parts of speech. Sentences are split in three: units are ranked and probes trained on one part,
-# whatever has to be chosen is chosen on the second, and the third judges.
+# Now all parts of speech. A *probe* is a small classifier trained on the frozen vectors; here a linear one.
+# Sentences are split in three: units are ranked and probes trained on one part, whatever has to be chosen is
+# chosen on the second, and the third judges.
 #
 # `lca` is the published way: train a linear probe with a penalty on its weights, and read off the units with
 # the largest. All depends on the penalty, so try some, and take the best on the development part.
@@ -80,8 +87,11 @@ by_penalty = pd.Series({p: curve["accuracy"][0] for p, curve in curves.items()},
 by_penalty.round(2)
 
 # %% [markdown]
+# The usual 1e-5 is among the worst: nearly unpenalised, many units share each weight. With a penalty of 1e-2
+# the same ranking finds .85.
+#
 # `greedy` takes at each step the unit that explains most of what those before it have left (stepwise
-# discriminant analysis). `random` is the baseline.
+# discriminant analysis, an old method; the sum is Pillai's trace). `random` is the baseline.
 
 # %%
 print("rankers:", ", ".join(salience.RANKERS))
@@ -97,7 +107,19 @@ table.round(2)
 # %% [markdown]
 # Greedy is first at every number. From a hundred units on, `probeless` is below random ones: it ranks each
 # unit alone, so its first ones say the same again (unit 157 of two layers, above). At three hundred all are
-# near the accuracy of all units, and differences of a hundredth mean nothing.
+# near the accuracy of all units, and differences of a hundredth mean nothing. And look at `random`: a
+# hundred units drawn blindly reach .87. So the question is less which units carry the part of speech than
+# how many one needs.
+
+# %%
+kept = {f"first 100 ({m})": (100, table.loc[100, m]) for m in ("greedy", "random")}
+with plots.style():
+    drawings.masks(kept | {"all": (X.shape[1], everything)}, X.shape[1])
+    plt.show()
+
+# %% [markdown]
+# A mask over the units, a probe fitted to what is left: the two masks of a hundred look alike, and nearly do
+# alike.
 #
 # ## Is it the units, or the probe?
 #
@@ -135,7 +157,10 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# Endings are mostly in the embeddings, parts of speech in layer 0, relations in layers 0 to 2.
+# Endings are mostly in the embeddings, parts of speech in layer 0, relations in layers 0 to 2. For nouns
+# alone, unit by unit, layers 3 and 4 came first above: greedy, which looks for units that add to one
+# another, takes the early layers, where the parts of speech are least mixed with other things. A ranking
+# answers its own question.
 #
 # ## How many are enough, and is there only one such set?
 #
@@ -152,6 +177,10 @@ print(redundant.disjoint.round(2).to_string(index=False))
 salience.compare_rankings(rankings).round(2)
 
 # %% [markdown]
+# Ninety units, 3 % of all, come within 3 % of the accuracy of all. But four sets of a hundred without a
+# unit in common do equally well: `votes` and `overlap`, which say how far a ranking's first hundred agree
+# with those of the others (`expected`: by chance), are low for the same reason.
+#
 # ## Without a store
 #
 # The words of a large corpus may not fit on a disk. `greedy` needs no more than sums over them, and
@@ -178,14 +207,14 @@ print(f"{same} of the first 30 units are the same")
 
 # %%
 steps = [1, 3, 10, 30, 100, 300, X.shape[1]]
-data, orders, kept = {}, {}, {}
+data, orders, curves = {}, {}, {}
 for what in ("upos", "suffix"):
     data[what] = salience.matrix(stored, salience.properties(treebank, what, min_count=10))
     here = salience.split_of(data[what][1], seed=SEED)
     orders[what] = salience.rank(data[what][0][here.train], data[what][1].iloc[here.train])
-    kept[what] = salience.accuracy_curve(*data[what], orders[what], steps, here, seed=SEED)
+    curves[what] = salience.accuracy_curve(*data[what], orders[what], steps, here, seed=SEED)
 spoken = treebank.words.set_index(["text_id", "word_id"])["form"]
-slider = plots.salience_slider(data, stored.units, orders, kept, spoken)
+slider = plots.salience_slider(data, stored.units, orders, curves, spoken)
 slider
 
 # %% [markdown]
@@ -208,9 +237,10 @@ causal = salience.intervene(
 causal.drop(columns="word").round(2)
 
 # %% [markdown]
-# Without the first hundred units the probe loses a little, without random ones nothing. Translated, they
-# turn 13 % of the other words into nouns for the probe, random units 5 %, and the untouched model 3 %: the
-# model does use them, but most words keep their part of speech.
+# Without the first hundred units the probe loses a little (.85 to .78), without random ones nothing.
+# Translated, they turn 13 % of the other words into nouns for the probe, random units 5 %, and the
+# untouched model 3 %. So does the model use them? A little: more than units drawn blindly, and most words
+# keep their part of speech.
 #
 # There is not one salient set: take the first away, and the next is as good. "These are the neurons of
 # part of speech" says more than the data do; "these few are enough" is what was measured.
@@ -243,8 +273,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# Few units are enough for a property, many different few are, and accuracy without selectivity says little.
-# Next: `07_probe_trees`.
+# A probe on 100 of 2,688 units tells the part of speech with an accuracy of .92, on all with .94; another
+# hundred, without a unit of the first, does the same, and a hundred at random reaches .87. Accuracy without
+# selectivity and without random units says little. Next: `07_probe_trees`.
 
 # %%
 sources = {

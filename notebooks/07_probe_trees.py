@@ -7,11 +7,11 @@
 # ---
 
 # %% [markdown]
-# # 07 · Probe trees: is the syntax of a sentence in its vectors?
+# # 07 · Probe trees: layer 2 holds .56 of a tree's edges, and joining neighbours finds .45
 #
 # **Do** look for dependency trees in the hidden states, layer by layer, with probes, and draw one.
-# **Learn** what a probe's success is worth beside three nulls, and why "a tree is there" is easier said than
-# "this tree is there".
+# **Learn** what a probe's success is worth beside neighbours, random weights and noise, and why "a tree is
+# there" is easier said than "this tree is there".
 # **Need** about two minutes, 20 MB of disk, no network.
 # **Words** [depth](../docs/glossary.md#depth), [squared norm](../docs/glossary.md#squared-norm),
 # [X_sp, X_ssp, X_essp](../docs/glossary.md#x_sp-x_ssp-x_essp),
@@ -24,7 +24,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from nbkit import plots, provenance, trees
-from nbkit.workshop import exercises, presets
+from nbkit.workshop import drawings, exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -50,7 +50,20 @@ print(f"furthest apart: {between.max()} edges")
 first.assign(depth=trees.depths(first))[["form", "head", "depth"]].head(8)
 
 # %% [markdown]
-# A *depth profile* is what such depths look like when sorted: one 1, then 2, then each the same as the one
+# The words of the sentence at the height of their depth; a line joins each word to its head:
+
+# %%
+short = next(i for i, n in treebank.words.groupby("text_id").size().items() if 7 <= n <= 10)
+shown = treebank.words[treebank.words["text_id"] == short]
+with plots.style():
+    drawings.heights(shown["form"].tolist(), shown["head"].tolist())
+    plt.show()
+
+# %% [markdown]
+# Depths are all that the topological probe below is asked for; which word hangs on which is the structural
+# probe's question.
+#
+# A *depth profile* is what depths look like when sorted: one 1, then 2, then each the same as the one
 # before or one more.
 #
 # Give every word a number, and ask for the depth profile nearest to them: sort, begin with 1 and 2, and
@@ -93,8 +106,8 @@ print(
 #
 # A matrix B is learned so that the squared distance between two projected words is the number of edges
 # between them in the tree. Its minimum spanning tree is the probe's tree; UUAS is the share of gold edges
-# in it. What is that worth? Joining adjacent words is a tree too, and so is what the probe
-# finds in a subject with random weights.
+# in it, whichever way they point. What is that worth? Joining adjacent words is a tree too, and so is what
+# the probe finds in a subject with random weights.
 
 # %%
 options = {"seeds": (0, 1, 2), "progress": False, "rank": 64}
@@ -171,28 +184,36 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
+# The subject's line rises above the dotted one in layers 1 to 3 only. In the two panels of losses it lies
+# among its baselines, and below them nowhere but for noise: the small values that are published for `ssp`
+# are small for shuffled words, too.
+#
 # ## One sentence
 #
-# The gold tree above the words, the probe's below.
+# The gold tree above the words, the probe's below, for the sentence in which the probe finds most of what
+# joining neighbours does not.
 
 # %%
 probes = trees.fit(train, dev, "distance", rank=64, seed=SEED, progress=False)
 fits = [i for i in range(len(test)) if 7 <= test.sizes[i] <= 10]
 best_site = uuas[uuas["null"] == "none"].set_index("site")["value"].idxmax()
-number = fits[0]
 forms = {
     f"{n + 1}": test.forms[test.starts[i] : test.starts[i] + test.sizes[i]].tolist()
     for n, i in enumerate(fits[:12])
 }
 gold = {name: trees.gold_edges(test, i) for name, i in zip(forms, fits, strict=False)}
 predicted = {name: trees.predicted_edges(probes, test, i) for name, i in zip(forms, fits, strict=False)}
+
+# %%
+beyond = lambda n: sum(b - a > 1 for a, b in gold[n] & predicted[n][best_site]) / len(gold[n])
+best = max(forms, key=beyond)
 with plots.style():
     arcs, ax = plt.subplots(figsize=(8, 3.2))
-    plots.arcs(forms["1"], gold["1"], predicted["1"][best_site], ax=ax)
+    plots.arcs(forms[best], gold[best], predicted[best][best_site], ax=ax)
     plt.show()
 
 # %% [markdown]
-# Step through other sentences and layers.
+# It is the best of twelve, not a typical one. Step through the others, and through the layers.
 
 # %%
 names = {f"{name}: {' '.join(words)}": name for name, words in forms.items()}
@@ -253,12 +274,12 @@ exercises.check(
 )
 
 # %% tags=["solution"]
-# `gold["1"]` and `predicted["1"][best_site]` are sets of edges: the tree of the sentence drawn above, and
+# `gold[best]` and `predicted[best][best_site]` are sets of edges: the tree of the sentence drawn above, and
 # what the probe sees. What is its UUAS?
-found_share = len(gold["1"] & predicted["1"][best_site]) / len(gold["1"])
+found_share = len(gold[best] & predicted[best][best_site]) / len(gold[best])
 
 # %% tags=["check"]
-both, either = gold["1"] & predicted["1"][best_site], gold["1"] | predicted["1"][best_site]
+both, either = gold[best] & predicted[best][best_site], gold[best] | predicted[best][best_site]
 exercises.check(
     found_share,
     (lambda a: 0 <= a <= 1, "UUAS is a share"),
@@ -267,7 +288,7 @@ exercises.check(
         "that is the share of all edges of the two trees; UUAS is of the gold edges",
     ),
     (
-        lambda a: abs(a * len(gold["1"]) - len(both)) < 1e-6,
+        lambda a: abs(a * len(gold[best]) - len(both)) < 1e-6,
         "how many of the gold edges are in the probe's tree?",
     ),
 )
@@ -275,9 +296,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# Gold distances are in the vectors of the middle layers, beyond adjacent words and beyond random weights;
-# "some depth profile" is in shuffled words and in an untrained model as well. Next: does training on such
-# trees help a model? `08_finetune_with_trees`.
+# Gold distances are in the vectors of the middle layers: layer 2 holds .56 of the edges, where joining
+# neighbours finds .45 and random weights .35. "Some depth profile" is in shuffled words and in an untrained
+# model as well. Next: does training on such trees help a model? `08_finetune_with_trees`.
 
 # %%
 sources = {"subject": subject.fingerprint, "corpus": whole.fingerprint, "seed": SEED}
@@ -286,17 +307,17 @@ published = pd.DataFrame(PUBLISHED).rename_axis("layer of 24").reset_index()
 drawn = {"UUAS": uuas, "loss": loss, "BERT-large, published": published}
 plots.save(fig, "07_trees_by_layer", sources, data=drawn, folder=preset.figures)
 if preset.name == "sample":  # a sentence of a licensed corpus must not be published
-    edges = {"gold": gold["1"], "predicted": predicted["1"][best_site]}
-    drawn = [(kind, forms["1"][a], forms["1"][b], a, b) for kind in edges for a, b in sorted(edges[kind])]
+    edges = {"gold": gold[best], "predicted": predicted[best][best_site]}
+    drawn = [(kind, forms[best][a], forms[best][b], a, b) for kind in edges for a, b in sorted(edges[kind])]
     drawn = pd.DataFrame(drawn, columns=["tree", "word", "other word", "at", "other at"])
     plots.save(arcs, "07_one_tree", {**sources, "site": best_site}, data=drawn, folder=preset.figures)
-best = uuas[uuas["site"] == best_site].set_index("null")["value"]
+found = uuas[uuas["site"] == best_site].set_index("null")["value"]
 preset.record(
     trees={
         "sentences": len(sentences),
         "site": best_site,
-        "uuas": float(best["none"]),
-        "uuas_random_weights": float(best["random weights"]),
+        "uuas": float(found["none"]),
+        "uuas_random_weights": float(found["random weights"]),
         "uuas_neighbours": baseline["uuas"],
     }
 )

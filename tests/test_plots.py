@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
 from nbkit import descriptors, plots
+from nbkit.plots import figures
 from nbkit.plots.html import shade_html
-from nbkit.plots.style import _fonts_for, looks
+from nbkit.plots.style import RED, _fonts_for, looks
 from nbkit.stats import Estimate
 
 rng = np.random.default_rng(0)
@@ -268,6 +270,31 @@ def test_bars_and_points_and_histograms_count():
     panels = plots.histograms(table, "value").axes.flat
     assert [sum(bar.get_height() for bar in ax.patches) for ax in panels] == [2, 1]
     assert panels[0].get_xlim() == panels[1].get_xlim()
+
+
+def test_what_is_above_is_red_and_counted():
+    table = pd.DataFrame({"corpus": ["a"] * 5, "value": [0.0, 0.1, 0.49, 0.9, 1.0]})
+    (ax,) = plots.histograms(table, "value", above=0.5).axes.flat
+    red = [bar for bar in ax.patches if bar.get_facecolor() == to_rgba(RED)]
+    assert sum(bar.get_height() for bar in red) == 2 and min(bar.get_x() for bar in red) >= 0.5
+    assert [text.get_text() for text in ax.texts] == ["40% above 0.5"]
+
+
+def test_outcomes_are_stacked_to_one_and_baselines_show_other_corpora_only():
+    rng = np.random.default_rng(0)
+    lines = []
+    for kind in ("units", "same encoding"):
+        for where in ("within", "across"):
+            shares = dict(zip(figures.OUTCOMES, rng.dirichlet(np.ones(5)), strict=True))
+            one = {name: Estimate(value, value, value, 9) for name, value in shares.items()}
+            lines.append({"kind": kind, "where": where} | one)
+    ax = plots.outcomes({"FFN": pd.DataFrame(lines)})
+    widths = pd.Series(0.0, [0.0, 1.0, 2.0])
+    for bar in ax.patches:
+        widths[bar.get_y() + bar.get_height() / 2] += bar.get_width()
+    assert np.allclose(widths, 1) and len(widths) == 3
+    kept = [bar.get_width() for bar in ax.patches[:3]]
+    assert np.allclose(kept, [line["kept"].value for line in (lines[0], lines[1], lines[3])])
 
 
 # ---------------------------------------------------------------------------------- fonts

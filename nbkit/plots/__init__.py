@@ -9,6 +9,7 @@ and return it; ``facets`` and ``histograms`` return seaborn's ``FacetGrid``:
 
     does a tag hold elsewhere
         agreement            {name: Report.baselines} of ``illusions.compare``
+        outcomes             {name: Report.outcomes}: tags that are kept, changed, silent, ...
         transfer             {corpus: scores [descriptor, unit]} of ``matching.score``, and a unit
     why, and where
         confusion_map        ``illusions.confusion``
@@ -59,6 +60,7 @@ from nbkit.plots.figures import (
     layer_bars,
     layer_lines,
     layers,
+    outcomes,
     precision_recall,
     quintile_curves,
     reliability,
@@ -88,6 +90,7 @@ __all__ = [
     "layer_lines",
     "layers",
     "neuron_browser",
+    "outcomes",
     "precision_recall",
     "quintile_curves",
     "reliability",

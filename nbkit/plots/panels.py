@@ -12,20 +12,35 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from nbkit.plots.style import BLUE, named_legend, plain, points, short
+from nbkit.plots.style import BLUE, RED, named_legend, plain, points, short
 
 
 def histograms(
-    table: pd.DataFrame, value: str, panel: str = "corpus", xlabel: str | None = None
+    table: pd.DataFrame,
+    value: str,
+    panel: str = "corpus",
+    xlabel: str | None = None,
+    above: float | None = None,
 ) -> sns.FacetGrid:
     """The distribution of the column ``value``, one histogram for each value of the column ``panel``, on one
-    scale."""
+    scale.
+
+    above  what lies above this value is drawn in red, and its share is written beside it
+    """
     wide = plt.rcParams["figure.figsize"][0]
     high = min(0.9, 0.15 * wide)
     grid, panels = _panels(table, panel, "row", height=high, aspect=wide / high, sharey=False)
     edges = np.histogram_bin_edges(table[value], bins=60)
+    if above is not None:  # no bar on both sides
+        edges = np.union1d(edges[np.abs(edges - above) > (edges[1] - edges[0]) / 2], above)
     for name, ax in panels.items():
-        sns.histplot(table.loc[table[panel] == name, value], bins=edges, color=BLUE, linewidth=0, ax=ax)
+        mine = table.loc[table[panel] == name, value]
+        sns.histplot(mine, bins=edges, color=BLUE, linewidth=0, ax=ax)
+        if above is not None:
+            for bar in ax.patches:
+                bar.set_facecolor(RED if bar.get_x() >= above else BLUE)
+            share = f"{(mine > above).mean():.0%} above {above:g}"
+            ax.annotate(share, (1, 0.6), xycoords="axes fraction", ha="right", color=RED)
         ax.set(yticks=[], xlabel="")
         ax.set_ylabel(short(name, 24), rotation=0, ha="right", va="center")
         plain(ax)

@@ -5,9 +5,10 @@ In a notebook:
     presets.load("sample")               subject and corpora of a notebook: ``.subject()``, ``.corpora()``
     own.make("films.csv wiki.txt", ...)  a preset for one's own texts
     exercises.check(answer, ...)         is an answer right? "Right." or what is wrong with it
+    drawings.block()                     one drawing for a notebook: what is compared with what
     figures.check(path)                  how was a saved figure made, and can it be made here?
 """
 
-from nbkit.workshop import exercises, figures, own, presets
+from nbkit.workshop import drawings, exercises, figures, own, presets
 
-__all__ = ["exercises", "figures", "own", "presets"]
+__all__ = ["drawings", "exercises", "figures", "own", "presets"]
