@@ -155,16 +155,21 @@ def outcomes(outcomes_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = Non
 
 
 def transfer(
-    scores_by_corpus: Mapping[str, pd.DataFrame], unit: str, ax: Axes | None = None, top: int = 2
+    scores_by_corpus: Mapping[str, pd.DataFrame],
+    unit: str,
+    ax: Axes | None = None,
+    top: int = 2,
+    null: float = 0.0,
 ) -> Axes:
     """The scores of a unit's ``top`` descriptors of each corpus in every corpus; the best there is framed.
 
-    ``scores_by_corpus`` {corpus: [descriptor, unit]}.
+    ``scores_by_corpus`` {corpus: [descriptor, unit]}; ``null`` is the score of what is unrelated (.5 for
+    AUROC), shown white.
     """
     table = transfer_table(scores_by_corpus, unit, top)
     ax = _axes(ax, (2.4 + 1.1 * table.shape[1], 0.9 + 0.4 * len(table)))
-    bound = max(0.3, float(table.abs().to_numpy().max()))
-    _matrix(table, ax, cmap="PuOr_r", vmin=-bound, vmax=bound)
+    bound = max(0.3, float((table - null).abs().to_numpy().max()))
+    _matrix(table, ax, cmap="PuOr_r", vmin=null - bound, vmax=null + bound)
     for x, best in enumerate(table.to_numpy().argmax(axis=0)):
         ax.add_patch(Rectangle((x + 0.03, best + 0.05), 0.94, 0.9, fill=False, ec="k", lw=2))
     ax.set(title=short(unit, 60), xlabel="", ylabel="")
