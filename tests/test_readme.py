@@ -268,3 +268,20 @@ def test_the_time_of_each_notebook_is_the_one_measured():
     minutes = int(re.search(r"`make run` takes about (\d+) minutes", README)[1])
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text(encoding="utf-8"))
     assert minutes - 1 < sum(measured.values()) / 60 <= minutes == presets["sample"]["minutes"]
+
+
+def test_what_how_we_know_names_is_there():
+    """Every test, benchmark and notebook that the book's page names exists, and no benchmark is unnamed."""
+    page = (ROOT / "docs" / "how_we_know.md").read_text(encoding="utf-8")
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert f"def {name}(" in written, name
+    for name in re.findall(r"`(test_\w+\.py)`", page):
+        assert (ROOT / "tests" / name).exists(), name
+    named = set(re.findall(r"python benchmarks/(\w+)\.py", page))
+    there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert named <= there
+    for number in re.findall(r"notebook (\d\d)", page):
+        assert list((ROOT / "notebooks").glob(f"{number}_*.py")), number
+    lines = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    assert all(line.count("|") == 5 for line in lines)
