@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 05 · Evaluate tags: precision and recall, at home and away
+# # 05 · Evaluate tags: precision@2 is .43 at home and .22 in other corpora, where .55 is the best possible
 #
 # **Do** measure rules on units whose meaning is known, test whether a rule notices wrong labels, and
 # compute precision@k and recall@k on real units, on held-out texts and on the other corpora.
@@ -25,7 +25,7 @@ from matplotlib import pyplot as plt
 
 from nbkit import activations, evaluation, matching, plots, provenance, stats
 from nbkit.illusions import shared_descriptors
-from nbkit.workshop import exercises, presets
+from nbkit.workshop import drawings, exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -71,6 +71,15 @@ evaluation.precision_at_k(toy_tags, by_people, k=1)
 # AUROC of .85 on a second part count as planted, and the third part judges.
 
 # %%
+with plots.style():
+    drawings.planting(int(subject.sites.query("kind == 'ffn'")["width"].iloc[0]))
+    plt.show()
+
+# %% [markdown]
+# The red row is what we write into the model, the grey column keeps the rest of the model from hearing it:
+# all other activations stay as they are, to the last bit.
+
+# %%
 shared = shared_descriptors(labels, 2 * preset["min_positives"])
 kinds = {"pure": 40, "polysemantic": 40, "distractor": 12, "dead": 5}
 made = evaluation.plant(subject, corpora, {n: labels[n][shared] for n in corpora}, kinds=kinds, seed=SEED)
@@ -88,19 +97,29 @@ achieved.join(made.units.drop_duplicates("unit").groupby("kind")["planted"].agg(
 parts = {n: activations.capture(made.subject, made.held_out[n]) for n in corpora}
 whole, known = matching.pooled(parts, made.labels)
 meant = evaluation.gold_of(made)
-known_units = []
-for method in matching.SCORERS:
-    scores = matching.score(whole, known, method)
-    line = {"method": method}
-    for kind, k in (("pure", 1), ("polysemantic", 2)):
+kinds_and_k = {"pure": 1, "polysemantic": 2}
+
+
+def line_of(method):
+    """Precision and recall of one rule at the number of meanings that the units have."""
+    scores, line = matching.score(whole, known, method), {"method": method}
+    for kind, k in kinds_and_k.items():
         right = meant[meant["kind"] == kind]
         ranks = evaluation.ranked(scores, right["unit"].unique())
         line[f"{kind} P@{k}"] = str(evaluation.precision_at_k(ranks, right, k))
         line[f"{kind} R@{k}"] = str(evaluation.recall_at_k(ranks, right, k))
-    known_units.append(line)
+    return line
+
+
+# %%
+known_units = [line_of(method) for method in matching.SCORERS]
 pd.DataFrame(known_units).set_index("method")
 
 # %% [markdown]
+# Each line is a rule: the share of its first tags that are right for units with one meaning (pure), and of
+# its first two for units with two (polysemantic). With as many right descriptors as tags, precision is
+# recall. Most rules find the one meaning; the second one tells them apart.
+#
 # ## Does a rule notice wrong labels?
 #
 # NeuronEval's sanity test: zero half of a descriptor's positives, or add as many wrong ones. A rule that is
@@ -134,6 +153,8 @@ mute = made.units[made.units["kind"].isin(["distractor", "dead"]) & made.units["
 lengths = pd.concat({n: corpus.lengths for n, corpus in made.held_out.items()})
 covariates = whole.rows.join(lengths, on=["corpus", "of_corpus"]).set_index("text_id")[["length", "corpus"]]
 silent, kinds_of = whole.select(units=mute["unit"].tolist()), mute.set_index("unit")["kind"]
+
+# %%
 false_tags = {}
 for what, given in {"as it is": None, "controlled": covariates}.items():
     kept = matching.tag(silent, known, top=1, covariates=given, seed=SEED)
@@ -175,33 +196,37 @@ def gold_of(name, rule="auroc", minimum=MINIMUM):
 
 # %%
 gold = {name: gold_of(name) for name in corpora}
+
+
+def tags_of(method, name):
+    """The first tags of the units of a corpus that have gold at home."""
+    options = {"top": TOP, "groups": corpora[name].documents, "permutations": 0, "seed": SEED}
+    tags = matching.tag(stored[name], labels[name][shared], method=method, **options)
+    return tags[tags["unit"].isin(gold[name]["unit"])]
+
+
+def at_k(tags, there, k):
+    return [f(tags, there, k).value for f in (evaluation.precision_at_k, evaluation.recall_at_k)]
+
+
+# %%
 lines = []
 for method in ("pearson", "frequency"):
     for name in corpora:
-        tags = matching.tag(
-            stored[name],
-            labels[name][shared],
-            method=method,
-            top=TOP,
-            groups=corpora[name].documents,
-            permutations=0,
-            seed=SEED,
-        )
-        judged = gold[name]["unit"]
-        tags = tags[tags["unit"].isin(judged)]
+        tags = tags_of(method, name)
         for other in corpora:
-            there = gold[other][gold[other]["unit"].isin(judged)]
+            there = gold[other][gold[other]["unit"].isin(gold[name]["unit"])]
             where = "same corpus" if other == name else "other corpora"
-            for k in range(1, TOP + 1):
-                p = evaluation.precision_at_k(tags, there, k)
-                r = evaluation.recall_at_k(tags, there, k)
-                lines.append((method, where, k, name, other, p.value, r.value, p.n))
-measured = pd.DataFrame(
-    lines, columns=["method", "where", "k", "corpus", "other", "precision", "recall", "units"]
-)
+            lines += [(method, where, k, *at_k(tags, there, k)) for k in range(1, TOP + 1)]
+measured = pd.DataFrame(lines, columns=["method", "where", "k", "precision", "recall"])
 measured.groupby(["where", "method", "k"])[["precision", "recall"]].mean().round(2)
 
 # %% [markdown]
+# Away, both rules lose half of their precision. Recall rises there, because it is over what the units still
+# respond to: few things, and the easy ones. And the paper's rule, which named every planted meaning but
+# three, is right for one real unit in six: planted units are strong, and real ones compete with frequent
+# descriptors.
+#
 # Precision@2 has a ceiling: a unit with one right descriptor cannot have two right tags. And the gold has a
 # say in which rule wins: "top share" calls a descriptor right when a unit's twenty highest texts have it more
 # often, by half of them, than all texts do. The scorecard shows both golds, at home, with the ceiling, the
@@ -214,6 +239,11 @@ for method in ("pearson", "auroc"):
     for rule, minimum in evaluation.GOLDS.items():
         cards[f"gold: {rule}", method] = evaluation.scorecard(tags, gold_of(home, rule, minimum))
 pd.DataFrame(cards).map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
+
+# %% [markdown]
+# By the gold "auroc", the rule `auroc` is ahead (.76 against .69), by "top share", `pearson` (.93 against
+# .80): whoever writes the gold chooses the winner. Only 12 % and 3 % of the units have any right
+# descriptor.
 
 # %%
 right = pd.concat([g.groupby("unit").size() for g in gold.values()])
@@ -297,8 +327,9 @@ exercises.check(
 #
 # ## What we learned
 #
-# Precision and recall need a gold standard that had no part in the choice, an interval, and the name of the
-# corpus. A rule is chosen where the answers are known, and used where they are not.
+# Precision@2 is .43 at home, where .55 would be the best possible, and .22 in other corpora. Precision and
+# recall need a gold standard that had no part in the choice, an interval, and the name of the corpus. A
+# rule is chosen where the answers are known, and used where they are not.
 
 # %%
 sources = {
