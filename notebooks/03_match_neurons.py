@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 03 · Match neurons: 29 % of the units have a strong tag, 16 % of random directions, none by shuffled labels
+# # 03 · Match neurons: 29 % of units have a strong tag, 16 % of random directions, none on shuffled labels
 #
 # **Do** score every unit against every descriptor, choose tags on one half of the texts, and check them
 # on the other half, against chance, against units that mean nothing, and without the help of sentence length.

@@ -374,7 +374,8 @@ drawn = {kind: r.baselines for kind, r in reports.items()}
 plots.save(fig, "04_agreement", sources, data=drawn, folder=preset.figures)
 shares = {kind: r.outcomes for kind, r in reports.items()}
 plots.save(fate, "04_outcomes", sources, data=shares, folder=preset.figures)
-preset.record(agreement={kind: r.summary() for kind, r in reports.items()})
+away = {k: r.outcomes.query("kind == 'units' and where == 'across'").iloc[0, 2:] for k, r in reports.items()}
+preset.record(agreement={k: r.summary() for k, r in reports.items()}, outcomes=pd.DataFrame(away).to_dict())
 page = preset.results / "browser.html"
 written = page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")
 
