@@ -22,8 +22,9 @@ CAPTIONS = {
     "03_held_out": "Left: every unit's first tag, scored on the texts that chose it and on held-out texts of"
     " the same corpus. Right: units with a tag, by layer.",
     "04_outcomes": "What becomes of a tag on held-out texts of its corpus and in the other corpora: it is"
-    " kept, another one is better there (changed), nothing answers there (silent), or the texts are too few to say."
-    " Thin bars are baselines: units with the same encoding everywhere, random directions, shuffled labels.",
+    " kept, another one is better there (changed), nothing answers there (silent), or the texts are too"
+    " few to say. Thin bars are baselines: units with the same encoding everywhere, random directions,"
+    " shuffled labels.",
     "04_agreement": "How often a unit's first tag is still its first tag: on held-out texts of its corpus"
     " (blue), and in the other corpora (red). The distance is the illusion gap. Small marks are baselines.",
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
@@ -150,14 +151,14 @@ def _headline(facts: dict[str, Any]) -> str:
     kept, changed, silent, undecided = (
         f"{away[name][0]:.0%}" for name in ("kept", "changed", "silent", "undecided")
     )
-    within, across, gap = (last[name][0] for name in ("within", "across", "gap"))
+    within, across, gap, same = (last[name][0] for name in ("within", "across", "gap", "same_encoding_gap"))
     return (
         "We gave the units of the last layer (mean over tokens) the descriptor they respond to in one corpus,"
         f" and asked again: on other texts of that corpus {within:.0%} of these tags are still the first, in"
-        f" another corpus {across:.0%}. Of the tags looked up in another corpus, {kept} are kept, {changed} have"
-        f" become another descriptor, {silent} fall silent, and for {undecided} the texts are too few to say."
-        f" Made-up units that mean the same everywhere show a gap of {last['same_encoding_gap'][0]:.2f} by this"
-        f" procedure, these {gap:.2f}: so say with every tag which corpus it is from."
+        f" another corpus {across:.0%}. Of the tags looked up in another corpus, {kept} are kept, {changed}"
+        f" have become another descriptor, {silent} fall silent, and for {undecided} the texts are too few"
+        f" to say. Made-up units that mean the same everywhere show a gap of {same:.2f} by this procedure,"
+        f" these {gap:.2f}: so say with every tag which corpus it is from."
     )
 
 
