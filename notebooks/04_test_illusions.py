@@ -75,27 +75,28 @@ def captured(model, site, pool):
 # %% [markdown]
 # ## By hand: one thing here, another there
 #
-# A unit's tag in a corpus is the descriptor with the best score. The score here is the AUROC: how often is a
-# text with the descriptor above a text without it? .5 is chance, 1 is perfect, and how many texts have the
-# descriptor plays no part, which matters when corpora are compared. We look for the unit of the last layer
-# whose tag in one corpus is clearly better there than its tag in another corpus, and the other way round.
+# A unit's tag in a corpus is the descriptor with the best score. The score here is the AUROC: how often is
+# a text with the descriptor above a text without it? .5 is chance, 1 is perfect, and how many texts have
+# the descriptor plays no part, which matters when corpora are compared. We look for a feed-forward unit
+# with a good tag in one corpus and a good one in another, each of them clearly worse in the other place.
 
 # %%
-acts = captured(subject, last, "mean")
+acts = captured(subject, "ffn", "max")
 shared = illusions.shared_descriptors(labels, 2 * preset["min_positives"])
 scores = {n: matching.score(acts[n], labels[n][shared], "auroc") for n in corpora}
 best = {n: s.idxmax() for n, s in scores.items()}
 
 
 def turn(unit, a, b):
-    """By how much each corpus prefers its own tag to that of the other; the smaller of the two."""
+    """The lower of the unit's two scores, if each of its tags is .25 worse in the other corpus."""
     own, other = best[a][unit], best[b][unit]
     here, there = scores[a][unit], scores[b][unit]
-    return min(here[own] - here[other], there[other] - there[own])
+    apart = min(here[own] - here[other], there[other] - there[own]) > 0.25
+    return min(here[own], there[other]) if apart else 0
 
 
 # %%
-pairs = [(a, b) for a in corpora for b in corpora if a != b]
+pairs = [(a, b) for a in corpora for b in corpora if a < b]
 _, unit, home, away = max((turn(u, a, b), u, a, b) for a, b in pairs for u in scores[a])
 two_tags = [best[home][unit], best[away][unit]]
 pd.DataFrame({n: scores[n].loc[two_tags, unit] for n in (home, away)}).round(2)
@@ -116,7 +117,9 @@ with plots.style():
 pd.DataFrame({n: exemplars.top(acts[n], corpora[n], unit, k=5)["text"] for n in (home, away)})
 
 # %% [markdown]
-# It was searched for, as the most striking of hundreds, and on all texts, so its numbers flatter. How often
+# CASE
+#
+# It was searched for, as the most striking of 9,216, and on all texts, so its numbers flatter. How often
 # does that happen, to tags that were chosen on one half and are judged on others?
 #
 # ## With the kit: every unit, every corpus
@@ -213,19 +216,20 @@ report.baselines[["kind", *columns[:4]]].astype(str)
 # lie? The map (t-SNE) shows some texts of each corpus; the large framed marks are the top tens.
 
 # %%
-values = {name: stored.values for name, stored in acts.items()}
-column = acts[home].column(unit)
-tops = {name: stats.top_texts(v[:, [column]])[:, 0] for name, v in values.items()}
+layer = [name for name in acts[home].units["unit"] if name.rsplit(".", 1)[0] == unit.rsplit(".", 1)[0]]
+values = {name: stored.select(units=layer).values for name, stored in acts.items()}
+tops = {name: stats.top_texts(v[:, [layer.index(unit)]])[:, 0] for name, v in values.items()}
 layout = illusions.layout(values, n=200, keep=tops, seed=SEED)
 with plots.style():
     plots.corpus_map(layout, tops).set_title(f"Top texts of {unit}")
     plt.show()
 
 # %% [markdown]
-# How far apart are the corpora? A linear SVM guesses from the activations which corpus a text is from.
+# How far apart are the corpora? A linear SVM guesses from the last layer which corpus a text is from.
 
 # %%
-confusion = illusions.confusion(values, seed=SEED)
+last_layer = captured(subject, last, "mean")
+confusion = illusions.confusion({n: stored.values for n, stored in last_layer.items()}, seed=SEED)
 with plots.style():
     plots.confusion_map(confusion).set_title("Which corpus is it? A linear SVM's guesses")
     plt.show()
@@ -286,8 +290,7 @@ with plots.style():
 # corpus with the tokens shaded by activation.
 
 # %%
-ffn = captured(subject, "ffn", "max")
-browser = plots.neuron_browser(subject, corpora, ffn, {n: labels[n][shared] for n in corpora}, k=4)
+browser = plots.neuron_browser(subject, corpora, acts, {n: labels[n][shared] for n in corpora}, k=4)
 browser
 
 # %% [markdown]
@@ -299,7 +302,7 @@ browser
 # `illusions.agreement_of(folder, key)` prints the paper's table.
 
 # %%
-sets, key = illusions.annotation_set(acts, corpora, units=3, directions=3, random=4, seed=SEED)
+sets, key = illusions.annotation_set(last_layer, corpora, units=3, directions=3, random=4, seed=SEED)
 judge = plots.annotate(sets, preset.results / "annotations", "first")
 judge
 
@@ -341,9 +344,9 @@ exercises.check(
 
 # %% tags=["solution"]
 # Make two corpora out of one: `corpora[home].split(0.5, seed=SEED)`. Give `compare` their rows of
-# `acts[home]` (`.select(text_ids=...)`) and of `labels[home]`. What is the gap of two halves of a corpus?
+# `last_layer[home]` (`.select(text_ids=...)`) and of `labels[home]`. What is the gap of two halves of a corpus?
 ids = [half.frame["text_id"] for half in corpora[home].split(0.5, seed=SEED)]
-two_stores = {name: acts[home].select(text_ids=part) for name, part in zip("ab", ids, strict=True)}
+two_stores = {name: last_layer[home].select(text_ids=part) for name, part in zip("ab", ids, strict=True)}
 two_labels = {name: labels[home].loc[part] for name, part in zip("ab", ids, strict=True)}
 options = dict(min_positives=4, directions=50, seed=SEED)
 one = illusions.compare(two_stores, two_labels, **options)

@@ -24,6 +24,7 @@ from nbkit.plots.style import (
     legend,
     looks,
     plain,
+    points,
     short,
 )
 from nbkit.plots.trees import tree_arcs
@@ -32,6 +33,7 @@ WITHIN, ACROSS = "same corpus, held-out texts", "other corpora"
 #: The outcomes of ``illusions.compare`` and their colours: what is left of a tag, what took its place, and
 #: what is not known.
 OUTCOMES = {"kept": BLUE, "significant": SKY, "changed": RED, "silent": "#B8B8B8", "undecided": "#EDEDED"}
+BASELINES = ("same encoding", "random directions", "random weights")  # shown beside the outcomes
 #: The value of each point is the median of its three lines (see ``_observations``), its interval their range.
 INTERVAL: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 100)}
 #: Points with whiskers from left to right, at the numbers of a column.
@@ -121,33 +123,35 @@ def outcomes(outcomes_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = Non
 
     ``outcomes_by_kind`` maps a name for the units to ``Report.outcomes``: kind ("units" or one of the
     baselines), where ("within", "across") and a column for each outcome (``Estimate``). The units have a bar
-    for each ``where``, the baselines a thinner one for other corpora.
+    for each ``where``; those baselines that can have tags have a thinner one, for other corpora.
     """
     lines, y = [], 0.0
     for name, table in outcomes_by_kind.items():
-        others = table[(table["kind"] != "units") & (table["where"] == "across")]
+        others = table[table["kind"].isin(BASELINES) & (table["where"] == "across")]
         for line in pd.concat([table[table["kind"] == "units"], others]).to_dict("records"):
             units = line["kind"] == "units"
-            what = (
-                {"within": WITHIN, "across": ACROSS}[line["where"]] if units else f"{line['kind']}, {ACROSS}"
-            )
+            what = {"within": WITHIN, "across": ACROSS}[line["where"]] if units else line["kind"]
             shares = {outcome: line[outcome].value for outcome in OUTCOMES}
-            lines.append({"kind": name, "y": y, "what": what, "height": 0.8 if units else 0.4, **shares})
-            y += 1 if units else 0.6
-        y += 0.6
+            lines.append({"kind": name, "y": y, "what": what, "high": 0.8 if units else 0.45, **shares})
+            y += 1 if units else 0.7
+        y += 1.1
     table = pd.DataFrame(lines)
     ax = _axes(ax, (8, 0.8 + 0.24 * y))
     left = table[list(OUTCOMES)].cumsum(axis=1).shift(axis=1, fill_value=0)
     for outcome, color in OUTCOMES.items():
-        ax.barh(table["y"], table[outcome], table["height"], left[outcome], color=color, lw=0)
-        for line in table[(table["height"] > 0.5) & (table[outcome] >= 0.06)].itertuples():
+        ax.barh(table["y"], table[outcome], table["high"], left[outcome], color=color, lw=0)
+        for line in table[(table["high"] > 0.5) & (table[outcome] >= 0.06)].itertuples():
             middle = left.loc[line.Index, outcome] + getattr(line, outcome) / 2
             shown = {"ha": "center", "va": "center", "color": "w" if outcome in ("kept", "changed") else "k"}
             ax.annotate(f"{getattr(line, outcome):.2f}".lstrip("0"), (middle, line.y), **shown)
     ax.set_yticks(table["y"], list(table["what"]))
+    small = 0.85 * points("ytick.labelsize")
+    for label, high in zip(ax.get_yticklabels(), table["high"], strict=True):
+        if high < 0.5:
+            label.set(fontsize=small, color=GREY)
     for name, part in table.groupby("kind", sort=False):
-        ax.annotate(short(name, 60), (0, part["y"].min() - 0.62), va="center", weight="bold")
-    ax.set(xlim=(0, 1), ylim=(table["y"].max() + 0.5, -1.1), ylabel="", xlabel="share of tags")
+        ax.annotate(short(name, 60), (0, part["y"].min() - 0.75), va="center", weight="bold")
+    ax.set(xlim=(0, 1), ylim=(table["y"].max() + 0.5, -1.3), ylabel="", xlabel="share of tags")
     ax.tick_params(axis="y", length=0)
     ax.spines[["left", "bottom"]].set_visible(False)
     legend(ax, {name: Look(color, "s") for name, color in OUTCOMES.items()}, lines=False)
