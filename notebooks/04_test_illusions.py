@@ -344,7 +344,7 @@ exercises.check(
 
 # %% tags=["solution"]
 # Make two corpora out of one: `corpora[home].split(0.5, seed=SEED)`. Give `compare` their rows of
-# `last_layer[home]` (`.select(text_ids=...)`) and of `labels[home]`. What is the gap of two halves of a corpus?
+# `last_layer[home]` (`.select(text_ids=...)`) and of `labels[home]`. What is the gap of two halves?
 ids = [half.frame["text_id"] for half in corpora[home].split(0.5, seed=SEED)]
 two_stores = {name: last_layer[home].select(text_ids=part) for name, part in zip("ab", ids, strict=True)}
 two_labels = {name: labels[home].loc[part] for name, part in zip("ab", ids, strict=True)}
