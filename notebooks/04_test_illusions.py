@@ -164,7 +164,7 @@ lines[["unit", "descriptor", "corpus", "score", "other", "transfer_score", "riva
 with plots.style():
     ax = plots.outcomes({kind: r.outcomes for kind, r in reports.items()})
     ax.set_title("What becomes of a tag, on held-out texts and in other corpora")
-    fate = ax.figure
+    becomes = ax.figure
     plt.show()
 
 # %% [markdown]
@@ -376,7 +376,7 @@ sources = {
 drawn = {kind: r.baselines for kind, r in reports.items()}
 plots.save(fig, "04_agreement", sources, data=drawn, folder=preset.figures)
 shares = {kind: r.outcomes for kind, r in reports.items()}
-plots.save(fate, "04_outcomes", sources, data=shares, folder=preset.figures)
+plots.save(becomes, "04_outcomes", sources, data=shares, folder=preset.figures)
 away = {k: r.outcomes.query("kind == 'units' and where == 'across'").iloc[0, 2:] for k, r in reports.items()}
 preset.record(agreement={k: r.summary() for k, r in reports.items()}, outcomes=pd.DataFrame(away).to_dict())
 page = preset.results / "browser.html"

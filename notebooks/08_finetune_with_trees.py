@@ -77,7 +77,7 @@ train.frame.groupby("acceptable")[["text", "acceptable"]].head(1)
 
 # %%
 with plots.style():
-    drawings.losses(layer=1, weight=1.0)
+    drawings.auxiliary_loss(layer=1, weight=1.0)
     plt.show()
 
 # %% [markdown]

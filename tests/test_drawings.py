@@ -53,8 +53,8 @@ def test_masks_keep_their_share_of_the_cells():
         drawings.block,
         drawings.planting,
         lambda: drawings.comparison(["a", "b", "c", "d", "e"]),
-        lambda: drawings.losses(3, 0.1),
-        lambda: drawings.chain({"model": "ab12", "picture": "$x_1$"}),
+        lambda: drawings.auxiliary_loss(3, 0.1),
+        lambda: drawings.links({"model": "ab12", "picture": "$x_1$"}),
     ],
 )
 def test_no_word_lies_on_another_or_outside(draw):

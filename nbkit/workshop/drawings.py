@@ -86,9 +86,9 @@ def strips(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], seed: int = 0) -
         low, high = float(np.min(values)), float(np.max(values))
         x = 2.6 + 6.2 * (np.asarray(values) - low) / max(1e-9, high - low)
         on = np.asarray(labels) > 0.5
-        for mine, level, color in ((on, y + 0.45, RED), (~on, y, BLUE)):
+        for mine, height, color in ((on, y + 0.45, RED), (~on, y, BLUE)):
             ax.scatter(
-                x[mine], level + rng.uniform(-0.14, 0.14, mine.sum()), s=7, color=color, alpha=0.4, lw=0
+                x[mine], height + rng.uniform(-0.14, 0.14, mine.sum()), s=7, color=color, alpha=0.4, lw=0
             )
         ax.text(0, y + 0.22, title, va="center", fontsize=10)
     top = 1.15 * len(panels) + 0.35
@@ -184,7 +184,7 @@ def heights(words: Sequence[str], heads: Sequence[int]) -> Axes:
     return ax
 
 
-def losses(layer: int, weight: float) -> Axes:
+def auxiliary_loss(layer: int, weight: float) -> Axes:
     """The two losses of notebook 08: the task's, and a tree in a layer."""
     ax = _canvas(9.4, 2.4)
     for x, wide, text in (
@@ -206,10 +206,10 @@ def losses(layer: int, weight: float) -> Axes:
     return ax
 
 
-def chain(links: Mapping[str, str]) -> Axes:
+def links(made_from: Mapping[str, str]) -> Axes:
     """What made a figure, each link with its fingerprint (notebook 10): {name: fingerprint}."""
-    ax = _canvas(2.4 * len(links), 1.3)
-    for i, (name, mark) in enumerate(links.items()):
+    ax = _canvas(2.4 * len(made_from), 1.3)
+    for i, (name, mark) in enumerate(made_from.items()):
         _box(
             ax,
             2.4 * i + 0.05,
@@ -217,7 +217,7 @@ def chain(links: Mapping[str, str]) -> Axes:
             1.7,
             0.85,
             f"{name}\n{short(mark, 12)}",
-            edge=RED if i + 1 == len(links) else INK,
+            edge=RED if i + 1 == len(made_from) else INK,
         )
         if i:
             _arrow(ax, (2.4 * i - 0.62, 0.68), (2.4 * i + 0.02, 0.68))
