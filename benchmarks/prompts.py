@@ -77,7 +77,7 @@ def main() -> None:
     corpus, written = sample(given.texts)
     folder, lines = models.smollm2_folder(), []
     for chat in (True, False):
-        generator = descriptors.connect(f"local:{folder}", chat=chat, max_tokens=LONGEST)
+        generator = descriptors.connect(f"local:{folder}", chat=chat, batch=20, max_tokens=LONGEST)
         for examples in (0, 1, len(EXAMPLES)):
             found, facts = ask(corpus, generator, examples)
             way = {"model": "smollm2", "chat": chat, "examples": examples}

@@ -56,13 +56,11 @@ def shared_data() -> Path:
     return beside
 
 
-#: Files that take minutes, longest first: where several processes share the tests, these are given out first.
-LONG = ("test_notebooks.py",)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+    """The notebooks first, then files by their number of slow tests: where several processes share the tests,
+    files are given out in this order, and the long ones must not be the last."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.name != "test_notebooks.py", -slow[item.path]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

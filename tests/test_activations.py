@@ -4,12 +4,8 @@ import copy
 import dataclasses
 import errno
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import tracemalloc
 
@@ -20,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import context
 
 from nbkit import activations, models, texts
 from nbkit.activations import checks, forward, plan, store
@@ -245,7 +242,6 @@ def capture_in_process(cache, queue):
 
 @pytest.mark.slow
 def test_two_processes_with_one_key_end_in_one_store(tmp_path):
-    context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     both = [context.Process(target=capture_in_process, args=(tmp_path, queue)) for _ in range(2)]
     for process in both:
@@ -484,14 +480,11 @@ def test_a_cache_that_cannot_be_written_is_said(minilm, corpus, tmp_path):
         activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path / "file")
 
 
-KILLED = """
-import sys
-from nbkit import activations, models, texts
-from nbkit.activations import plan
-plan.BLOCK_BYTES = 4 * 1536 * 2
-corpus = texts.load("sample:reviews").sample(240, seed=0)
-activations.capture(models.load("minilm"), corpus, sites="layer.1.ffn", cache=sys.argv[1], progress=False)
-"""
+def capture_in_blocks_of_four(cache):
+    plan.BLOCK_BYTES = 4 * 1536 * 2
+    corpus = texts.load("sample:reviews").sample(240, seed=0)
+    subject = models.load("minilm")
+    activations.capture(subject, corpus, sites="layer.1.ffn", cache=cache, progress=False)
 
 
 @pytest.mark.slow
@@ -500,18 +493,19 @@ def test_killed_ten_times_and_resumed_the_store_has_the_same_bytes(minilm, tmp_p
     rng, journal = np.random.default_rng(0), "activations/*.part/journal"
     kept, kills = [], 0
     while kills < 10:
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")])
+        process = context.Process(target=capture_in_blocks_of_four, args=(tmp_path / "killed",))
+        process.start()
         before, deadline = len(kept), time.monotonic() + 120
         more = before + int(rng.integers(1, 5))  # blocks of this run, then a moment within the next
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.is_alive():
             lines = [p.read_text().splitlines() for p in (tmp_path / "killed").glob(journal)]
             if lines and len(lines[0]) >= more:
                 break
             time.sleep(0.001)
-        assert process.poll() is None, "the run ended before it was killed"
+        assert process.is_alive(), "the run ended before it was killed"
         time.sleep(float(rng.random()) * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         kills += 1
         after = next((tmp_path / "killed").glob(journal)).read_text().split("\n")[:-1]
         assert after[: len(kept)] == kept and len(after) > len(kept)  # what was done stays done, once

@@ -10,8 +10,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import uuid
 from pathlib import Path
 
 import jupytext
@@ -20,6 +19,7 @@ import pandas as pd
 import pytest
 import run
 from jupyter_client.manager import start_new_kernel
+from processes import context, run_script
 
 from nbkit import activations, texts
 from nbkit.activations import plan, store
@@ -49,6 +49,7 @@ def written(path, leaving, work, block):
 store.block_values, store._write_block = computed, written
 """
 SCRIPT = WATCHED + "\nimport runpy, sys\nrunpy.run_path(sys.argv[1], run_name='__main__')\n"
+WAIT = 300  # seconds for a notebook of forty texts
 
 
 @pytest.fixture
@@ -77,14 +78,18 @@ def surroundings(home, at=None, happens=""):
 
 
 def start(home, name, at=None, happens=""):
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, f"{name}.py"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=home, env=surroundings(home, at, happens), **pipes)
+    """A process that runs a notebook as a script, and the file that its stderr goes to."""
+    said = home.parent / f"said-{uuid.uuid4().hex}"
+    given = SCRIPT, [f"{name}.py"], home, surroundings(home, at, happens), said
+    process = context.Process(target=run_script, args=given)
+    process.start()
+    return process, said
 
 
-def ended(process):
-    said = process.communicate(timeout=300)[1]
-    return process.returncode, said
+def ended(process, said):
+    process.join(WAIT)
+    assert not process.is_alive()
+    return process.exitcode, said.read_text(encoding="utf-8")
 
 
 def lines(home):
@@ -110,7 +115,7 @@ def right_stores(home, minilm, monkeypatch):
 
 @pytest.mark.slow
 def test_a_notebook_killed_half_way_goes_on_from_its_finished_blocks(checkout, minilm, monkeypatch):
-    code, _ = ended(start(checkout, "01_capture_activations", 7, "os.kill(os.getpid(), signal.SIGKILL)"))
+    code, _ = ended(*start(checkout, "01_capture_activations", 7, "os.kill(os.getpid(), signal.SIGKILL)"))
     assert code == -signal.SIGKILL
     stores = checkout.parent / "cache" / "activations"
     assert len(list(stores.glob("*/manifest.json"))) == 1, "killed in the second of four stores"
@@ -121,7 +126,7 @@ def test_a_notebook_killed_half_way_goes_on_from_its_finished_blocks(checkout, m
     finished += [line for line in lines(checkout) if line.split()[0] != journal.parent.name]
     assert len(finished) == 5  # four of the first store, one of the second
     (checkout.parent / "written").unlink()
-    code, said = ended(start(checkout, "01_capture_activations"))
+    code, said = ended(*start(checkout, "01_capture_activations"))
     assert code == 0, said
     assert sorted([*finished, *lines(checkout)]) == sorted({*finished, *lines(checkout)}), "computed twice"
     assert len(finished) + len(lines(checkout)) == BLOCKS
@@ -221,7 +226,7 @@ def test_a_kernel_restarted_half_way_goes_on_from_its_finished_blocks(
 
 
 def test_what_an_earlier_notebook_keeps_is_asked_for_by_its_name(checkout):
-    code, said = ended(start(checkout, "03_match_neurons"))
+    code, said = ended(*start(checkout, "03_match_neurons"))
     assert code != 0
     assert "'labels/reviews' is not there yet: run the notebook 02_discover_descriptors with" in said
 
@@ -279,7 +284,7 @@ def test_facts_torn_by_a_kill_do_not_take_the_others_with_them(checkout, monkeyp
 @pytest.mark.slow
 def test_two_notebooks_at_once_end_in_the_same_stores(checkout, minilm, monkeypatch):
     both = [start(checkout, "01_capture_activations") for _ in range(2)]
-    assert [ended(process)[0] for process in both] == [0, 0]
+    assert [ended(*one)[0] for one in both] == [0, 0]
     assert len(lines(checkout)) == BLOCKS, "each block was computed by one of the two"
     assert right_stores(checkout, minilm, monkeypatch)
     assert json.loads((checkout.parent / "results" / "sample" / "summary.json").read_text())["texts"] == 160
@@ -406,9 +411,9 @@ def test_a_store_deleted_in_part_is_made_again_or_refused(minilm, reviews, tmp_p
 @pytest.mark.slow
 def test_a_notebook_whose_cache_is_deleted_says_so_and_runs_again(checkout, minilm, monkeypatch):
     happens = "shutil.rmtree(os.environ['NBKIT_CACHE'])"
-    code, said = ended(start(checkout, "01_capture_activations", 7, happens))
+    code, said = ended(*start(checkout, "01_capture_activations", 7, happens))
     assert code != 0 and re.search(DELETED, said.splitlines()[-1])
     assert not list((checkout.parent / "cache").glob("activations/*/manifest.json"))
-    code, said = ended(start(checkout, "01_capture_activations"))
+    code, said = ended(*start(checkout, "01_capture_activations"))
     assert code == 0, said
     assert right_stores(checkout, minilm, monkeypatch)

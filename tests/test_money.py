@@ -5,7 +5,6 @@ within the cap and one request a worker; no text is answered again once its repl
 the file stays there.
 """
 
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -19,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from misbehaving import Misbehaving, chat, work
+from processes import context
 
 from nbkit.descriptors import Ledger
 
@@ -29,9 +29,6 @@ COST = (20 * 10 + 8 * 30) / 1e6  # of a reply as the server counts it
 MOST = ((6 + 16) * 10 + 16 * 30) / 1e6  # that a request may cost
 WORKERS = 2 * 2  # processes, requests at once
 CAP = 6 * MOST
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["nbkit.descriptors", "openai", "misbehaving"])
 
 
 class Money(RuleBasedStateMachine):

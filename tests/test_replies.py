@@ -288,6 +288,9 @@ def test_replies_of_models_that_do_not_do_as_they_are_told(reply):
         ("<|channel|>analysis<|message|>food?<|end|><|channel|>final<|message|>[\"price\"]", ["price"]),
         ("[THINK]hm, food[/THINK]price", ["price"]),
         ("food", ["food"]),
+        ('["apology"]', ["apology"]),
+        ('["sorry"]', ["sorry"]),
+        ('["lo siento, no puedo", "song"]', ["lo siento, no puedo", "song"]),
         ("service (slow), food", ["service (slow)", "food"]),
     ],
 )  # fmt: skip

@@ -80,9 +80,9 @@ REFUSAL = re.compile(
     r"|as an? (?:\w+ )?(?:ai|assistant|language model)\b|my apologies\b",
     re.IGNORECASE,
 )
-#: A reply that begins so is a refusal; the same words may be a descriptor in a list.
+#: A reply that begins so is a refusal; in a list of several, or in two words, it may be a descriptor.
 REFUSED = re.compile(
-    r"\W{0,9}(?:sorry\W*$|(?:please accept )?(?:my )?(?:sincere )?apolog(?:y|ies)|unable to"
+    r"\W{0,9}(?:sorry\W*$|(?:please accept )?(?:my )?(?:sincere )?apologies\b|unable to"
     r"|can ?not\b|can'?t\b"
     r"|i'?d rather not|we (?:are sorry|can ?not|can'?t)|(?:this|the|your) (?:request|content|text|prompt)"
     r" (?:violates|has been (?:flagged|blocked|rejected)|goes against|cannot be)"
@@ -147,7 +147,8 @@ def read(reply: str) -> Read:
             items[item] = None
         if len(items) == MOST:
             break
-    if len(items) == 1 and _refuses(*items):
+    only = next(iter(items), "")
+    if len(items) == 1 and len(only.split()) > 2 and _refuses(only):
         return Read([], "refused")
     refused = refused or _refuses(text)
     return Read(list(items), "" if items else "refused" if refused else "unparsable")
