@@ -185,6 +185,43 @@ def test_what_a_generator_proposed_for_some_texts_is_found_in_all():
     assert "namer, topics" in set(both.table["origin"])
 
 
+class ClusterNamer(Namer):
+    """Names the theme of a group; every group of "sea" is called "war", and "law" has no name."""
+
+    name = "cluster namer"
+
+    def complete_all(self, requests):
+        replies = []
+        for request in requests:
+            group, others = request[-1]["content"].split("Neighbours:")
+            assert group.count("\n- ") == 10 and others.count("\n- ") == 5
+            counts = {t: sum(group.count(w) for w in words.split()) for t, words in THEMES.items()}
+            theme = max(counts, key=counts.get)
+            replies.append(
+                Reply(None, "empty")
+                if theme == "law"
+                else Reply(json.dumps([{"sea": "war"}.get(theme, theme)]))
+            )
+        return replies
+
+
+def test_a_language_model_names_clusters_where_its_names_tell_them_apart():
+    given_, _ = corpora()
+
+    class Named(Words):
+        def encode(self, strings, **_):
+            return super().encode([THEMES.get(s, s) for s in strings])
+
+    found = descriptors.discover(given_, namer=ClusterNamer(), grains=[6], encoder=Named())
+    assert {"war", "music", "food", "school"} <= set(found.descriptors.names)
+    for theme in ("sea", "law"):  # these are named by their words
+        assert any(set(d.split(" / ")) <= set(THEMES[theme].split()) for d in found.descriptors.names)
+    note = found.notes[-1]
+    assert note.startswith(
+        "cluster namer named 4 of 6 clusters; 1 of its names fit another cluster better, 1 rep"
+    )
+
+
 def test_rare_and_common_descriptors_are_left_out_and_counted():
     given_, _ = corpora()
     found = descriptors.discover(given_, encoder=Words(), grains=[6], shares=(0.3, 0.6))

@@ -9,6 +9,7 @@ The same in one call, for one corpus or several, without a language model or wit
 
     found = discover(corpora)                              clusters of the texts, named: seconds for thousands
     found = discover(corpora, ["topics", "smollm2"])       and what a generator says of some of the texts
+    found = discover(corpora, namer="smollm2")             a language model names the clusters
     found.table, found.labels, found.notes                 shares and examples, label matrices, what was done
     discover(corpora, folder="build/mine")                 kept there; edits of it survive the next call
 

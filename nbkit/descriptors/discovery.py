@@ -14,14 +14,17 @@ import pandas as pd
 from nbkit import provenance
 from nbkit.descriptors.calibration import FOLDS, calibrated
 from nbkit.descriptors.gathering import Gathered, gather, named_corpora
+from nbkit.descriptors.ledger import accounted
 from nbkit.descriptors.merging import Descriptors, communities, encode, encoder_name, merge, read_edits
 from nbkit.descriptors.messages import Generator, identity_of
+from nbkit.descriptors.naming import renamed
 from nbkit.descriptors.proposals import propose
 from nbkit.descriptors.topics import GRAINS, topics_of
 from nbkit.texts import Texts
 
 log = logging.getLogger(__name__)
 
+PAID = ("ledger", "prices", "max_money")
 NEAREST = 3  # proposed names that a passage belongs to, before its labels are calibrated
 NEAR = 0.15  # how much nearer to a name than the mean of all passages one must be to belong to it
 ALIKE = 0.9  # correlation of labels from which two descriptors are one
@@ -59,6 +62,7 @@ def discover(
     corpora: Texts | Mapping[str, Texts],
     generators: str | Generator | Sequence[str | Generator] = "topics",
     *,
+    namer: str | Generator | None = None,
     folder: str | Path | None = None,
     n: int = 300,
     grains: Sequence[int] = GRAINS,
@@ -72,6 +76,7 @@ def discover(
     """Descriptors of all corpora together, with a probability for every text that was read.
 
     generators  "topics" (clusters, no language model), and what ``connect`` takes; several give the union
+    namer       a generator that names the clusters (about two hundred requests); None: their typical words
     folder      where the result is kept. A second call with the same arguments loads it and applies the
                 edits in ``edits.json`` there, which an ``Editor`` saves (labels of joined descriptors: the
                 larger); without it nothing is kept
@@ -94,14 +99,15 @@ def discover(
     wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else list(generators)
     settings = {"n": n, "grains": list(grains), "threshold": threshold, "shares": list(shares)}
     settings |= {"limit": limit, "encoder": encoder_name(encoder), "seed": seed}
-    key = _key(named, wanted, settings, asking)
+    key = _key(named, [*wanted, *([] if namer is None else ["named by", namer])], settings, asking)
     found = None if folder is None else _load(Path(folder), key)
     if found is None:
         gathered = gather(named, limit=limit, seed=seed, encoder=encoder)
         parts, notes = [], list(gathered.notes)
         proposers = [generator for generator in wanted if generator != "topics"]
         if len(proposers) < len(wanted):
-            parts.append(_from_topics(gathered, grains, seed, encoder, notes))
+            named_by = None if namer is None else accounted(namer, *(asking.get(a) for a in PAID))
+            parts.append(_from_topics(gathered, grains, seed, encoder, named_by, notes))
         if proposers:
             proposals = _proposals(named, gathered, proposers, n=n, seed=seed, **asking)
             parts.append(_from_proposals(gathered, proposals, threshold, shares[0], encoder))
@@ -117,9 +123,16 @@ def discover(
 
 
 def _from_topics(
-    gathered: Gathered, grains: Sequence[int], seed: int, encoder: Any, notes: list[str]
+    gathered: Gathered,
+    grains: Sequence[int],
+    seed: int,
+    encoder: Any,
+    namer: Generator | None,
+    notes: list[str],
 ) -> _Candidates:
     found = topics_of(gathered, grains=grains, seed=seed, encoder=encoder)
+    if namer is not None:
+        found = renamed(found, gathered, namer, encoder)
     notes += [note for note in found.notes if note not in notes]
     frame = found.frame[["descriptor"]].assign(origin="topics", members=found.frame["words"])
     closeness = gathered.of_texts(gathered.vectors @ found.centres.T)
