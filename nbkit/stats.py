@@ -6,6 +6,8 @@
     halves(n, groups=documents)     a random partition of rows; whole groups stay on one side
                                     (``usable_groups`` says whether documents are enough)
     permutations(size, n, generator)      random orders of rows, within cells, or of whole groups
+    association(x, y)               sums of products, and how far each is above what ``permutations`` give
+    ranks(x)                        from 1, ties with their mean rank
     resampled, thinned              rows drawn with replacement, and with fewer positives
     p_values(found, null)           permutation p: (1 + draws that reach what was found) / (1 + draws)
     q_values(p)                     Benjamini-Hochberg
@@ -25,7 +27,8 @@ columns at once) is written here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,6 +42,7 @@ ALIKE = 8  # groups of like size, at least, that trade places in a permutation
 
 __all__ = [
     "Estimate",
+    "association",
     "auroc_of_ranks",
     "bootstrap",
     "correlation",
@@ -55,6 +59,7 @@ __all__ = [
     "q_values",
     "random_directions",
     "rank_correlation",
+    "ranks",
     "resampled",
     "share",
     "thinned",
@@ -246,19 +251,10 @@ def _exchanges(
     cells: np.ndarray, groups: np.ndarray, n: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """``permutations`` of blocks of rows: a block is what a cell has of a group."""
-    cell_of_row, _ = pd.factorize(cells)
-    block = (
-        pd.DataFrame({"cell": cell_of_row, "group": groups}).groupby(["cell", "group"]).ngroup().to_numpy()
-    )
-    rows = np.argsort(block, kind="stable")  # block after block
-    sizes = np.bincount(block)
+    rows, block, sizes, cell, alike = _blocks(cells, groups)
     first = np.cumsum(sizes) - sizes
     offset = np.empty_like(rows)
     offset[rows] = np.arange(len(rows)) - first[block[rows]]
-    cell = cell_of_row[rows[first]]  # of each block; blocks are numbered cell by cell
-    blocks_in = np.bincount(cell)
-    place = np.arange(len(cell)) - (np.cumsum(blocks_in) - blocks_in)[cell]
-    alike = np.minimum(place // ALIKE, np.maximum(blocks_in[cell] // ALIKE - 1, 0))
     for _ in range(n):
         by_size = np.lexsort((generator.random(len(cell)), sizes, cell))  # equal sizes in random order
         source = np.empty_like(by_size)
@@ -266,6 +262,24 @@ def _exchanges(
         start = (generator.random(len(cell)) * sizes[source]).astype(int)
         other = source[block]
         yield rows[first[other] + (start[block] + offset) % sizes[other]]
+
+
+def _blocks(cells: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A block is what a cell has of a group: rows by block, block of each row, sizes, cells.
+
+    Last, of the blocks by cell and size: equal numbers trade places.
+    """
+    cell_of_row, _ = pd.factorize(cells)
+    block = (
+        pd.DataFrame({"cell": cell_of_row, "group": groups}).groupby(["cell", "group"]).ngroup().to_numpy()
+    )
+    rows = np.argsort(block, kind="stable")
+    sizes = np.bincount(block)
+    cell = cell_of_row[rows[np.cumsum(sizes) - sizes]]  # blocks are numbered cell by cell
+    blocks_in = np.bincount(cell)
+    place = np.arange(len(cell)) - (np.cumsum(blocks_in) - blocks_in)[cell]
+    alike = np.minimum(place // ALIKE, np.maximum(blocks_in[cell] // ALIKE - 1, 0))
+    return rows, block, sizes, cell, alike
 
 
 def resampled(
@@ -317,7 +331,92 @@ def q_values(p: np.ndarray) -> np.ndarray:
     return q
 
 
+def association(
+    x: np.ndarray, y: np.ndarray, *, cells: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums [column of y, column of x] over the rows of the products, both centred, and their normal scores.
+
+    x, y           [row, .] floats, such as activations (or their ranks) and labels
+    cells, groups  as for ``permutations``
+
+    A normal score of 1.96 says that .025 of the permutations give as large a sum: ``scipy.special.ndtr`` of
+    its negative is the one-sided p. It comes from the first three moments of the permutation distribution
+    (gamma, by Wilson and Hilferty's cube root), and so can be as small as thousands of units need. They are
+    exact for single rows, also in cells; rows of a group count as in random order. 0 where nothing varies.
+    """
+    x, y = (side - side.mean(0, dtype=np.float64).astype(side.dtype) for side in (x, y))
+    total = y.T @ x
+    if cells is None and groups is None:
+        n, ((xx, xxx), (yy, yyy)) = len(x), ([(side**power).sum(0) for power in (2, 3)] for side in (x, y))
+        mean, variance = 0.0, np.multiply.outer(yy, xx) / (n - 1)
+        third = np.multiply.outer(yyy, xxx) * n / max(1, (n - 1) * (n - 2))
+    else:
+        mean, variance, third = _exchange_moments(x, y, np.zeros(len(x)) if cells is None else cells, groups)
+    deviation = np.sqrt(np.maximum(variance, 0))
+    scale = np.sqrt(np.multiply.outer((y * y).sum(0), (x * x).sum(0)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score, skew = (total - mean) / deviation, third / deviation**3
+        bent = np.cbrt(np.maximum(skew * score / 2 + 1, 0))
+        score = np.where(np.abs(skew) > 1e-3, 6 / skew * (bent - 1) + skew / 6, score)
+    return total, np.where(deviation > 1e-6 * scale, score, 0.0)
+
+
+def _exchange_moments(
+    x: np.ndarray, y: np.ndarray, cells: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance and third cumulant [column of y, column of x] of the sums when groups are exchanged.
+
+    The sum varies with the means of the groups that trade places, and with the order of the rows in each.
+    """
+    rows, _, sizes, cell, alike = _blocks(cells, np.arange(len(x)) if groups is None else groups)
+    alike = alike if groups is not None else np.zeros_like(alike)
+    first = np.cumsum(sizes) - sizes
+    order = np.lexsort((sizes, cell))
+    stratum = np.flatnonzero(np.diff(cell[order] * len(order) + alike, prepend=-1))
+    m = np.diff(stratum, append=len(order))[:, None]
+    (z, zz, zzz), (c, cc, ccc) = (
+        [part[order] for part in _within(side[rows], first, sizes[:, None])] for side in (x, y)
+    )
+    size = sizes[order][:, None]
+    z = z * size  # the sum of a group of x meets the mean of one of y
+    cc, ccc = cc / np.maximum(1, size - 1), ccc * size / np.maximum(1, (size - 1) * (size - 2))
+    add = partial(np.add.reduceat, indices=stratum, axis=0)
+    centred = lambda part: part - np.repeat(add(part) / m, m[:, 0], axis=0)  # noqa: E731
+    mean = (add(c) / m).T @ add(z)
+    z, c, dcc = centred(z), centred(c), centred(cc)
+    one, two = np.maximum(1, m - 1), np.maximum(1, (m - 1) * (m - 2))
+    variance = (add(c**2) / one).T @ add(z**2) + (add(cc) / m).T @ add(zz)
+    third = (add(c**3) * m / two).T @ add(z**3) + (add(ccc) / m).T @ add(zzz)
+    return mean, variance, third + 3 * (add(c * dcc) / one).T @ add(z * zz)
+
+
+def _within(x: np.ndarray, first: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean of each group, and the sums of squares and of cubes around it [group, column]."""
+    s, ss, sss = (np.add.reduceat(x**power, first, axis=0) for power in (1, 2, 3))
+    mean = s / sizes
+    return mean, (ss - s * mean).clip(min=0), sss - 3 * mean * ss + 2 * s * mean**2
+
+
 # ---------------------------------------------------------------------------------- correlation, AUROC
+
+
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis, from 1, float32; equal values share their mean rank. Fastest in float16."""
+    if x.dtype == np.float16:
+        bits = (x + np.float16(0)).view(np.uint16)  # -0 becomes 0
+        order = np.where(bits >> 15, ~bits, bits | 0x8000).argsort(-1, kind="stable")
+    else:
+        order = x.argsort(-1)
+    ordered = np.take_along_axis(x, order, -1)
+    place = np.arange(x.shape[-1], dtype=np.int32)
+    new, end = np.ones((2, *x.shape), dtype=bool)
+    new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    end[..., :-1] = new[..., 1:]
+    low = np.maximum.accumulate(np.where(new, place, 0), axis=-1)  # of the run of equal values
+    high = np.minimum.accumulate(np.where(end, place, len(place))[..., ::-1], axis=-1)[..., ::-1]
+    found = np.empty(x.shape, np.float32)
+    np.put_along_axis(found, order, (low + high) / np.float32(2) + 1, axis=-1)
+    return found
 
 
 def cosine(x: np.ndarray, y: np.ndarray, *, undefined: float = 0.0) -> np.ndarray:
@@ -424,9 +523,12 @@ def direction_units(n: int) -> pd.DataFrame:
     return pd.DataFrame({"unit": [f"direction.{i}" for i in range(n)]})
 
 
-def random_directions(
-    values_by_corpus: Mapping[str, np.ndarray], n: int, seed: Seed = 0
-) -> dict[str, np.ndarray]:
+def random_directions(values_by_corpus: Mapping[str, Any], n: int, seed: Seed = 0) -> dict[str, np.ndarray]:
     """Projections [text, n] of every corpus on the same random unit vectors of the units' space."""
     drawn = unit_vectors(next(iter(values_by_corpus.values())).shape[1], n, seed)
-    return {name: np.asarray(x, dtype=np.float32) @ drawn for name, x in values_by_corpus.items()}
+    found = {name: np.zeros((len(x), n), np.float32) for name, x in values_by_corpus.items()}
+    for name, x in values_by_corpus.items():
+        for start in range(0, len(drawn), 1024):
+            some = slice(start, start + 1024)
+            found[name] += np.asarray(x[:, some], np.float32) @ drawn[some]
+    return found

@@ -117,11 +117,11 @@ def test_nothing_is_found_where_nothing_is_related():
 
 
 def test_few_texts_leave_it_undecided():
-    made = {n: (values[:120], labels[:120]) for n, (values, labels) in local(6, elsewhere=0).items()}
-    report = compared(made, method="auroc", min_score=0.65, min_positives=5)
+    made = {n: (values[:72], labels[:72]) for n, (values, labels) in local(6, elsewhere=0).items()}
+    report = compared(made, method="auroc", min_score=0.65, min_positives=3)
     table = report.units[(report.units["corpus"] == "a") & (report.units["other"] == "b")]
     assert (table["outcome"] == "undecided").mean() > 0.3 and (table["outcome"] == "changed").mean() < 0.05
-    free = compared(made, permutations=0, min_positives=5)
+    free = compared(made, permutations=0, min_positives=3)
     assert free.units["outcome"].isna().all() and shares(free)["silent"] == 0
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from nbkit.illusions.outcomes import OUTCOMES
 from nbkit.illusions.transfer import FEWEST, Rule, judged
-from nbkit.stats import Estimate, bootstrap
+from nbkit.stats import Estimate, bootstrap, share
 
 #: Columns of a table of tags that are averaged, and how the averages' names begin.
 MEASURES = {"same": "", "kept": "kept_", "jaccard": "jaccard_", "spearman": "spearman_"}
@@ -22,6 +22,8 @@ def agreement(
 ) -> dict[str, Any]:
     """One line of ``Report.baselines``. Intervals: of ``draws`` where there are any, else over units.
 
+    Those of what no resample scores again (``matched_``, ``significant_``) are over descriptors instead.
+
     table  of ``transfer.look_up``
     draws  of ``resampling.resample``
     """
@@ -29,6 +31,8 @@ def agreement(
     tags = (table["above"] & (table["other"] == table["corpus"])).sum() / rule.splits
     by_tag = within_and_across(some, rule.null)
     by_unit = by_tag.groupby(level="unit", observed=True)
+    home = some[some["other"] == some["corpus"]].set_index(by_tag.index.names)
+    descriptors = home["descriptor"].reindex(by_tag.index).to_numpy()
     found: dict[str, Any] = {"kind": kind, "tags": round(tags)}
     found["judged"] = "above" if tags >= 2 else f"best {FEWEST}"
     sums, sizes = by_unit.sum(), by_unit.size().to_numpy()
@@ -37,6 +41,8 @@ def agreement(
         found[column] = bootstrap(sums[column].to_numpy() / sizes, weights=sizes, seed=rule.seed)
         if draws is not None and column in draws:
             found[column] = _over_texts(column, found[column], draws[column].to_numpy())
+        elif column.startswith(("matched", "significant")):
+            found[column] = _over_descriptors(by_tag[column], descriptors)
     found["distinct"] = _distinct_of_tags(some, rule.seed)
     return found
 
@@ -63,18 +69,16 @@ def within_and_across(table: pd.DataFrame, null: float = 0.0) -> pd.DataFrame:
     return joined
 
 
-def shares_of_outcomes(kind: str, table: pd.DataFrame, rule: Rule) -> list[dict[str, Any]]:
+def shares_of_outcomes(kind: str, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Lines of ``Report.outcomes``: share of the tags with each outcome, within and across corpora.
 
-    Intervals are over units.
+    Intervals are over descriptors: units with one tag share its texts, and are alike.
     """
     some, lines = judged(table), []
     away = some["other"] != some["corpus"]
     for where, part in (("within", some[~away]), ("across", some[away])):
-        is_one = pd.DataFrame({name: part["outcome"] == name for name in OUTCOMES}).astype(float)
-        by_unit = is_one.groupby(part["unit"], observed=True)
-        means, sizes = by_unit.mean(), by_unit.size().to_numpy()
-        shares = {n: bootstrap(means[n].to_numpy(), weights=sizes, seed=rule.seed) for n in OUTCOMES}
+        outcome, descriptor = part["outcome"].astype(object).to_numpy(), part["descriptor"].to_numpy()
+        shares = {name: share(outcome == name, descriptor) for name in OUTCOMES}
         lines.append({"kind": kind, "where": where} | shares)
     return lines
 
@@ -123,6 +127,13 @@ def _distinct_of_tags(table: pd.DataFrame, seed: int) -> Estimate:
     by_unit = tags.groupby(["unit", "split"], observed=True)["descriptor"].agg(["size", "nunique"])
     everywhere = by_unit.loc[by_unit["size"] == table["other"].nunique(), "nunique"]
     return bootstrap(everywhere.groupby("unit", observed=True).mean().to_numpy(), seed=seed)
+
+
+def _over_descriptors(values: pd.Series, descriptors: np.ndarray) -> Estimate:
+    """Mean of ``values`` [tag] with an interval over the descriptors; of a gap, from its positive share."""
+    found = share((values.to_numpy(float) + 1) / 2, descriptors)
+    value, low, high = (2 * float(end) - 1 for end in found[:3])
+    return Estimate(value, low if values.name == "matched_gap" else max(0.0, low), high, found.n)
 
 
 def _over_texts(column: str, found: Estimate, draws: np.ndarray) -> Estimate:

@@ -20,6 +20,7 @@ from nbkit.illusions.resampling import resample
 from nbkit.illusions.transfer import Rule, look_up
 
 MIN_SCORE = {"auroc": 0.7, "pearson": 0.3}
+BASELINE_UNITS = 2000  # drawn from the units, at most, for the baselines made of them
 CUT = ("auroc", "average_precision", "f1", "iou", "mad")  # scorers that cut labels at .5
 Kind = tuple[dict[str, Corpus], np.ndarray | None]  # corpora, and the unit on which each tag is looked up
 
@@ -33,8 +34,9 @@ class Report:
                corpus               in which the tag was chosen (on the first half)
                unit, descriptor     the tag
                score                on the half it was chosen on
-               above                is that the minimum or more (the others are kept for baselines that
-                                    hardly have any such tag)
+               above                is that the minimum or more, and no luck: significant among all the
+                                    descriptors of its choice (``scoring.luck``), where p has a closed form.
+                                    The others are kept for baselines that hardly have any such tag
                other                corpus it is looked up in (on the second half); ``other == corpus`` is
                                     the other half of its own corpus: *within*, all others are *across*
                same                 is it the unit's first tag there
@@ -45,8 +47,9 @@ class Report:
                                     it is rarest (texts are left out at random): scores depend on how
                                     frequent descriptors are, ``pearson`` most
                matched_score        of the same pair then
-               rival                the unit's own tag in ``other``, chosen on its first half
-               p                    by permuted labels, one-sided: would chance let the pair score as high
+               rival                what the unit follows best in ``other``, chosen on its first half: the
+                                    highest score less 1.645 of its errors
+               p                    one-sided: would permuted labels let the pair score as high
                q                    Benjamini-Hochberg over the units with a tag of ``corpus``
                significant          q <= ``alpha``
                outcome              "kept", "changed", "significant", "silent" or "undecided"
@@ -55,11 +58,12 @@ class Report:
                ``..._across`` (``stats.Estimate``, 95 %): ``within``, ``across`` and ``gap`` of ``same``;
                ``kept``, the share of the score (of AUROC - .5) that is left; ``jaccard``, ``spearman``,
                ``significant``; ``matched_within``, ``matched_across`` and ``matched_gap`` of
-               ``matched_same``; ``distinct``, different tags of a unit over the corpora; and
-               ``same_encoding_gap``, the gap of that baseline
-    baselines  the same line for the units and for each baseline
+               ``matched_same``; ``distinct``, different tags of a unit over the corpora; ``units``, how many
+               there are; and ``same_encoding_gap``, the gap of that baseline. Intervals of ``matched_...``
+               and ``significant_...`` are over descriptors, that of ``distinct`` over units
+    baselines  the same line for the units and for each baseline; those made of units take at most 2,000
     outcomes   two lines for each of these kinds, ``where`` "within" and "across": share of its tags with each
-               outcome (``stats.Estimate``, intervals over units)
+               outcome (``stats.Estimate``, intervals over descriptors)
     geometry   ``range_overlap``: do the top-10 activation ranges of two corpora overlap
     taxonomy   survives, tags, share: in how many other corpora a tag is first with half the minimum score
     settings   the arguments, the ``descriptors`` that took part, those ``left_out``: too rare
@@ -119,7 +123,10 @@ def compare(
     over, resamples        intervals by a bootstrap over "texts", with so many resamples (slow for scorers
                            other than auroc and pearson), or over "units", all tags of a unit together, the
                            texts held fixed
-    permutations, alpha    of the label rows for the p of each tag (0: none), and of false discoveries
+    permutations           of the label rows for the p of each tag, for scorers other than auroc and pearson,
+                           whose p has a closed form (``stats.association``); 0: no p and no outcomes, and
+                           tags need not be significant
+    alpha                  of false discoveries: of the tags of a corpus, and of those that hold in another
     directions             number of random directions in the baseline
     random_weights         stores of ``subject.randomized(seed)``, for that baseline
     covariates             {corpus: frame by text_id} of covariates, such as length in words: judged is what
@@ -191,17 +198,19 @@ def _kinds(
     corpora: dict[str, Corpus], random_weights: dict[str, Corpus] | None, directions: int, seed: int
 ) -> dict[str, Kind]:
     """The units and their baselines."""
-    generator = np.random.default_rng(seed)
+    generator, width = np.random.default_rng(seed), next(iter(corpora.values())).values.shape[1]
+    drawn = np.sort(generator.permutation(width)[:BASELINE_UNITS])
+    some = {n: c.some(drawn) for n, c in corpora.items()} if width > BASELINE_UNITS else corpora
     permuted = {}
-    for name, corpus in corpora.items():
+    for name, corpus in some.items():
         (order,) = stats.permutations(len(corpus.labels), 1, generator, groups=corpus.groups)
         permuted[name] = corpus._replace(labels=corpus.labels[order])
     projected = stats.random_directions({n: c.values for n, c in corpora.items()}, directions, seed)
     kinds: dict[str, Kind] = {
         "units": (corpora, None),
-        "same encoding": (same_encoding(corpora, seed), None),
+        "same encoding": (same_encoding(some, seed), None),
         "random directions": ({n: c._replace(values=projected[n]) for n, c in corpora.items()}, None),
-        "permuted units": (corpora, generator.permutation(next(iter(corpora.values())).values.shape[1])),
+        "permuted units": (some, generator.permutation(len(drawn))),
         "permuted rows": (permuted, None),
     }
     return kinds if random_weights is None else kinds | {"random weights": (random_weights, None)}
@@ -217,8 +226,9 @@ def _looked_up(
         table, again = look_up(corpora, rule, elsewhere=elsewhere, matched=matched), None
         if rule.over == "texts":
             again = resample(corpora, rule, table, elsewhere=elsewhere, progress=progress)
-        lines.append(agreement(kind, table, rule, again))
-        outcomes += shares_of_outcomes(kind, table, rule)
+        line = agreement(kind, table, rule, again)
+        lines.append(line | {"units": next(iter(corpora.values())).values.shape[1]})
+        outcomes += shares_of_outcomes(kind, table)
         tables += [table] if not tables else []
     return tables[0], pd.DataFrame(lines), pd.DataFrame(outcomes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,28 @@ from nbkit.activations import Activations
 Groups = Mapping[str, pd.Series | bool] | bool
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Some rows of a matrix [row, unit] that is too large to copy: ``[:, units]`` reads some columns."""
+
+    matrix: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.matrix.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, where: tuple) -> np.ndarray:
+        return np.take(self.matrix[where].T, self.rows, axis=-1).T  # stores lie unit after unit
+
+
 class Corpus(NamedTuple):
     """The matrices of one corpus, their rows aligned."""
 
-    values: np.ndarray  # activations [text, unit]
+    values: np.ndarray | Columns  # activations [text, unit]
     labels: np.ndarray  # [text, descriptor]
     groups: np.ndarray | None = None  # [text] number of its document; None: texts are independent
     covariates: pd.DataFrame | None = None  # [text, .]
@@ -25,17 +44,26 @@ class Corpus(NamedTuple):
     @property
     def n_groups(self) -> int:
         """Documents, or texts where none are known: what counts as independent."""
-        return len(self.values) if self.groups is None else len(np.unique(self.groups))
+        return len(self.labels) if self.groups is None else len(np.unique(self.groups))
 
     def half(self, rows: np.ndarray) -> Corpus:
         """The texts at these rows."""
         groups = None if self.groups is None else self.groups[rows]
         covariates = None if self.covariates is None else self.covariates.iloc[rows]
-        return Corpus(self.values[rows], self.labels[rows], groups, covariates)
+        values = self.values
+        if isinstance(values, Columns):
+            values = Columns(values.matrix, values.rows[rows])
+        else:
+            values = Columns(values, rows)
+        return Corpus(values, self.labels[rows], groups, covariates)
+
+    def some(self, units: np.ndarray) -> Corpus:
+        """Of some of the units, in memory."""
+        return self._replace(values=np.asarray(self.values[:, units]))
 
     def halves(self, seed: int) -> tuple[Corpus, Corpus]:
         """Two halves at random; whole documents on one side."""
-        one, two = stats.halves(len(self.values), 0.5, seed, groups=self.groups)
+        one, two = stats.halves(len(self.labels), 0.5, seed, groups=self.groups)
         return self.half(one), self.half(two)
 
 

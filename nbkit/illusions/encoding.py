@@ -22,7 +22,7 @@ def same_encoding(corpora: Mapping[str, Corpus], seed: int = 0) -> dict[str, Cor
     of all corpora: whole documents, one after another, and all units of a text together.
     """
     labels = [_centred(corpus.labels) for corpus in corpora.values()]
-    values = [_centred(corpus.values) for corpus in corpora.values()]
+    values = [_centred(np.asarray(corpus.values)) for corpus in corpora.values()]
     weights = np.linalg.lstsq(np.concatenate(labels), np.concatenate(values), rcond=None)[0]
     left = np.concatenate([x - y @ weights for x, y in zip(values, labels, strict=True)])
     documents = _documents(corpora.values())

@@ -1,27 +1,30 @@
 """Outcomes: a tag that is not first in another corpus need not have changed there.
 
     kept         the unit's first tag there, and significant
-    changed      another descriptor is significantly better there: the unit's own tag of that corpus (the
-                 *rival*), chosen on the other half of its texts, so that the choice does not favour it
+    changed      another descriptor is significantly better there: the *rival*, which the unit follows best in
+                 that corpus (``scoring.rivals``) by the other half of its texts, so that the choice does not
+                 favour it
     significant  related to the unit there, not its first tag, and no rival is significantly better
-    silent       neither the tag nor the rival is significant there, and the 95 % intervals of both end below
-                 half of what the tag reaches on held-out texts of its own corpus
+    silent       neither the tag nor the rival is significant there, and both are with 95 % confidence less
+                 than half of what the tag reaches on held-out texts of its own corpus
     undecided    the texts are too few to say
 
-Each test is one-sided: permuted labels for a score, a jackknife over documents for the difference of two
-scores on the same texts. False discoveries are controlled (Benjamini-Hochberg) over the units with a tag of
-one corpus that are looked up in another.
+Each test is one-sided: the permutation distribution of a score (its moments, for auroc and pearson), a
+jackknife over documents for an error, and for that of the difference of two scores on the same texts. False
+discoveries are controlled (Benjamini-Hochberg) over the units with a tag of one corpus that are looked up in
+another.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
 
 from nbkit import matching, stats
 from nbkit.illusions.corpora import Corpus
+from nbkit.illusions.scoring import Scores
 from nbkit.illusions.weighted import blocks, dealt, jackknife
 
 OUTCOMES = ("kept", "significant", "changed", "silent", "undecided")
@@ -33,7 +36,7 @@ class Evidence(NamedTuple):
     p: np.ndarray  # of the tag, by permuted labels
     rival_p: np.ndarray
     better_p: np.ndarray  # that the rival's score is no higher than the tag's; NaN where they are one
-    high: np.ndarray  # upper end of the 95 % interval of the tag's score
+    high: np.ndarray  # below which the tag's score is with 95 % confidence
     rival_high: np.ndarray
 
     def of(self, some: np.ndarray) -> Evidence:
@@ -43,7 +46,7 @@ class Evidence(NamedTuple):
 
 def evidence(
     half: Corpus,
-    scores: np.ndarray,
+    scores: Scores,
     tag: np.ndarray,
     rival: np.ndarray,
     unit: np.ndarray,
@@ -54,33 +57,35 @@ def evidence(
 ) -> Evidence:
     """The evidence of ``half`` on ``tag`` and ``rival`` [pair], descriptors of ``unit`` [pair].
 
-    scores  [descriptor, unit] of the half
+    scores        of the half
+    permutations  for scorers without a closed form; 0: no evidence
     """
-    width = half.values.shape[1]
-    code, rival_code = tag * width + unit, rival * width + unit
-    pairs, place = np.unique(np.concatenate([code, rival_code]), return_inverse=True)
-    p = matching.permutation_test(
-        half.values,
-        half.labels,
-        pairs // width,
-        pairs % width,
-        method=method,
-        permutations=permutations,
-        covariates=half.covariates,
-        groups=half.groups,
-        seed=seed,
-    )
+    if not permutations:
+        return Evidence(*np.full((5, len(tag)), np.nan))
+    options: dict[str, Any] = dict(method=method, permutations=permutations, seed=seed)
+    p, rival_p = (_p(half, scores, descriptor, unit, options) for descriptor in (tag, rival))
     error, rival_error, of_difference, n = errors_of(half, tag, rival, unit, method, seed)
-    score, other = scores[tag, unit], scores[rival, unit]
+    score, other = scores.score[tag, unit], scores.score[rival, unit]
     better = scipy.stats.t.sf((other - score) / np.maximum(of_difference, 1e-9), n - 1)
-    wide = scipy.stats.t.isf(0.025, n - 1)
+    wide = scipy.stats.t.isf(0.05, n - 1)
     return Evidence(
-        p[place[: len(tag)]],
-        p[place[len(tag) :]],
+        p,
+        rival_p,
         np.where(tag == rival, np.nan, better),
         score + wide * error,
         other + wide * rival_error,
     )
+
+
+def _p(half: Corpus, scores: Scores, descriptor: np.ndarray, unit: np.ndarray, options: dict) -> np.ndarray:
+    """One-sided p [pair] of pairs that were chosen on other texts."""
+    if scores.normal is not None:
+        return scores.p(descriptor, unit)
+    pairs, place = np.unique(np.stack([descriptor, unit]), axis=1, return_inverse=True)
+    options = options | dict(covariates=half.covariates, groups=half.groups)
+    values = np.asarray(half.values[:, pairs[1]])
+    p = matching.permutation_test(values, half.labels, pairs[0], np.arange(len(pairs.T)), **options)
+    return p[place.ravel()]
 
 
 def outcomes(
@@ -109,12 +114,14 @@ def errors_of(
     half: Corpus, tag: np.ndarray, rival: np.ndarray, unit: np.ndarray, method: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Standard errors [pair] of the tag's score, the rival's and their difference; number of groups."""
-    groups, parts = dealt(half, np.random.default_rng(seed)), []
+    groups, order = dealt(half, np.random.default_rng(seed)), np.argsort(unit, kind="stable")
+    units, first = np.unique(unit[order], return_index=True)
+    first, found = np.append(first, len(unit)), np.zeros((3, len(unit)))
     n = len(np.unique(groups))
-    width = 2 if method == "auroc" else half.labels.shape[1]
-    for some in blocks(len(unit), len(groups), width):
-        x = np.asarray(half.values[:, unit[some]])
-        one, two = jackknife(x, half.labels, groups, np.stack([tag[some], rival[some]]), method)
-        parts.append(np.stack([np.linalg.norm(part, axis=-1) for part in (one, two, two - one)]))
-    tags, rivals, differences = np.concatenate([np.zeros((3, 0)), *parts], axis=1)
-    return tags, rivals, differences, n
+    for some in blocks(len(units), len(groups), n * (1 + half.labels.shape[1])):
+        mine = order[first[some.start] : first[min(some.stop, len(units))]]  # pairs of these units
+        place = np.searchsorted(units[some], unit[mine])
+        left_out = jackknife(np.asarray(half.values[:, units[some]]), half.labels, groups, method)
+        one, two = (left_out[:, pair[mine], place] for pair in (tag, rival))
+        found[:, mine] = [np.linalg.norm(part, axis=0) for part in (one, two, two - one)]
+    return found[0], found[1], found[2], n

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from nbkit import matching, stats
+from nbkit import stats
 from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.outcomes import OUTCOMES, evidence, outcomes
+from nbkit.illusions.scoring import Scores, luck, rivals, scored
 
 FEWEST = 100  # units (or directions) kept at least, the best ones, when fewer reach the minimum
 
@@ -28,7 +29,7 @@ class Rule(NamedTuple):
     method: str = "pearson"
     min_score: float = 0.3  # from which a unit has a tag
     splits: int = 3  # random cuts into halves
-    permutations: int = 200  # of the labels, for p; 0: none
+    permutations: int = 200  # of the labels, for p of scorers without a closed form; 0: no p at all
     alpha: float = 0.05  # of false discoveries
     over: str = "texts"  # or "units": what the intervals resample
     resamples: int = 100  # of the texts
@@ -58,7 +59,8 @@ def look_up(
     matched    look them up with every descriptor equally frequent in all corpora, too
 
     Whole documents are in one half, and trade places when labels are permuted; under covariates, only texts
-    alike in them do. The lines of a tag follow each other, in the order of the corpora.
+    alike in them do. A tag reaches the minimum and is significant on the half it was chosen on. The lines of
+    a tag follow each other, in the order of the corpora.
     """
     parts = [_one_cut(corpora, rule, cut, elsewhere, matched) for cut in rule.cuts]
     return pd.concat(parts, ignore_index=True)
@@ -78,25 +80,25 @@ def _one_cut(
     corpora: Mapping[str, Corpus], rule: Rule, cut: int, elsewhere: np.ndarray | None, matched: bool
 ) -> pd.DataFrame:
     """The frame of ``look_up`` for one random cut."""
-    scorer, names = matching.scorer_of(rule.method), list(corpora)
+    names, tested = list(corpora), rule.permutations > 0
     chosen, looked_up, second = {}, {}, {}
     for name, corpus in corpora.items():
         first, second[name] = corpus.halves(cut)
-        chosen[name] = scorer(first.values, first.labels)
-        looked_up[name] = scorer(second[name].values, second[name].labels)
-    tags = {name: _chosen(name, names, scores, rule.min_score, cut) for name, scores in chosen.items()}
+        chosen[name] = scored(first, rule.method, tested=tested)
+        looked_up[name] = scored(second[name], rule.method, tested=tested)
+    tags = {name: _chosen(name, names, scores, rule, cut) for name, scores in chosen.items()}
     whole = pd.concat(tags.values(), ignore_index=True)
     unit, tag, home = (whole[column].to_numpy() for column in ("unit", "descriptor", "corpus"))
-    places = np.arange(chosen[names[0]].shape[1]) if elsewhere is None else elsewhere
-    here = {name: Ordered.of(scores) for name, scores in chosen.items()}
-    there = {name: Ordered.of(scores[:, places]) for name, scores in looked_up.items()}
-    at_home = np.select([home == n for n in names], [s[tag, places[unit]] for s in looked_up.values()])
+    places = np.arange(chosen[names[0]].score.shape[1]) if elsewhere is None else elsewhere
+    here = {name: Ordered.of(scores.score) for name, scores in chosen.items()}
+    there = {name: Ordered.of(scores.score[:, places]) for name, scores in looked_up.items()}
+    at_home = np.select([home == n for n in names], [s.score[tag, places[unit]] for s in looked_up.values()])
     equal = at_equal_shares(second, cut) if matched else {}
-    equal = {name: scorer(half.values, half.labels) for name, half in equal.items()}
+    equal = {name: scored(half, rule.method, tested=False).score for name, half in equal.items()}
     options: dict[str, Any] = dict(method=rule.method, permutations=rule.permutations, seed=cut)
     parts = []
     for other in names:
-        rival = chosen[other].argmax(0)[places[unit]]
+        rival = rivals(chosen[other], rule.null)[places[unit]]
         known = evidence(second[other], looked_up[other], tag, rival, places[unit], **options)
         for name in names:
             mine = np.flatnonzero(home == name)
@@ -128,11 +130,16 @@ def _lines(tags: pd.DataFrame, other: int, names: list[str], found: dict, rule: 
     )
 
 
-def _chosen(corpus: str, names: list[str], scores: np.ndarray, min_score: float, cut: int) -> pd.DataFrame:
-    """The tags of a corpus: the best descriptor of every unit that is kept."""
-    best = scores.argmax(0)
-    top = scores[best, np.arange(len(best))]
-    kept = _kept(top, min_score)
+def _chosen(corpus: str, names: list[str], scores: Scores, rule: Rule, cut: int) -> pd.DataFrame:
+    """The tags of a corpus: the best descriptor of every unit that is kept.
+
+    A tag reaches the minimum, and is no luck: with 20 positives, the best of 16 descriptors reaches an AUROC
+    of .65 where nothing is related.
+    """
+    best = scores.score.argmax(0)
+    top = scores.score[best, np.arange(len(best))]
+    above = (top > rule.min_score) & (luck(scores, best) <= rule.alpha)
+    kept = _kept(top, above)
     return pd.DataFrame(
         {
             "split": np.full(len(kept), cut, np.int32),
@@ -140,17 +147,16 @@ def _chosen(corpus: str, names: list[str], scores: np.ndarray, min_score: float,
             "unit": kept.astype(np.int32),
             "descriptor": best[kept].astype(np.int32),
             "score": top[kept].astype(np.float32),
-            "above": top[kept] > min_score,
+            "above": above[kept],
         }
     )
 
 
-def _kept(top: np.ndarray, min_score: float) -> np.ndarray:
-    """Units that reach the minimum; the ``FEWEST`` best when fewer do."""
-    above = np.flatnonzero(top > min_score)
-    if len(above) >= FEWEST:
-        return above
-    return np.sort(np.argsort(-top, kind="stable")[:FEWEST])
+def _kept(top: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Units with a tag; where they are fewer than ``FEWEST``, so many: the others by their best score."""
+    if above.sum() >= FEWEST:
+        return np.flatnonzero(above)
+    return np.sort(np.lexsort((-top, ~above))[:FEWEST])
 
 
 class Ordered(NamedTuple):

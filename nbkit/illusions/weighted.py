@@ -2,19 +2,21 @@
 
 A resample draws group g ``times[g]`` times. ``pearson`` is made of sums over groups, and exact. ``auroc`` is
 linear in the weights to first order (DeLong, DeLong and Clarke-Pearson 1988): each row adds the share of the
-other class that it is above, or below, which one sort of the unit gives for all descriptors and resamples.
+other class that it is above, or below, which counts over bins give for all descriptors and resamples.
 Other scorers are computed from the rows of each resample, which is slow.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.special
 
 from nbkit import matching, stats
 from nbkit.illusions.corpora import Corpus
 
 GROUPS = 50  # of the documents of a corpus, drawn or left out together
-NUMBERS_AT_ONCE = 2**22  # [row, unit, descriptor] of a block of units
+BINS = 24  # of the ranks of a unit
+NUMBERS_AT_ONCE = 2**22  # [row, unit, bin] of a block of units
 
 
 def scores_under(
@@ -25,76 +27,76 @@ def scores_under(
     x, y    activations [row, unit] and labels [row, descriptor]
     groups  [row] number of the group, from 0
     """
+    if method == "auroc":
+        return _auroc_of_sums(x, y, groups, times)
     x = np.asarray(x, np.float32)  # stores may be float16, in which squares overflow
     if method == "pearson":
         return _pearson_of_sums(x, y, groups, times)
-    if method == "auroc":
-        return _auroc_of_sums(x, y, groups, times)
     scorer = matching.scorer_of(method)
     rows = [np.repeat(np.arange(len(x)), often[groups].astype(int)) for often in times]
     return np.stack([scorer(x[some], y[some]) for some in rows])
 
 
-def jackknife(x: np.ndarray, y: np.ndarray, groups: np.ndarray, pairs: np.ndarray, method: str) -> np.ndarray:
-    """Scores [pair, unit, group] without each group, less their mean, times sqrt((n - 1) / n).
-
-    pairs  [pair, unit] descriptors of each unit, positions in ``y``
+def jackknife(x: np.ndarray, y: np.ndarray, groups: np.ndarray, method: str) -> np.ndarray:
+    """Scores [group, descriptor, unit] without each group, less their mean, times sqrt((n - 1) / n).
 
     The length of such a vector is a standard error; that of a difference the error of a difference.
     """
     _, number = np.unique(groups, return_inverse=True)
     n = number.max() + 1
     if method == "auroc":
-        found = _auroc_left_out(np.asarray(x, np.float32), np.asarray(y) > 0.5, number, pairs)
+        _, change = influence(x, np.asarray(y) > 0.5, number)
+        found = change * (len(x) / (len(x) - np.bincount(number)))[:, None, None]
     else:
-        every = scores_under(x, y, number, 1 - np.eye(n, dtype=np.float32), method)
-        found = np.moveaxis(every[:, pairs, np.arange(x.shape[1])], 0, -1)
-    return np.sqrt((n - 1) / n) * (found - found.mean(-1, keepdims=True))
+        found = scores_under(x, y, number, 1 - np.eye(n, dtype=np.float32), method)
+    return np.sqrt((n - 1) / n) * (found - found.mean(0))
 
 
-def placements(x: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """Share of the other class that each row has on its right side [row, unit, descriptor], ties half.
+def influence(x: np.ndarray, on: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC [descriptor, unit], and what a group adds when it counts once more [group, descriptor, unit].
 
-    x, on  activations [row, unit]; [row, descriptor] True where the row has the descriptor, or
-           [row, unit, descriptor] where each unit has descriptors of its own
+    x, on   activations [row, unit]; [row, descriptor] True where the row has the descriptor
+    groups  [row] from 0
 
-    For a row that has the descriptor: of those without it, the share below; for one without: of those with
-    it, the share above. The mean over either class is the AUROC. NaN where a class is empty.
+    A row with the descriptor adds the share of the others below it, one without the share of those with it
+    above. These shares are counted in ``BINS`` bins of the ranks, narrow at both ends, so that one product
+    a group counts them for all descriptors; the AUROC is exact. .5 and 0 where a class is empty.
     """
-    rows, units = np.arange(len(x))[:, None], np.arange(x.shape[1])
-    on = on if on.ndim == 3 else on[:, None]
-    order = np.argsort(x, axis=0)
-    ordered = np.take_along_axis(x, order, axis=0)
-    new = np.ones(x.shape, dtype=bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    first = np.maximum.accumulate(np.where(new, rows, 0), axis=0)  # of the run of equal values
-    end = np.ones(x.shape, dtype=bool)
-    end[:-1] = new[1:]
-    after = np.minimum.accumulate(np.where(end, rows + 1, len(x))[::-1], axis=0)[::-1]
-    has = np.take_along_axis(on, order[..., None], axis=0)
-    sums = np.zeros((len(x) + 1, *has.shape[1:]), np.float32)
-    np.cumsum(has, axis=0, out=sums[1:], dtype=np.float32)
-    positives = (sums[first, units] + sums[after, units]) / 2  # below each place, ties half
-    negatives = ((first + after) / 2).astype(np.float32)[..., None] - positives
-    found = np.empty_like(positives)
-    n = on.sum(0).astype(np.float32)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.where(has, negatives / (len(on) - n), 1 - positives / n)
-    np.put_along_axis(found, order[..., None], shares, axis=0)
-    return found
+    order = np.argsort(groups, kind="stable")
+    first = np.append(np.flatnonzero(np.diff(groups[order], prepend=-1)), len(x))
+    n, width = len(x), x.shape[1]
+    rank = stats.ranks(x.T[:, order])  # [unit, row]
+    labels = np.column_stack([np.ones(n), on[order]]).astype(np.float32)
+    edges = scipy.special.expit(np.linspace(-5, 5, BINS - 1))
+    cell = np.searchsorted(edges, np.arange(2 * n + 2) / (2 * n))[(2 * rank - 1).astype(np.int32)]
+    inside = np.zeros((n, width, BINS), np.float32)
+    inside[np.arange(n)[:, None], np.arange(width), cell.T] = 1
+    inside = inside.reshape(n, -1)
+    counts = [labels[i:j].T @ inside[i:j] for i, j in zip(first, first[1:], strict=False)]
+    found = np.stack(counts).reshape(len(counts), -1, width, BINS)  # [group, all and descriptor, unit, bin]
+    has, lacks = found[:, 1:], found[:, :1] - found[:, 1:]
+    positives, negatives = has.sum(0), lacks.sum(0)  # [descriptor, unit, bin]
+    size, other = (part.sum(-1, keepdims=True) for part in (positives, negatives))
+    both = ((size > 0) & (other > 0))[..., 0]
+    size, other = np.maximum(1, size), np.maximum(1, other)
+    below, above = (np.cumsum(part, -1) - part / 2 for part in (negatives / other, positives / size))
+    won = (positives / size * below).sum(-1, keepdims=True)
+    gain = np.einsum("gdub,dub->gdu", has, (below - won) / size)
+    gain += np.einsum("gdub,dub->gdu", lacks, (1 - above - won) / other)
+    return stats.auroc_of_ranks(labels[:, 1:].T, rank), np.where(both, gain, 0)
 
 
 def dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
     """A number below ``GROUPS`` for each text, the same for the texts of a document."""
-    document = np.arange(len(corpus.values)) if corpus.groups is None else corpus.groups
+    document = np.arange(len(corpus.labels)) if corpus.groups is None else corpus.groups
     _, document = np.unique(document, return_inverse=True)
     n = document.max() + 1
     return (rng.permutation(n) % min(GROUPS, n))[document]
 
 
-def blocks(n: int, rows: int, descriptors: int) -> list[slice]:
-    """Slices of ``n`` units that are small enough for arrays [row, unit, descriptor]."""
-    step = max(1, NUMBERS_AT_ONCE // max(1, rows * descriptors))
+def blocks(n: int, rows: int, labels: int) -> list[slice]:
+    """Slices of ``n`` units that are small enough for ``influence``: [row or label, unit, bin]."""
+    step = max(1, NUMBERS_AT_ONCE // (BINS * max(rows, labels, 1)))
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
@@ -104,35 +106,13 @@ def blocks(n: int, rows: int, descriptors: int) -> list[slice]:
 def _auroc_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
     """AUROC plus what the weights of the groups change, to first order."""
     on = np.asarray(y) > 0.5
-    member = (np.arange(times.shape[1])[:, None] == groups).astype(np.float32)  # [group, row]
-    weight = times / (times @ member.sum(1) / len(on))[:, None]
-    parts = []
-    for some in blocks(x.shape[1], *on.shape):
-        value, change = _influence(np.asarray(x[:, some]), on[:, None])
-        moved = weight @ (member @ change.reshape(len(on), -1))
-        parts.append(value + moved.reshape(len(times), *value.shape))
-    return np.concatenate(parts, axis=1).swapaxes(1, 2).clip(0, 1)
-
-
-def _auroc_left_out(x: np.ndarray, on: np.ndarray, groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """AUROC [pair, unit, group] without each group, to first order."""
-    member = (np.arange(groups.max() + 1)[:, None] == groups).astype(np.float32)
-    kept = len(x) / (len(x) - member.sum(1))  # [group]
-    parts = []
-    for some in blocks(x.shape[1], len(x), len(pairs)):
-        value, change = _influence(x[:, some], on[:, pairs.T[some]])
-        moved = member @ change.reshape(len(on), -1)
-        parts.append(value - kept[:, None, None] * moved.reshape(len(kept), *value.shape))
-    return np.moveaxis(np.concatenate(parts, axis=1), 0, -1).swapaxes(0, 1)
-
-
-def _influence(x: np.ndarray, on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC [unit, descriptor], and what a row adds when it counts once more [row, unit, descriptor]."""
-    shares, n = placements(x, on), on.sum(0)
-    both = (n > 0) & (n < len(on))
-    shares = np.where(both, shares, 0.5)
-    value = np.where(both, np.where(on, shares, 0).sum(0) / np.maximum(1, n), 0.5)
-    return value, (shares - value) / np.maximum(1, np.where(on, n, len(on) - n))
+    weight = times / (times @ np.bincount(groups, minlength=times.shape[1]) / len(on))[:, None]
+    present = np.unique(groups, return_inverse=True)
+    weight, parts = weight[:, present[0]], []
+    for some in blocks(x.shape[1], len(x), times.shape[1] * (1 + on.shape[1])):
+        value, change = influence(x[:, some], on, present[1])
+        parts.append(value + np.tensordot(weight, change.astype(np.float32), 1))
+    return np.concatenate(parts, axis=2).clip(0, 1)
 
 
 def _pearson_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ the best of all descriptors, covariates by residuals within cells, ties shared a
 from nbkit.matching.baselines import baselines, collisions, coverage
 from nbkit.matching.composites import compose
 from nbkit.matching.scorers import SCORERS, TOGETHER, align, auroc, iou, pearson, score, scorer_of
-from nbkit.matching.tags import permutation_test, pooled, residuals, tag
+from nbkit.matching.tags import cells_of, permutation_test, pooled, residuals, tag
 
 __all__ = [
     "SCORERS",
@@ -53,6 +53,7 @@ __all__ = [
     "align",
     "auroc",
     "baselines",
+    "cells_of",
     "collisions",
     "compose",
     "coverage",

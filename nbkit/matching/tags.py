@@ -162,7 +162,7 @@ def permutation_test(
     if method in TOGETHER:
         raise ValueError(f"{method!r} scores a unit beside others: choose another method to test a pair")
     scorer, generator = scorer_of(method), np.random.default_rng(seed)
-    cells = None if covariates is None or groups is not None else _cells(covariates)
+    cells = None if covariates is None or groups is not None else cells_of(covariates)
     orders = list(stats.permutations(len(labels), permutations, generator, cells=cells, groups=groups))
     p = np.full(len(units), np.nan)
     for descriptor in np.unique(descriptors):
@@ -182,7 +182,9 @@ def residuals(values: np.ndarray, covariates: pd.DataFrame, *, bins: int = 10) -
     if len(covariates) != len(values):
         raise ValueError(f"{len(values)} rows of activations and {len(covariates)} rows of covariates")
     every = np.arange(len(values))
-    return _without(np.asarray(values, np.float32), _cells(covariates, bins), _numbers(covariates), (every,))
+    return _without(
+        np.asarray(values, np.float32), cells_of(covariates, bins), _numbers(covariates), (every,)
+    )
 
 
 # ---------------------------------------------------------------------------------- inside
@@ -231,7 +233,7 @@ def _planned(
     cells = numbers = None
     if covariates is not None:
         covariates = of_texts(covariates, text_ids, "covariates")
-        cells, numbers = _cells(covariates), _numbers(covariates)
+        cells, numbers = cells_of(covariates), _numbers(covariates)
     generator = np.random.default_rng(seed)
     blocks = {"groups": groups} if groups is not None else {"cells": cells}  # what rows are permuted within
     inside = {name: None if block is None else block[first] for name, block in blocks.items()}
@@ -395,7 +397,7 @@ def of_texts(given: Frame, text_ids: pd.Series, what: str) -> Frame:
     return given.loc[text_ids]
 
 
-def _cells(covariates: pd.DataFrame, bins: int = 10) -> np.ndarray:
+def cells_of(covariates: pd.DataFrame, bins: int = 10) -> np.ndarray:
     """Cell of each row: categories crossed with quantile bins of the numbers."""
     parts = {}
     for i, name in enumerate(covariates):
