@@ -297,7 +297,7 @@ def record_many(home, who):
 
 def test_facts_of_two_at_once_are_all_recorded(checkout, monkeypatch):
     monkeypatch.setenv("NBKIT_RESULTS", str(checkout.parent / "results"))
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     both = [context.Process(target=record_many, args=(checkout, who)) for who in "ab"]
     for process in both:
         process.start()

@@ -62,6 +62,23 @@ def test_a_disk_that_is_full(monkeypatch, capsys):
     assert "mend: make room" in lines[3]
 
 
+@pytest.mark.parametrize("system", ["nt", "posix"])
+def test_every_mend_is_what_one_types_on_that_system(system):
+    words = preflight.typed(system)
+    for check in preflight.CHECKS:
+        mend = check.mend.format(**words)
+        assert "{" not in mend and (
+            system == "posix" or not re.search(r"\bexport\b|\bmake (?:preflight|[A-Z])|rm -r", mend)
+        )
+    assert words.keys() == preflight.typed().keys()
+
+
+def test_a_cache_that_a_cloud_client_uploads_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NBKIT_CACHE", str(tmp_path / "OneDrive - Uni" / "nbkit"))
+    status, lines = preflight_with(monkeypatch, capsys, "cache")
+    assert status == 0 and "which OneDrive uploads: better a folder of its own" in lines[0]
+
+
 def test_other_weights_and_a_missing_package(monkeypatch, capsys):
     monkeypatch.setattr(loading, "MINILM_SHA256", "0" * 64)
     monkeypatch.setattr(preflight.importlib.metadata, "requires", lambda name: ["no-such-package>=1"])

@@ -92,8 +92,9 @@ def install(extras: str) -> None:
             " python3.12 tools/make.py ..."
         )
     if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
-        mend = "On Debian: apt-get install python3-venv"
-        raise RuntimeError(f"No virtual environment could be made with {sys.executable}. {mend}")
+        mend = "Take Python of python.org: py -3.12" if os.name == "nt" else "apt-get install python3-venv"
+        where = "On Windows" if os.name == "nt" else "On Debian"
+        raise RuntimeError(f"No virtual environment could be made with {sys.executable}. {where}: {mend}")
     quiet = ("--quiet", "--disable-pip-version-check")
     for asked in INSTALL[extras]:
         if python("-m", "pip", "install", *quiet, "--constraint", "constraints.txt", *asked):

