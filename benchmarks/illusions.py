@@ -13,7 +13,7 @@ Planted: units in the real model (``evaluation.plant``): pure ones mean one desc
 dataset-local ones another in each of two. Only units count that hold on the check texts; they are judged on
 held-out texts, which played no part in keeping them. Each test says of each unit and descriptor it is planted
 for: FLAGGED (``taxonomy``: neither global nor undecided; ``compare``: changed or silent in another corpus),
-UNDECIDED (not flagged, and undecided somewhere) or, for neither, held; NOT JUDGED where the descriptor is no
+UNDECIDED (not flagged, and undecided somewhere) or, for neither, STABLE; NOT JUDGED where the descriptor is no
 tag of the unit. Wanted: .95 or more of the dataset-local units flagged, .05 or less of the pure ones.
 Planted are descriptors with 50 texts or more in every corpus: nothing could be said of others.
 
@@ -82,7 +82,7 @@ def plain(table: pd.DataFrame) -> list[dict]:
 
 
 def judged(made: evaluation.Planted) -> dict[str, dict]:
-    """For each test and kind of unit: how many are flagged, undecided, held, and not judged."""
+    """For each test and kind of unit: how many are flagged, undecided, stable, and not judged."""
     meant = made.units[made.units["planted"]][["unit", "kind", "descriptor"]].drop_duplicates()
     units = meant["unit"].unique().tolist()
     stored = {
@@ -90,11 +90,11 @@ def judged(made: evaluation.Planted) -> dict[str, dict]:
         for name, corpus in made.held_out.items()
     }
     verdicts = illusions.taxonomy(stored, made.labels, min_score=0.3).verdicts
-    verdicts["word"] = verdicts["verdict"].replace({"global": "held", "dataset-level": "flagged"})
+    verdicts["word"] = verdicts["verdict"].replace({"global": "stable", "dataset-level": "flagged"})
     verdicts["word"] = verdicts["word"].replace({"local": "flagged", "none": "flagged"})
     table = illusions.compare(stored, made.labels, over="units", directions=20).units
     table = table[table["above"] & (table["other"] != table["corpus"])]
-    words = {"kept": "held", "significant": "held", "changed": "flagged", "silent": "flagged"}
+    words = {"kept": "stable", "significant": "stable", "changed": "flagged", "silent": "flagged"}
     outcome = table.assign(word=table["outcome"].astype(str).map(words).fillna("undecided"))
     tests = {"taxonomy": verdicts, "compare": outcome}
     return {test: counted(meant, lines[["unit", "descriptor", "word"]]) for test, lines in tests.items()}
@@ -103,14 +103,14 @@ def judged(made: evaluation.Planted) -> dict[str, dict]:
 def counted(meant: pd.DataFrame, lines: pd.DataFrame) -> dict[str, dict]:
     """Units of each kind by the gravest word on a descriptor they were planted for."""
     lines = lines.astype(str).merge(meant.astype(str), on=["unit", "descriptor"])
-    order = ["flagged", "undecided", "held"]
+    order = ["flagged", "undecided", "stable"]
     gravest = lines["word"].map(order.index).groupby([lines["kind"], lines["unit"]]).min()
     found = {}
     for kind, part in meant.groupby("kind"):
         mine = gravest.get(kind, pd.Series(dtype=int)).value_counts()
         counts = {word: int(mine.get(i, 0)) for i, word in enumerate(order)}
         counts["not judged"] = part["unit"].nunique() - sum(counts.values())
-        n = counts["flagged"] + counts["undecided"] + counts["held"]
+        n = counts["flagged"] + counts["undecided"] + counts["stable"]
         found[kind] = counts | {"share flagged": counts["flagged"] / n if n else None}
     return found
 
