@@ -98,7 +98,12 @@ def test_two_workers_make_the_store_and_the_sums_of_one_process(
 
 
 @pytest.mark.slow
-def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, small_blocks):
+def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, small_blocks, monkeypatch):
+    """And the environment stays as it was: Dask leaves OMP_NUM_THREADS=1 behind, and every kernel and server
+    started later would have one thread."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    before = dict(os.environ)
     expected = activations.capture(minilm, corpus, sites=SITES, dtype="float32", cache=False)
     killed = []
 
@@ -113,6 +118,7 @@ def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, smal
         os.kill(killed[0], signal.SIGKILL)
 
     with dask._client("dask") as client:
+        assert dask.workers(client) == 2
         killer = threading.Thread(target=kill, args=(client,))
         killer.start()
         found = activations.capture(
@@ -120,6 +126,7 @@ def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, smal
         )
         killer.join()
         assert killed and killed[0] not in {w["pid"] for w in client.run(_pid).values()}
+    assert dict(os.environ) == before
     assert np.allclose(expected.values, found.values, atol=1e-5)
     blocks = [tuple(block[:2]) for block in found.manifest["checksums"]]
     assert blocks == sorted(set(blocks)) and blocks[0][0] == 0 and blocks[-1][1] == len(corpus)
@@ -127,17 +134,6 @@ def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, smal
 
 def _pid():
     return {"pid": os.getpid()}
-
-
-@pytest.mark.slow
-def test_the_environment_is_left_as_it_was(monkeypatch):
-    """Dask leaves OMP_NUM_THREADS=1 behind, and every kernel and server started later has one thread."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
-    before = dict(os.environ)
-    with dask._client("dask") as client:
-        assert dask.workers(client) == 2
-    assert dict(os.environ) == before
 
 
 def test_an_error_on_a_worker_is_raised_here(minilm, corpus, client):
