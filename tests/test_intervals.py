@@ -168,7 +168,8 @@ def test_the_mean_of_pairs_of_a_thing_with_itself_is_that_of_a_few():
     assert stats.mean_of_pairs(values, np.arange(4), np.arange(4)) == pytest.approx(stats.mean_of_few(values))
     expected = scipy.stats.ttest_1samp(values, 0).confidence_interval()
     assert stats.mean_of_few(values)[1:3] == pytest.approx(tuple(expected))
-    for few in (stats.mean_of_few([0.3]), stats.mean_of_pairs(np.array([0.3]), ["a"], ["b"])):
+    one = np.array([0.3])
+    for few in (stats.mean_of_few(one), stats.mean_of_pairs(one, np.array(["a"]), np.array(["b"]))):
         assert few.value == 0.3 and np.isnan([few.low, few.high]).all() and few.n == 1
 
 
