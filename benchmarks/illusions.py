@@ -12,9 +12,9 @@ agreement, beside the same-encoding baseline and permuted rows.
 Planted: units in the real model (``evaluation.plant``): pure ones mean one descriptor in all corpora,
 dataset-local ones another in each of two. Only units count that hold on the check texts; they are judged on
 held-out texts, which played no part in keeping them. Each test says of each unit and descriptor it is planted
-for: FLAGGED (``taxonomy``: neither global nor undecided; ``compare``: changed or silent in another corpus),
-UNDECIDED (not flagged, and undecided somewhere) or, for neither, STABLE; NOT JUDGED where the descriptor is no
-tag of the unit. Wanted: .95 or more of the dataset-local units flagged, .05 or less of the pure ones.
+for: flagged (``taxonomy``: neither global nor undecided; ``compare``: changed or silent in another corpus),
+undecided (not flagged, and undecided somewhere) or, for neither, stable; not judged where the descriptor is
+no tag of the unit. Wanted: .95 or more of the dataset-local units flagged, .05 or less of the pure ones.
 Planted are descriptors with 50 texts or more in every corpus: nothing could be said of others.
 
 Writes illusions-CORPORA.json into benchmarks/results and prints it.

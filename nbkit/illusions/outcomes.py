@@ -5,8 +5,8 @@
                  that corpus (``scoring.rivals``) by the other half of its texts, so that the choice does not
                  favour it
     significant  related to the unit there, not its first tag, and no rival is significantly better
-    silent       neither the tag nor the rival is significant there, and both are with 95 % confidence less
-                 than half of what the tag reaches on held-out texts of its own corpus
+    silent       the tag is with 95 % confidence less than half of what it reaches on held-out texts of its
+                 own corpus, and neither it nor the rival is significant (the rival not even by itself)
     undecided    the texts are too few to say
 
 Each test is one-sided: the permutation distribution of a score (its moments, for auroc and pearson), a
@@ -37,7 +37,6 @@ class Evidence(NamedTuple):
     rival_p: np.ndarray
     better_p: np.ndarray  # that the rival's score is no higher than the tag's; NaN where they are one
     high: np.ndarray  # below which the tag's score is with 95 % confidence
-    rival_high: np.ndarray
 
     def of(self, some: np.ndarray) -> Evidence:
         """Of some of the pairs."""
@@ -61,10 +60,10 @@ def evidence(
     permutations  for scorers without a closed form; 0: no evidence
     """
     if not permutations:
-        return Evidence(*np.full((5, len(tag)), np.nan))
+        return Evidence(*np.full((4, len(tag)), np.nan))
     options: dict[str, Any] = dict(method=method, permutations=permutations, seed=seed)
     p, rival_p = (_p(half, scores, descriptor, unit, options) for descriptor in (tag, rival))
-    error, rival_error, of_difference, n = errors_of(half, tag, rival, unit, method, seed)
+    error, of_difference, n = errors_of(half, tag, rival, unit, method, seed)
     score, other = scores.score[tag, unit], scores.score[rival, unit]
     better = scipy.stats.t.sf((other - score) / np.maximum(of_difference, 1e-9), n - 1)
     wide = scipy.stats.t.isf(0.05, n - 1)
@@ -73,7 +72,6 @@ def evidence(
         rival_p,
         np.where(tag == rival, np.nan, better),
         score + wide * error,
-        other + wide * rival_error,
     )
 
 
@@ -102,7 +100,7 @@ def outcomes(
     significant, rivals = (stats.q_values(p) <= alpha for p in (found.p, found.rival_p))
     better = (stats.q_values(found.better_p) <= alpha) & rivals
     bound = null + (at_home - null).clip(min=0) / 2
-    quiet = (found.high < bound) & (found.rival_high < bound) & ~significant & ~rivals
+    quiet = (found.high < bound) & ~significant & (found.rival_p > 0.05)
     order = [same & significant, better, significant, quiet]
     names = ["kept", "changed", "significant", "silent"]
     return np.select(order, [OUTCOMES.index(name) for name in names], OUTCOMES.index("undecided")).astype(
@@ -112,16 +110,16 @@ def outcomes(
 
 def errors_of(
     half: Corpus, tag: np.ndarray, rival: np.ndarray, unit: np.ndarray, method: str, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Standard errors [pair] of the tag's score, the rival's and their difference; number of groups."""
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Standard errors [pair] of the tag's score, and of its difference to the rival's; number of groups."""
     groups, order = dealt(half, np.random.default_rng(seed)), np.argsort(unit, kind="stable")
     units, first = np.unique(unit[order], return_index=True)
-    first, found = np.append(first, len(unit)), np.zeros((3, len(unit)))
+    first, found = np.append(first, len(unit)), np.zeros((2, len(unit)))
     n = len(np.unique(groups))
     for some in blocks(len(units), len(groups), n * (1 + half.labels.shape[1])):
         mine = order[first[some.start] : first[min(some.stop, len(units))]]  # pairs of these units
         place = np.searchsorted(units[some], unit[mine])
         left_out = jackknife(np.asarray(half.values[:, units[some]]), half.labels, groups, method)
         one, two = (left_out[:, pair[mine], place] for pair in (tag, rival))
-        found[:, mine] = [np.linalg.norm(part, axis=0) for part in (one, two, two - one)]
-    return found[0], found[1], found[2], n
+        found[:, mine] = [np.linalg.norm(part, axis=0) for part in (one, two - one)]
+    return found[0], found[1], n
