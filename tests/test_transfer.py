@@ -13,6 +13,7 @@ from nbkit import illusions, matching, stats
 from nbkit.activations import Activations
 from nbkit.illusions import resampling, transfer, weighted
 from nbkit.illusions.agreement import agreement
+from nbkit.illusions.association import association
 from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.transfer import Rule
 
@@ -324,7 +325,7 @@ def test_normal_scores_are_those_of_permutations(within):
     x[:, 1], x[:, 2], x[:, 3], x[:, 5] = np.exp(x[:, 1]), np.maximum(0, x[:, 2] - 1), np.round(x[:, 3]), 7
     options = {"cells": cells} if "cells" in within else {}
     options |= {"groups": document} if "documents" in within else {}
-    total, normal = stats.association(x, y, **options)
+    total, normal = association(x, y, **options)
     orders = stats.permutations(400, 2000, rng, **options)
     null = np.stack([(y - y.mean(0))[order].T @ (x - x.mean(0)) for order in orders])
     assert np.allclose(total, (y - y.mean(0)).T @ (x - x.mean(0)), atol=1e-4)

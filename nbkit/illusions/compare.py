@@ -124,7 +124,7 @@ def compare(
                            other than auroc and pearson), or over "units", all tags of a unit together, the
                            texts held fixed
     permutations           of the label rows for the p of each tag, for scorers other than auroc and pearson,
-                           whose p has a closed form (``stats.association``); 0: no p and no outcomes, and
+                           whose p has a closed form; 0: no p and no outcomes, and
                            tags need not be significant
     alpha                  of false discoveries: of the tags of a corpus, and of those that hold in another
     directions             number of random directions in the baseline

@@ -1,7 +1,7 @@
 """Scores of every descriptor and unit, and how far each is above what permuted labels would give.
 
 ``auroc`` and ``pearson`` are linear in the ranks or the activations, so that the test of a pair has a closed
-form (``stats.association``) and costs nothing beside the score. Other scorers permute labels, pair by pair.
+form (``association``) and costs nothing beside the score. Other scorers permute labels, pair by pair.
 Units are read in blocks: beside the scores only one block is in memory, as float32.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 
 from nbkit import matching, stats
+from nbkit.illusions.association import association
 from nbkit.illusions.corpora import Corpus
 
 CLOSED = ("auroc", "pearson")  # scorers whose test has a closed form
@@ -84,7 +85,7 @@ def _block(part: Corpus, method: str, some: slice, tested: bool) -> Scores:
     if not tested:
         return Scores((null + c.T @ (z - z.mean(0))).astype(np.float32), None)
     cells = None if part.covariates is None or part.groups is not None else matching.cells_of(part.covariates)
-    total, normal = stats.association(z, c, cells=cells, groups=part.groups)
+    total, normal = association(z, c, cells=cells, groups=part.groups)
     return Scores((null + total).astype(np.float32), normal.astype(np.float32))
 
 
