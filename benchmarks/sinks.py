@@ -29,7 +29,7 @@ def sample(n: int) -> texts.Texts:
     return texts.Texts.concat(corpora).sample(n, seed=0)
 
 
-def of_tokens(stored: activations.Activations) -> dict[str, float]:
+def of_tokens(stored: activations.Activations) -> dict[str, float | None]:
     """Norms and places of maxima at the first token, from one row per token."""
     rows, values = stored.rows, np.asarray(stored.values, np.float32)
     first, owner = (rows["position"] == 0).to_numpy(), rows["text_id"].to_numpy()
@@ -58,7 +58,9 @@ def pooled(tokens: activations.Activations, pool: str, sinks: str) -> activation
     return activations.Activations(found.to_numpy(), rows, tokens.units, manifest)
 
 
-def of_rows(stored: activations.Activations, lengths: np.ndarray, labels: pd.DataFrame) -> dict[str, float]:
+def of_rows(
+    stored: activations.Activations, lengths: np.ndarray, labels: pd.DataFrame
+) -> dict[str, float | None]:
     """Correlation of pooled units with 1 / length, and their tags."""
     values = np.asarray(stored.values, np.float64)
     centred, inverse = values - values.mean(0), 1 / lengths - (1 / lengths).mean()
@@ -67,9 +69,13 @@ def of_rows(stored: activations.Activations, lengths: np.ndarray, labels: pd.Dat
     return {
         "r with 1/length": float(np.median(np.abs(r))),
         "tagged units": int(tags["tagged"].sum()),
-        "mean validation score of tagged": float(tags.loc[tags["tagged"], "validation_score"].mean()),
+        "validation score of tagged": _mean(tags.loc[tags["tagged"], "validation_score"]),
         "distinct tags": int(tags.loc[tags["tagged"], "descriptor"].nunique()),
     }
+
+
+def _mean(values: pd.Series) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def main() -> None:
