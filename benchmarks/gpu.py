@@ -4,10 +4,11 @@
     python benchmarks/gpu.py --shapes tiny --device cpu --texts 40      a trial without a GPU
 
 For each shape, on the same texts of random words in batches of like length: `bare`, the model alone;
-`reducers`, `activations.reduce` with TopK and Moments over all FFN units; `store`, `activations.capture` of the
-hidden states into a folder that is deleted; `scorers`, Pearson of all FFN units with 20 labels from
-`LabelSums`. Each is timed once after a warm-up; the ratio is the seconds of the bare pass over its seconds (.90
-with reducers is the aim). A shape that does not fit the memory is said to be skipped. On a GPU: not measured.
+`reducers`, `activations.reduce` with TopK and Moments over all FFN units; `store`, `activations.capture` of
+the hidden states into a folder that is deleted; `scorers`, Pearson of all FFN units with 20 labels from
+`LabelSums`. Each is timed once after a warm-up; the ratio is the seconds of the bare pass over its seconds
+(.90 with reducers is the aim). A shape that does not fit the memory is said to be skipped. On a GPU: not
+measured.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Scorers against scipy and scikit-learn, tags against planted and shuffled truth."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -183,6 +185,9 @@ def test_a_unit_may_mean_something_when_it_is_low():
     assert (first["descriptor"], first["sign"], first["p"]) == ("d1", -1, 1 / 40)
     assert (high["sign"] == 1).all()
     assert high.loc[(high["unit"] == name) & (high["rank"] == 1), "descriptor"].item() != "d1"
+    gated = dataclasses.replace(activations, manifest={**activations.manifest, "gated": True})
+    default = matching.tag(gated, labels, permutations=39, progress=False)
+    pd.testing.assert_frame_equal(default, both)
     with pytest.raises(ValueError, match="ends='low'"):
         matching.tag(activations, labels, ends="low")
 

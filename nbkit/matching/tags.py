@@ -59,7 +59,7 @@ def tag(
     split: float = 0.5,
     groups: pd.Series | bool = True,
     covariates: pd.DataFrame | None = None,
-    ends: str = "high",
+    ends: str | None = None,
     permutations: int = 200,
     min_score: float = 0.0,
     alpha: float = 0.05,
@@ -76,7 +76,8 @@ def tag(
     covariates    by text_id, numbers or categories: scores are of what they leave (``residuals``), and rows
                   are permuted only within their cells (with groups: over all cells)
     ends          "high", or "both": what a unit means when it is low competes too, as the score of
-                  the negated unit; the column ``sign`` says which
+                  the negated unit; the column ``sign`` says which. None: "both" for FFN units of a gated
+                  network (act(gate) * up, whose values are as often negative), else "high"
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
                   (0: no test, p and q are NaN). The smallest p is 1 / (1 + permutations): where only a share
                   s of the units responds, q <= alpha takes more than 1 / (s * alpha) of them
@@ -108,6 +109,9 @@ def tag(
     labels = align(activations, labels)
     if top > labels.shape[1]:
         raise ValueError(f"top={top} tags were asked for; there are {labels.shape[1]} descriptors")
+    if ends is None:
+        gated = activations.manifest.get("gated") and activations.units["site"].str.endswith("ffn").all()
+        ends = "both" if gated else "high"
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
     known = groups_of(activations, groups)

@@ -163,7 +163,7 @@ def _convert_gguf(source: Path, folder: Path) -> None:
             steps.update()
     except Exception as error:
         raise ValueError(
-            f"cannot read the GGUF file {source.name} ({why(error)}): download it again"
+            f"{source.name} is no GGUF file that can be read ({why(error)}): download it again"
         ) from error
 
 
