@@ -7,6 +7,9 @@ A claim says what a unit responds to: unit "layer.3.ffn.512", "text about food".
     judged.verdicts                                         one line for each claim, its verdict in words
     judged.corpora                                          the figures of each claim and corpus
     judged.baselines                                        beside claims shuffled over units
+    judged.table()                                          for a paper
+    claims.card(judged, claim, stores, corpora)             texts for it and against it; plots.claim_cards
+                                                            writes a page for each claim, and an index
 
     label(stores, descriptions, corpora, labeller)          which rows have what a description says
     similarity(encoder), patterns({...}), asked(generator)  labellers: closeness, words, a language model
@@ -35,8 +38,23 @@ the source of the interval of AUROC. New here: the table of names that maps unit
 test against the best rival description, and the null that pools the standardised draws of all claims.
 """
 
+from nbkit.claims.evidence import SAYS as EVIDENCE
+from nbkit.claims.evidence import Card, card
 from nbkit.claims.judging import VERDICTS, Judged, judge
 from nbkit.claims.labellers import LABELLERS, asked, label, patterns, similarity
 from nbkit.claims.reading import read
 
-__all__ = ["LABELLERS", "VERDICTS", "Judged", "asked", "judge", "label", "patterns", "read", "similarity"]
+__all__ = [
+    "EVIDENCE",
+    "LABELLERS",
+    "VERDICTS",
+    "Card",
+    "Judged",
+    "asked",
+    "card",
+    "judge",
+    "label",
+    "patterns",
+    "read",
+    "similarity",
+]

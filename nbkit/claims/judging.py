@@ -68,6 +68,22 @@ class Judged:
         """Claims with each verdict."""
         return self.verdicts["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
 
+    def table(self) -> pd.DataFrame:
+        """For a paper: one line for each claim and corpus, figures as text; ``.to_latex()`` is pandas'."""
+        found = self.corpora.merge(self.verdicts[["claim", "unit", "description", "verdict"]], on="claim")
+        lines = found.to_dict("records")
+        return pd.DataFrame(
+            {
+                **{name: found[name] for name in ("unit", "description", "corpus")},
+                "with it": [f"{line['positives']:,} / {line['texts']:,}" for line in lines],
+                "AUROC": [f"{line['auroc']:.2f} [{line['low']:.2f}, {line['high']:.2f}]" for line in lines],
+                "q": [f"{line['q']:.2g}" for line in lines],
+                "rank": [f"{line['rank']} / {line['rivals'] + 1}" for line in lines],
+                "unit rank": [f"{line['unit_rank']:,} / {line['units']:,}" for line in lines],
+                **{name: found[name] for name in ("outcome", "verdict")},
+            }
+        )
+
     def __repr__(self) -> str:
         found = ", ".join(f"{n:,} {verdict}" for verdict, n in self.counts().items() if n)
         return f"Judged({len(self.verdicts):,} claims: {found})"

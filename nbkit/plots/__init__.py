@@ -40,6 +40,7 @@ kernel, no server and no network. All can be used with the keyboard alone:
 
     neuron_browser(subject, corpora, activations, labels)   search the units, and see one in every corpus
     corpus_compare(...)                                     a unit in two corpora, side by side
+    claim_card(card), claim_cards(folder, judged, ...)      a claim with its texts; a page for each, an index
     salience_slider(...)                                    accuracy, units and words by number of units
     tree_stepper(forms, gold, predicted)                    gold and predicted trees by sentence and layer
     annotate(sets, path, "ada")                             people judge blinded sets; every answer is saved
@@ -49,6 +50,7 @@ kernel, no server and no network. All can be used with the keyboard alone:
 
 from nbkit.plots.annotation import annotate
 from nbkit.plots.browser import neuron_browser
+from nbkit.plots.claims import claim_card, claim_cards
 from nbkit.plots.comparison import corpus_compare
 from nbkit.plots.figures import (
     accuracy_curves,
@@ -79,6 +81,8 @@ __all__ = [
     "agreement",
     "annotate",
     "arcs",
+    "claim_card",
+    "claim_cards",
     "confusion_map",
     "corpus_compare",
     "corpus_map",
