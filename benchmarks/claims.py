@@ -8,13 +8,13 @@ Needs the real corpora ($NBKIT_DATA), but for the speed. Units are planted in th
 (``evaluation.plant``), and judged on texts that played no part in planting. The claims:
 
     everywhere   a pure unit and its descriptor
-    some         a dataset-local unit and its descriptor in one corpus; right: it holds there, and does not in
-                 the corpus in which the unit means something else
+    some         a dataset-local unit and its descriptor in one corpus; right: it holds there, and does not
+                 in the corpus in which the unit means something else
     false        a pure unit and the descriptor of another one
     vague        "a text of some length": longer than the median; a unit for which it is true
 
-Labels are the gold descriptors, then the same with as many labels wrong as ``flips`` times the positives, half
-of them missing and half too many. Wanted: .95, .90, .95 right, and of shuffled claims .05 that hold at most.
+Labels are the gold descriptors, then the same with as many labels wrong as ``flips`` times the positives,
+half of them missing and half too many. Wanted: .95, .90, .95 right; of shuffled claims .05 hold at most.
 Writes claims-CORPORA.json into benchmarks/results and prints it.
 """
 

@@ -32,18 +32,10 @@ UNUSED: dict[str, str] = {
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
     **{
         f"claims.{name}": "notebook 11 is to use it"
-        for name in (
-            "LABELLERS",
-            "VERDICTS",
-            "Judged",
-            "asked",
-            "judge",
-            "label",
-            "patterns",
-            "read",
-            "similarity",
-        )
+        for name in "LABELLERS asked label patterns read similarity".split()
     },
+    "plots.claim_card": "notebook 11 is to use it",
+    "plots.claim_cards": "notebook 11 is to use it",
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }
 

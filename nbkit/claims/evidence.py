@@ -27,8 +27,8 @@ class Card(NamedTuple):
     verdict    the claim's line of ``Judged.verdicts``
     corpora    its lines of ``Judged.corpora``
     baselines  those of all claims
-    texts      corpus, says (a key of ``SAYS``), text_id, text, activation, start and end of the row's word (of
-               text rows missing), tokens (a frame start, end, activation, or None)
+    texts      corpus, says (a key of ``SAYS``), text_id, text, activation, start and end of the row's word
+               (-1 for text rows), tokens (a frame start, end, activation, or None)
     bound      {corpus: highest activation there}
     """
 
