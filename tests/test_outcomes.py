@@ -6,6 +6,7 @@ import pytest
 
 from nbkit import illusions
 from nbkit.activations import Activations
+from nbkit.illusions.agreement import shares_of_outcomes
 from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.encoding import same_encoding
 
@@ -165,3 +166,19 @@ def test_length_counters_have_no_tag_when_length_is_a_covariate():
     assert plain.agreement["tags"].iloc[0] == 2 * UNITS
     assert left.agreement["tags"].iloc[0] == 0
     assert shares(left)["changed"] + shares(left)["kept"] + shares(left)["significant"] < 0.02
+
+
+def test_intervals_of_shares_hold_the_share_over_descriptors():
+    """Units of one descriptor are alike: 16 descriptors, each with a share of its own, .92 or more hold."""
+    rng, held = np.random.default_rng(10), []
+    for _ in range(300):
+        own = rng.beta(1.2, 1.8, 16)  # P(changed) of each descriptor, .4 on average
+        descriptor = rng.choice(16, 200, p=rng.dirichlet(np.full(16, 2)))
+        changed = rng.random(200) < own[descriptor]
+        table = pd.DataFrame(
+            {"descriptor": descriptor, "corpus": "a", "other": "b", "split": 0, "above": True}
+        )
+        table["outcome"] = np.where(changed, "changed", "silent")
+        across = shares_of_outcomes("units", table)[1]["changed"]
+        held.append(across.low <= 0.4 <= across.high)
+    assert np.mean(held) >= 0.92

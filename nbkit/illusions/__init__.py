@@ -15,8 +15,9 @@ Arguments, with the same units and the same vocabulary of descriptors in all cor
     values_by_corpus         {corpus: array [text, unit]}, such as ``stored.values``
     labels_by_corpus         {corpus: frame [text_id, descriptor]}
 
-``compare`` chooses its own tags, by AUROC (at least .7) unless ``method=`` says otherwise. ``matching.tag``
-chooses by pearson unless told otherwise; its tags are not an input of ``compare``.
+``compare`` chooses its own tags, by AUROC (at least .7, and significant among all descriptors on the half
+they are chosen on) unless ``method=`` says otherwise. ``matching.tag`` chooses by pearson unless told
+otherwise; its tags are not an input of ``compare``.
 
     compare, Report, shared_descriptors    the test of tags: within a corpus and across corpora
     distinct_tags                          different tags of a unit over the corpora
