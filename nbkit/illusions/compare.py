@@ -112,36 +112,30 @@ def compare(
 ) -> Report:
     """Test every tag on the other half of its corpus and on the other corpora.
 
-    activations_by_corpus  stores with the same units, one for each corpus
-    labels_by_corpus       label matrices [text, descriptor] for the same corpora
-    method, min_score      scorer, and the score from which a unit has a tag (default: .7 for auroc, .3 for
-                           pearson, which is about as strong a relation). ``auroc`` does not depend on how
-                           frequent a descriptor is in a corpus; most others do, and show a gap for that
-    min_positives          a descriptor takes part if so many texts of each half of each corpus have it, and
-                           lack it (a label above .5 for scorers that cut labels there, else by their sum)
-    splits                 random cuts into halves; every figure is over all of them
-    over, resamples        intervals by a bootstrap over "texts", with so many resamples (slow for scorers
-                           other than auroc and pearson), or over "units", all tags of a unit together, the
-                           texts held fixed
-    permutations           of the label rows for the p of each tag, for scorers other than auroc and pearson,
-                           whose p has a closed form; 0: no p and no outcomes, and
-                           tags need not be significant
-    alpha                  of false discoveries: of the tags of a corpus, and of those that hold in another
-    directions             number of random directions in the baseline
-    random_weights         stores of ``subject.randomized(seed)``, for that baseline
-    covariates             {corpus: frame by text_id} of covariates, such as length in words: judged is what
-                           they leave of the activations (``matching.residuals``), geometry apart
-    groups                 texts that belong together: a document is in one half, is permuted and resampled
-                           as a whole. True: the documents of each corpus, where it has four or more; False:
-                           texts are independent; or {corpus: a group for each text_id, or True or False}
+    Stores with the same units, and label matrices [text, descriptor], by the names of the corpora.
 
-    Raises ``ValueError`` for fewer than two corpora, corpora without labels, different units, rows
-    that do not match, texts without covariates or group, or no descriptor in common.
+    method, min_score  scorer, and the score from which a unit has a tag (.7 for auroc, .3 for pearson). Most
+                       scorers but ``auroc`` depend on how frequent a descriptor is, and show a gap for that
+    min_positives      a descriptor takes part if so many texts of each half of each corpus have it, and lack
+                       it (a label above .5 for scorers that cut labels there, else by their sum)
+    splits             random cuts into halves; figures are over all of them
+    over, resamples    intervals by a bootstrap over "texts", so many resamples (slow for scorers other than
+                       auroc and pearson), or over "units", all tags of a unit together, the texts held fixed
+    permutations       of the label rows, for the p of scorers other than auroc and pearson, whose p has a
+                       closed form; 0: no p, no outcomes, any tag counts
+    alpha              of false discoveries: of the tags of a corpus, and of those that hold in another
+    directions, random_weights   how many random directions, and stores of ``subject.randomized(seed)``
+    covariates         {corpus: frame by text_id}, such as length in words: judged is what they leave of the
+                       activations (``matching.residuals``), geometry apart
+    groups             texts that belong together: a document is in one half, is permuted and resampled as a
+                       whole. True: the documents of each corpus, where it has four or more; False: texts are
+                       independent; or {corpus: a group for each text_id, or True or False}
+
+    ``ValueError``: fewer than two corpora, corpora without labels, different units, rows that do not match,
+    texts without covariates or group, or no descriptor in common.
     """
-    if over not in ("texts", "units"):
-        raise ValueError(f'over={over!r}: intervals are over "texts" or over "units"')
     least = _min_score(method, min_score)
-    rule = Rule(method, least, splits, permutations, alpha, over, resamples, seed)
+    rule = Rule(method, least, splits, permutations, alpha, over, resamples, seed).checked()
     labels = aligned(activations_by_corpus, labels_by_corpus)
     if random_weights is not None:
         aligned(random_weights, labels_by_corpus)
@@ -149,25 +143,14 @@ def compare(
     matrices = {name: frame[shared].to_numpy(np.float32) for name, frame in labels.items()}
     corpora = gathered(activations_by_corpus, matrices, covariates, groups)
     untrained = gathered(random_weights, matrices, covariates, groups) if random_weights else None
-    kinds = _kinds(corpora, untrained, directions, seed)
-    table, baselines, outcomes = _looked_up(kinds, rule, progress)
-    gap = baselines.set_index("kind").loc["same encoding", "gap"]
+    table, baselines, outcomes = _looked_up(_kinds(corpora, untrained, directions, seed), rule, progress)
     units = next(iter(activations_by_corpus.values())).units["unit"].to_numpy()
     for column, names in (("unit", units), ("descriptor", shared), ("rival", shared)):
         table[column] = pd.Categorical.from_codes(table[column], names)
     settings = rule._asdict() | {"min_positives": min_positives, "directions": directions}
-    settings |= {"groups": {name: corpus.n_groups for name, corpus in corpora.items()}}
-    settings |= {"covariates": [] if covariates is None else list(next(iter(covariates.values())))}
-    left_out = [name for name in next(iter(labels.values())) if name not in shared]
-    return Report(
-        units=table,
-        agreement=baselines.iloc[:1].assign(same_encoding_gap=[gap]),
-        baselines=baselines,
-        outcomes=outcomes,
-        geometry=range_overlap(activations_by_corpus),
-        taxonomy=_survival(table, rule),
-        settings=settings | {"descriptors": shared, "left_out": left_out},
-    )
+    settings |= _took_part(labels, shared, corpora)
+    geometry, survival = range_overlap(activations_by_corpus), _survival(table, rule)
+    return Report(table, _headline(baselines), baselines, outcomes, geometry, survival, settings)
 
 
 # ---------------------------------------------------------------------------------- inside
@@ -231,6 +214,23 @@ def _looked_up(
         outcomes += shares_of_outcomes(kind, table)
         tables += [table] if not tables else []
     return tables[0], pd.DataFrame(lines), pd.DataFrame(outcomes)
+
+
+def _headline(baselines: pd.DataFrame) -> pd.DataFrame:
+    """The line of the units, with the gap of the same encoding."""
+    gap = baselines.set_index("kind").loc["same encoding", "gap"]
+    return baselines.iloc[:1].assign(same_encoding_gap=[gap])
+
+
+def _took_part(
+    labels: dict[str, pd.DataFrame], shared: list[str], corpora: dict[str, Corpus]
+) -> dict[str, Any]:
+    """Covariates, groups and descriptors that took part, and the descriptors left out."""
+    left_out = [name for name in next(iter(labels.values())) if name not in shared]
+    groups = {name: corpus.n_groups for name, corpus in corpora.items()}
+    given = next(iter(corpora.values())).covariates
+    covariates = [] if given is None else list(given)
+    return {"covariates": covariates, "groups": groups, "descriptors": shared, "left_out": left_out}
 
 
 def _survival(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:

@@ -35,6 +35,12 @@ class Rule(NamedTuple):
     resamples: int = 100  # of the texts
     seed: int = 0
 
+    def checked(self) -> Rule:
+        """Itself; ``ValueError`` for intervals over anything but texts or units."""
+        if self.over not in ("texts", "units"):
+            raise ValueError(f'over={self.over!r}: intervals are over "texts" or over "units"')
+        return self
+
     @property
     def null(self) -> float:
         """Score of a descriptor that has nothing to do with the unit."""

@@ -34,6 +34,25 @@ descriptor is: it is the default of ``illusions.compare``.
 A tag is chosen on one part of the texts (calibration) and looked up on the other (validation). Its p compares
 the score with the best that the unit reaches over all descriptors when the rows of the labels are permuted.
 
+``tag`` returns a frame with one line for each unit and rank:
+
+    unit, rank        rank 1 is the best
+    descriptor        the tag
+    score             on the calibration texts
+    validation_score  of the same tag on the others
+    p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations).
+                      Rank 2 and below: does this descriptor add to the earlier tags? Their part is
+                      removed from the activations, and rows are permuted only among texts with the same
+                      earlier tags. NaN where the rank above is not significant (q > ``alpha``)
+    q                 Benjamini-Hochberg over the units of the same rank that were tested
+    sign              1: when the unit is high, -1: when it is low
+    validation_rank   place of the tag among all descriptors on the validation texts
+    low, high         95 % interval of ``validation_score``
+    tagged            does the line pass both thresholds
+
+Its ``.attrs["texts"]`` holds how many texts each part had, ``.attrs["groups"]`` how many groups (None: texts
+are independent).
+
 Sources
 -------
 ``frequency``: Mondal et al. 2024 (arXiv 2401.16731), whose exact rule and number of exemplars are not known.

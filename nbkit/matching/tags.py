@@ -87,24 +87,7 @@ def tag(
                   needs none (``stats.correlation_interval``); 0 for another scorer: NaN
     seed          of the split, the permutations and the resamples
 
-    Returns a frame, one line for each unit and rank:
-
-    unit, rank        rank 1 is the best
-    descriptor        the tag
-    score             on the calibration texts
-    validation_score  of the same tag on the others
-    p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations).
-                      Rank 2 and below: does this descriptor add to the earlier tags? Their part is
-                      removed from the activations, and rows are permuted only among texts with the same
-                      earlier tags. NaN where the rank above is not significant (q > ``alpha``)
-    q                 Benjamini-Hochberg over the units of the same rank that were tested
-    sign              1: when the unit is high, -1: when it is low
-    validation_rank   place of the tag among all descriptors on the validation texts
-    low, high         95 % interval of ``validation_score``
-    tagged            does the line pass both thresholds
-
-    ``.attrs["texts"]`` holds how many texts each part had, ``.attrs["groups"]`` how many groups (None:
-    texts are independent).
+    Returns a frame with one line for each unit and rank; ``help(nbkit.matching)`` has its columns.
     """
     labels = align(activations, labels)
     if top > labels.shape[1]:
@@ -118,16 +101,8 @@ def tag(
     text_ids = activations.rows["text_id"]
     plan = _planned(text_ids, split, known, covariates, permutations, resamples, method, seed)
     scorer, matrix = both(scorer_of(method)) if ends == "both" else scorer_of(method), checked(labels)
-    names, chosen = activations.units["unit"].to_numpy(), []
-    step = len(names) if method in TOGETHER else UNITS_AT_ONCE
-    blocks = range(0, len(names), max(1, step))
-    for start in tqdm(blocks, desc="tag", unit=" blocks", leave=False, disable=not progress):
-        values = np.asarray(activations.values[:, start : start + step], dtype=np.float32)
-        try:
-            chosen.append(_tag_block(plan.controlled(values), matrix, plan, scorer, top))
-        except NotFinite as error:
-            raise named(error, names, start) from None
-    found = [np.concatenate(part, axis=1) for part in zip(*chosen, strict=True)]
+    names = activations.units["unit"].to_numpy()
+    found = _over_blocks(activations, matrix, plan, scorer, top, progress)
     if permutations:
         _test_further_ranks(activations, matrix, plan, scorer, found, alpha, seed)
     frame = _tag_frame(names, labels.columns.to_numpy(), found, top)
@@ -252,6 +227,22 @@ def groups_of(activations: Activations, groups: pd.Series | bool | None) -> np.n
     if isinstance(groups, pd.Series):
         return of_texts(groups, rows["text_id"], "groups").to_numpy()
     return stats.usable_groups(rows["document"]) if groups and "document" in rows else None
+
+
+def _over_blocks(
+    activations: Activations, labels: np.ndarray, plan: _Plan, scorer: Scorer, top: int, progress: bool
+) -> list[np.ndarray]:
+    """The arrays of ``_tag_block`` [rank, unit] over all units, which are taken some at a time."""
+    names, chosen = activations.units["unit"].to_numpy(), []
+    step = len(names) if plan.method in TOGETHER else UNITS_AT_ONCE
+    blocks = range(0, len(names), max(1, step))
+    for start in tqdm(blocks, desc="tag", unit=" blocks", leave=False, disable=not progress):
+        values = np.asarray(activations.values[:, start : start + step], dtype=np.float32)
+        try:
+            chosen.append(_tag_block(plan.controlled(values), labels, plan, scorer, top))
+        except NotFinite as error:
+            raise named(error, names, start) from None
+    return [np.concatenate(part, axis=1) for part in zip(*chosen, strict=True)]
 
 
 def _tag_block(
