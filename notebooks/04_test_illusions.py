@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 04 · Test illusions: TITLE
+# # 04 · Test illusions: .60 of the tags hold on held-out texts of their corpus, .44 in the next corpus
 #
 # **Do** find a unit that is about one thing in one corpus and about another in the next; count how often
 # that happens, for four kinds of units; see where it comes from.
@@ -107,7 +107,7 @@ pd.DataFrame({n: scores[n].loc[two_tags, unit] for n in (home, away)}).round(2)
 # %%
 with plots.style():
     ax = plots.transfer(scores, unit, null=0.5)
-    ax.set_title(f"{unit}: another best descriptor in each corpus")
+    ax.set_title(f"{unit}: its best descriptor depends on the corpus")
     plt.show()
 
 # %% [markdown]
@@ -117,7 +117,9 @@ with plots.style():
 pd.DataFrame({n: exemplars.top(acts[n], corpora[n], unit, k=5)["text"] for n in (home, away)})
 
 # %% [markdown]
-# CASE
+# In fiction the strongest texts are people speaking, in reviews bodies and what they wear or use. Whoever
+# had only fiction would call it a unit for quotations (.92), whoever had only reviews one for health (.85);
+# in the other corpus these are worth .53 and .55, next to nothing.
 #
 # It was searched for, as the most striking of 9,216, and on all texts, so its numbers flatter. How often
 # does that happen, to tags that were chosen on one half and are judged on others?
@@ -168,7 +170,12 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# OUTCOMES
+# Within a corpus nearly nothing changes: a tag is kept, or at least related (*significant*), or the texts
+# are too few to say. In other corpora fewer tags are kept, and some have changed into another. Much is
+# *undecided*: a half of a sample corpus has 230 texts, and of the last layer's tags about half cannot be
+# judged. That is not "lost": a study that counts whatever is not first as an illusion counts these, too.
+# The thin bars say what the procedure gives where there is no illusion (*same encoding*), and for mixtures
+# of units.
 #
 # The same in numbers. *Within* and *across* are the shares of tags that are still the first; their
 # difference is the *illusion gap*, what held-out texts of the same corpus cannot see.
@@ -183,7 +190,11 @@ table.droplevel(1)
 # chance that is left. Brackets are 95 % intervals: texts (or whole documents, where a corpus has them) are
 # drawn again, and tags chosen again.
 #
-# GAPS
+# Feed-forward units keep .60 of their first tags at home and .44 away, a gap of .15; those pooled by mean
+# have the largest, .18. The last layer's gap is .11 by mean and .06 at [CLS], on about 200 tags. Units that
+# mean the same everywhere show .03 at most, either way. So these gaps are no artefact of the procedure, and
+# no kind of unit is without one. (`make run PRESET=treebank` runs this notebook on 9,000 sentences of real
+# text.)
 
 # %%
 with plots.style():
@@ -193,7 +204,8 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# AGREEMENT
+# The distance between the blue and the red point is the gap; small marks below are baselines, in other
+# corpora. Random directions (green) lie left of the units: mixtures of units travel less well.
 #
 # ## The baselines
 #
@@ -207,7 +219,12 @@ with plots.style():
 report.baselines[["kind", *columns[:4]]].astype(str)
 
 # %% [markdown]
-# BASELINES
+# The last layer again. Random directions have tags that hold at home as well as the units' (.47 and .48),
+# and travel less well (.32 and .37): its basis is special in little. Looked up on another unit, a tag
+# agrees in one case of twenty. Shuffled labels leave no tag at all. And the untrained network's tags hold
+# better than the trained one's, at home (.72) and away (.57): they hang on single words and marks, which
+# any network passes on. Its gap is no smaller. Neither a tag nor a gap by itself is a sign of something
+# learned.
 
 # %% [markdown]
 # ## Why? Every corpus has its own region
@@ -364,8 +381,9 @@ exercises.check(
 # ## What we learned
 #
 # Agreement between two halves of one corpus measures sampling noise only. The illusion shows when the
-# corpus changes, and here it is largest in the mean over tokens of the last layer, where descriptions are
-# often made. Next: `05_evaluate_tags`.
+# corpus changes: .60 of the feed-forward units' first tags hold on held-out texts, .44 in another corpus, a
+# gap of .15 where units that mean the same everywhere have .01. Few tags have become another one; many are
+# weaker, and many cannot be judged on so few texts. Next: `05_evaluate_tags`.
 
 # %%
 sources = {
