@@ -297,10 +297,10 @@ class Texts:
                 f"{self.name!r} has no column {column!r}{nearest(column, self.frame.columns)}; "
                 f"its columns are {list(self.frame.columns)}"
             )
-        held = next((x for x in self.frame[column] if isinstance(x, (list, dict, set, np.ndarray))), None)
-        if held is not None:
+        nested = next((x for x in self.frame[column] if isinstance(x, (list, dict, set, np.ndarray))), None)
+        if nested is not None:
             raise ValueError(
-                f"column {column!r} of {self.name!r} holds a {type(held).__name__}, {_brief(held)[:40]}:"
+                f"column {column!r} of {self.name!r} holds a {type(nested).__name__}, {_brief(nested)[:40]}:"
                 " texts are chosen and grouped by single values; make a column of these first"
             )
 
