@@ -237,7 +237,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         if not any(Path(folder).glob("model*.safetensors")):
             patterns = [*patterns[:-1], "pytorch_model*.bin"]
             folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a transfer that breaks off is an error of the HTTP library, which changes
         at = f" at revision {revision!r}" if revision else ""
         if isinstance(error, GatedRepoError):
             raise FileNotFoundError(
