@@ -93,7 +93,8 @@ def tag(
     if top > labels.shape[1]:
         raise ValueError(f"top={top} tags were asked for; there are {labels.shape[1]} descriptors")
     if ends is None:
-        gated = activations.manifest.get("gated") and activations.units["site"].str.endswith("ffn").all()
+        units = activations.units["unit"]
+        gated = activations.manifest.get("gated") and units.str.contains(r"\.ffn\.\d+$").all()
         ends = "both" if gated else "high"
     if ends not in ("high", "both"):
         raise ValueError(f'ends={ends!r}: "high" or "both"')
