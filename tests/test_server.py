@@ -346,6 +346,22 @@ def test_two_ledgers_share_a_cap_and_pay_each_request_once(serve, tmp_path):
     assert known[0] | known[1] == {int(text.split()[1]) for text in served.texts()}
 
 
+def test_nobody_else_may_write_between_the_look_at_the_cap_and_the_reservation(serve, tmp_path, monkeypatch):
+    _, generator = serve(good)
+    ledger = Ledger(generator, tmp_path / "r.sqlite", prices=PRICES, max_money=1)
+    other = sqlite3.connect(tmp_path / "r.sqlite", timeout=0, isolation_level=None, check_same_thread=False)
+    within, looked = ledger._within, []
+
+    def look(base, messages):
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        looked.append(1)
+        return within(base, messages)
+
+    monkeypatch.setattr(ledger, "_within", look)
+    assert ledger.complete(ask(1)[0]).answered and looked
+
+
 def test_without_a_cap_two_runs_wait_for_one_another(serve, tmp_path):
     served, generator = serve(slow, concurrency=4)
     ledgers = [Ledger(generator, tmp_path / "r.sqlite") for _ in range(2)]
