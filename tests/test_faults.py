@@ -296,33 +296,7 @@ def test_minimal_pairs_do_not_warn(minilm, tmp_path):
     assert [line["check"] for line in stored.manifest["verified"] if not line["ok"]] == []
 
 
-THREADS = """
-import sys, numpy as np
-from distributed import Client, LocalCluster
-from nbkit import activations, models, texts
-from nbkit.activations import plan
-if __name__ == "__main__":
-    plan.BLOCK_BYTES = 2**18
-    subject, corpus = models.load("minilm"), texts.load("sample:reviews").sample(60, seed=0)
-    alone = activations.capture(subject, corpus, sites="ffn", cache=False, progress=False)
-    kind = dict(n_workers=1, threads_per_worker=4, processes=True, dashboard_address=None)
-    with LocalCluster(**kind) as cluster, Client(cluster) as client:
-        for i in range(3):
-            found = activations.capture(
-                subject, corpus, sites="ffn", cache=f"{sys.argv[1]}/{i}", engine=client, progress=False
-            )
-            assert np.abs(np.float32(found.values) - np.float32(alone.values)).max() < 0.05
-    print("as one")
-"""
-
-
-@pytest.mark.slow
-def test_a_worker_of_several_threads_computes_what_one_does(tmp_path):
-    script = write(tmp_path / "threads.py", THREADS)
-    command = [sys.executable, script, tmp_path / "stores"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert ran.stdout.strip() == "as one", ran.stderr[-2000:]
-
+# That a worker of several threads computes what one does is asked in test_cluster.py.
 
 # --------------------------------------------------------------------------------------------- the models
 

@@ -126,6 +126,7 @@ def test_the_messages_in_the_workshop_are_those_of_the_code():
         "No virtual environment could be made",
         "is not there yet: run the notebook",
         "while it was being filled",
+        "cannot be written: another program has it open",
         "another `make run` of",
     ):
         assert message in WORKSHOP and message in code, message
