@@ -72,7 +72,8 @@ own = descriptors.Prompt(
 
 # %%
 asked = {n: c if len(c) <= 500 else c.sample(300, seed=SEED) for n, c in corpora.items()}
-ask = dict(generators=preset["generators"], prompt=prompt, **preset.ledger)
+askers = [generator for generator in preset["generators"] if generator != "topics"] or ["keyphrase"]
+ask = dict(generators=askers, prompt=prompt, **preset.ledger)
 planned = [descriptors.propose(corpus, **ask, dry_run=True) for corpus in asked.values()]
 pd.concat(planned).groupby("generator")[["requests", "known", "money", "most"]].sum()
 
@@ -165,10 +166,12 @@ pd.DataFrame(lines).T
 # descriptor, the most frequent one fits every unit.
 
 # %%
+whole = all(len(asked[n]) == len(corpus) for n, corpus in corpora.items())  # else: closeness, calibrated
+way = "proposals" if whole else "similarity"
 discovered = {
-    name: descriptors.label(corpus, merged, proposals=proposals[name]) for name, corpus in corpora.items()
+    n: descriptors.label(corpus, merged, way, proposals=proposals[n]) for n, corpus in corpora.items()
 }
-share = pd.DataFrame({name: labels.mean() for name, labels in discovered.items()})
+share = pd.DataFrame({n: labels.mean() for n, labels in discovered.items()}).reindex(merged.names)
 shown = share.loc[merged.names[:12]].style.set_uuid("share").format("{:.2f}")
 shown.background_gradient(cmap="Blues", axis=None)
 
@@ -183,8 +186,8 @@ shown.background_gradient(cmap="Blues", axis=None)
 from sklearn.metrics import roc_auc_score
 
 by_similarity = descriptors.label(corpora[name], merged, "similarity", proposals=proposals[name])
-read = discovered[name].loc[proposals[name]["text_id"].unique()]
-varied = [c for c in read if 5 <= read[c].sum() <= len(read) - 5]
+read = descriptors.label(corpora[name], merged, proposals=proposals[name])
+varied = [c for c in by_similarity if 5 <= read[c].sum() <= len(read) - 5]
 area = [roc_auc_score(read[c], by_similarity.loc[read.index, c]) for c in varied]
 print(f"{len(varied)} descriptors, median AUROC {np.median(area):.2f}")
 descriptors.agreement({"proposals": read, "similarity": by_similarity}, seed=SEED).round(2)
@@ -225,12 +228,15 @@ pd.DataFrame({name: labels.mean() for name, labels in grammar.items()}).round(2)
 # The next notebooks use this matrix. With gold annotation at hand, the gold alone.
 
 # %%
+if "topics" in preset["generators"]:  # clusters of all texts, named by their words: descriptors.discover
+    discovered = descriptors.discover(corpora, preset["generators"], seed=SEED).labels
 for name, labels in grammar.items():
     if "discovered" in preset["labels"]:
         labels = labels.join(discovered[name].drop(columns=labels.columns, errors="ignore"))
     preset.keep(f"labels/{name}", labels)
 print(f"{labels.shape[1]} descriptors for the units to be matched with")
-preset.record(descriptors=labels.shape[1], discovered=len(merged))
+largest = {name: found.mean().nlargest(10).index.tolist() for name, found in discovered.items()}
+preset.record(descriptors=labels.shape[1], discovered=len(merged), largest=largest)
 
 # %% [markdown]
 # ## Exercises
