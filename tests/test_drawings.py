@@ -30,7 +30,7 @@ def test_heights_are_depths():
     ax = drawings.heights(["the", "dog", "barks"], [2, 3, 0])
     heights = [float(dots.get_offsets()[0][1]) for dots in ax.collections]
     assert heights[2] > heights[1] > heights[0]
-    assert {"depth 0", "depth 1", "depth 2"} <= set(words_of(ax))
+    assert {"depth 1", "depth 2", "depth 3"} <= set(words_of(ax))
 
 
 def test_strips_part_texts_by_their_label():
