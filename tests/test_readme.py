@@ -253,7 +253,7 @@ def test_what_a_hosted_notebook_installs_is_a_range():
 
 def test_time_disk_and_money_are_stated_for_every_preset():
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text(encoding="utf-8"))
-    assert list(presets) == ["sample", "treebank", "registers", "full"]
+    assert list(presets) == ["sample", "treebank", "registers", "full", "decoder"]
     for name, preset in presets.items():
         assert preset["minutes"] > 0 and preset["disk"] > 0 and preset["money"] >= 0, name
     assert presets["treebank"]["minutes"] < 20

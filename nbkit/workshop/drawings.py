@@ -180,7 +180,9 @@ def heights(words: Sequence[str], heads: Sequence[int]) -> Axes:
         ax.scatter(1.05 * i + 0.5, y[i], s=55, color=RED)
         ax.text(1.05 * i + 0.5, y[i] - 0.2, short(word, 12), ha="center", va="top", fontsize=9)
     for d in range(max(depth) + 1):
-        ax.text(1.05 * len(words) + 0.4, 0.6 + 0.75 * (max(depth) - d), f"depth {d + 1}", va="center", fontsize=9)
+        ax.text(
+            1.05 * len(words) + 0.4, 0.6 + 0.75 * (max(depth) - d), f"depth {d + 1}", va="center", fontsize=9
+        )
     return ax
 
 
