@@ -152,9 +152,9 @@ for kind, (site, pool) in KINDS.items():
 
 # %%
 report = reports["last layer, mean over tokens"]
-judged = report.units[report.units["above"]]
-changed = judged[judged["outcome"] == "changed"].sort_values("score").iloc[-1]
-lines = judged[(judged[["split", "corpus", "unit"]] == changed[["split", "corpus", "unit"]]).all(axis=1)]
+tags = report.units[report.units["above"]]
+changed = tags[tags["outcome"] == "changed"].sort_values("score").iloc[-1]
+lines = tags[(tags[["split", "corpus", "unit"]] == changed[["split", "corpus", "unit"]]).all(axis=1)]
 lines[["unit", "descriptor", "corpus", "score", "other", "transfer_score", "rival", "outcome"]].round(2)
 
 # %% [markdown]

@@ -167,6 +167,7 @@ def test_what_07_says():
         "gold": {"1": {(0, 1), (1, 2), (2, 3)}},
         "predicted": {"1": {"s": {(0, 1), (1, 2), (1, 3)}}},
         "best_site": "s",
+        "best": "1",
     }
     wrong = [(0.5, "of the two trees"), (1, "how many of the gold"), (2, "a share"), (None, "a share")]
     told("07_probe_trees", scope, 1, "found_share", wrong)

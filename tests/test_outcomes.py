@@ -85,11 +85,15 @@ def test_two_meanings_of_different_prevalence_are_no_illusion(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_proxy_in_one_corpus_and_a_unit_heard_at_home_only_are_silence_and_not_change(method):
-    for made in (proxy(1), local(2, elsewhere=0)):
-        report = compared(made, method=method, min_score=METHODS[method])
-        table = report.units[report.units["above"] & (report.units["corpus"] == "a")]
-        away = table.loc[table["other"] == "b", "outcome"].value_counts(normalize=True)
-        assert table["unit"].nunique() > 0.95 * UNITS
+    """Over seeds: all units of a proxy follow one thing, so that one accident of the texts is all theirs."""
+    for scenario in (proxy, lambda seed: local(seed, elsewhere=0)):
+        found = []
+        for seed in range(6):
+            report = compared(scenario(seed), method=method, min_score=METHODS[method])
+            table = report.units[report.units["above"] & (report.units["corpus"] == "a")]
+            assert table["unit"].nunique() > 0.95 * UNITS
+            found.append(table.loc[table["other"] == "b", "outcome"].value_counts(normalize=True))
+        away = pd.DataFrame(found).mean()
         assert away["silent"] > 0.9 and away["changed"] < 0.02, away
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import browsing
 import make
 import pytest
+import test_dictionaries
 import test_house
 import yaml
 
@@ -161,7 +162,8 @@ def test_a_strangers_clone_skips_real_text_and_says_so(named, tmp_path):
     """Even where CI is set: only a folder that NBKIT_DATA names is obligatory."""
     tests = tmp_path / "clone" / "tests"
     tests.mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "conftest.py", tests)
+    for name in ("conftest.py", "systems.py"):
+        shutil.copy(ROOT / "tests" / name, tests)
     (tests / "test_one.py").write_text(
         "def test_one(shared_data): ...\ndef test_two(): ...\n", encoding="utf-8"
     )
@@ -246,8 +248,9 @@ def test_every_link_to_the_glossary_names_a_word_of_it():
 
 
 @pytest.mark.slow
-def test_the_code_of_the_book_runs(tmp_path, monkeypatch):
+def test_the_code_of_the_book_runs(tmp_path, monkeypatch, smollm2):
     monkeypatch.chdir(tmp_path)
+    test_dictionaries.save(tmp_path / "folder-with-cfg.json", d_in=576, hook="blocks.15.hook_resid_post")
     for page in (ROOT / "docs").glob("*.md"):
         for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             exec(block, {})  # noqa: S102

@@ -96,7 +96,8 @@ def discover(
     probability of what belongs to it) stands for both. ``ValueError``: nothing is left.
     """
     named = named_corpora(corpora)
-    wanted = [generators] if isinstance(generators, str) or hasattr(generators, "name") else list(generators)
+    several = isinstance(generators, Sequence) and not isinstance(generators, str)
+    wanted: list[str | Generator] = [*generators] if several else [generators]  # pyright: ignore
     settings = {"n": n, "grains": list(grains), "threshold": threshold, "shares": list(shares)}
     settings |= {"limit": limit, "encoder": encoder_name(encoder), "seed": seed}
     key = _key(named, [*wanted, *([] if namer is None else ["named by", namer])], settings, asking)

@@ -98,7 +98,7 @@ class Local:
                 replies[row] = reply
         return replies
 
-    def _shared(self, tokens: list[list[int]]) -> tuple[list[int], Any] | None:
+    def _shared(self, tokens: list[list[int]]) -> tuple[Sequence[int], Any] | None:
         """The tokens that all rows begin with, and their keys and values; None where it is not worth it."""
         import torch
 
@@ -126,7 +126,7 @@ class Local:
         names = {"system": "", "user": "Text: ", "assistant": "Answer: "}
         return "\n".join([*(names[m["role"]] + m["content"] for m in messages), "Answer:"])
 
-    def _generate(self, tokens: list[list[int]], shared: tuple[list[int], Any] | None) -> list[Reply]:
+    def _generate(self, tokens: list[list[int]], shared: tuple[Sequence[int], Any] | None) -> list[Reply]:
         import torch
 
         prefix, past = shared or ([], None)

@@ -146,7 +146,8 @@ def communities(vectors: np.ndarray, weights: np.ndarray, threshold: float) -> t
     from sentence_transformers.util import community_detection
 
     found = community_detection(vectors, threshold=threshold, min_community_size=1)
-    names = _apart([community[0] for community in found], vectors, weights, threshold)
+    centres = [community[0] for community in found] or [0]  # none: above 1 a row is not even near itself
+    names = _apart(centres, vectors, weights, threshold)
     for _ in range(ROUNDS):
         owner = _nearest(names, vectors)
         medoids = [_medoid(np.flatnonzero(owner == name), vectors, weights) for name in names]

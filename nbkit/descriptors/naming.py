@@ -93,4 +93,4 @@ def renamed(found: Topics, gathered: Gathered, generator: Generator, encoder: An
 def _nearest(passages: Sequence[str], closeness: np.ndarray, n: int) -> list[str]:
     """The ``n`` different passages with the largest closeness."""
     order = np.argsort(-closeness, kind="stable")[: 5 * n]
-    return list(dict.fromkeys(passages[row] for row in order))[:n]
+    return list(dict.fromkeys(str(passages[row]) for row in order))[:n]

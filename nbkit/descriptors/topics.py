@@ -78,7 +78,7 @@ def topics_of(gathered: Gathered, *, grains: Sequence[int], seed: int = 0, encod
     word_vectors = _Words(words, encoder)
     frames, centres, members = [], [], []
     for grain in sorted({min(grain, possible) for grain in grains}):
-        fitted = KMeans(grain, n_init=1, random_state=seed).fit(vectors)
+        fitted = KMeans(grain, n_init="auto", random_state=seed).fit(vectors)
         centre = _unit(fitted.cluster_centers_)
         cluster = (gathered.vectors @ centre.T).argmax(1)
         frames.append(_named(counts, cluster, centre, word_vectors).assign(grain=grain))
@@ -106,10 +106,10 @@ def word_counts(passages: Sequence[str]) -> tuple[scipy.sparse.csr_matrix, np.nd
     """Which passage has which word or phrase [passage, word], the words, and what was done to them."""
     vectorizer, notes = _vectorizer(passages)
     try:
-        counts = vectorizer.fit_transform(passages)
+        counts = scipy.sparse.csr_matrix(vectorizer.fit_transform(passages))
     except ValueError:  # no word stands in enough texts
         return scipy.sparse.csr_matrix((len(passages), 0)), np.array([], dtype=object), notes
-    return counts.tocsr(), vectorizer.get_feature_names_out(), notes
+    return counts, vectorizer.get_feature_names_out(), notes
 
 
 def _vectorizer(passages: Sequence[str]) -> tuple[CountVectorizer, list[str]]:

@@ -165,13 +165,13 @@ def hook(
     """
 
     def enter(module, args, kwargs):
-        changed = before(module, first_in(args, kwargs))
+        changed = before(module, first_in(args, kwargs)) if before else None
         if changed is None:
             return None
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, _first_key(kwargs): changed})
 
     def leave(module, args, output):
-        return with_first(output, after(module, first_of(output)))
+        return with_first(output, after(module, first_of(output))) if after else None
 
     if before:
         stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
@@ -225,7 +225,7 @@ def tap(stack: contextlib.ExitStack, block: Module, architecture: Architecture, 
 
 def put_halves(both: torch.Tensor, put: Callable) -> torch.Tensor | None:
     """`put` for gate and up where one matrix makes both."""
-    halves = dict(zip(("gate", "up"), both.chunk(2, dim=-1), strict=True))
+    halves: dict[str, torch.Tensor] = dict(zip(("gate", "up"), both.chunk(2, dim=-1), strict=True))
     changed = {kind: put(kind, half) for kind, half in halves.items()}
     if all(half is None for half in changed.values()):
         return None

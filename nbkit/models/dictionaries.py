@@ -170,7 +170,7 @@ def _settings(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "architecture": kind,
         "normalize_activations": how,
         "apply_b_dec_to_input": bool(config.get("apply_b_dec_to_input", True)),
-        "k": int(k) if kind == "topk" else None,
+        "k": int(k) if k and kind == "topk" else None,
         "rescale": kind == "topk" and bool(config.get("rescale_acts_by_decoder_norm", False)),
     }
 

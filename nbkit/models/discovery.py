@@ -43,7 +43,8 @@ def architecture_for(model: Module) -> Architecture:
 
 
 def _guessed(model: Module) -> Architecture:
-    kind, found = model.config.model_type, {}
+    kind: str = model.config.model_type
+    found: dict[str, Any] = {}
     try:
         found = _paths(model)
         architecture = Architecture(**found, guessed=True)

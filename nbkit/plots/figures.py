@@ -142,8 +142,9 @@ def outcomes(outcomes_by_kind: Mapping[str, pd.DataFrame], ax: Axes | None = Non
         ax.barh(table["y"], table[outcome], table["high"], left[outcome], color=color, lw=0)
         for line in table[(table["high"] > 0.5) & (table[outcome] >= 0.06)].itertuples():
             middle = left.loc[line.Index, outcome] + getattr(line, outcome) / 2
-            shown = {"ha": "center", "va": "center", "color": "w" if outcome in ("kept", "changed") else "k"}
-            ax.annotate(f"{getattr(line, outcome):.2f}".lstrip("0"), (middle, line.y), **shown)
+            share = f"{getattr(line, outcome):.2f}".lstrip("0")
+            color = "w" if outcome in ("kept", "changed") else "k"
+            ax.text(middle, line.y, share, ha="center", va="center", color=color)
     ax.set_yticks(table["y"], list(table["what"]))
     small = 0.85 * points("ytick.labelsize")
     for label, high in zip(ax.get_yticklabels(), table["high"], strict=True):

@@ -37,7 +37,7 @@ def histograms(
         mine = table.loc[table[panel] == name, value]
         sns.histplot(mine, bins=edges, color=BLUE, linewidth=0, ax=ax)
         if above is not None:
-            for bar in ax.patches:
+            for bar in ax.containers[0]:
                 bar.set_facecolor(RED if bar.get_x() >= above else BLUE)
             share = f"{(mine > above).mean():.0%} above {above:g}"
             ax.annotate(share, (1, 0.6), xycoords="axes fraction", ha="right", color=RED)
