@@ -46,7 +46,7 @@ def resample(
     units = np.sort(rng.permutation(table["unit"].unique())[:UNITS_RESAMPLED])
     places = units, units if elsewhere is None else elsewhere[units]
     mine = {n: [np.asarray(c.values[:, some]) for some in places] for n, c in corpora.items()}
-    tagged = _tagged(judged(table), units)
+    tagged = _tagged(judged(table), units, rule)
     minimum = rule.min_score if judged(table)["above"].all() else -np.inf
     groups = {name: dealt(corpus, rng) for name, corpus in corpora.items()}
     drawn = {name: _times(rule.resamples, part, rng) for name, part in groups.items()}
@@ -66,13 +66,13 @@ def resample(
 # ---------------------------------------------------------------------------------- inside
 
 
-def _tagged(table: pd.DataFrame, units: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
-    """By corpus and cut: which of ``units`` have a tag there."""
+def _tagged(table: pd.DataFrame, units: np.ndarray, rule: Rule) -> dict[tuple[str, int], np.ndarray]:
+    """By corpus and cut: which of ``units`` have a tag there (in a cut there may be none)."""
     home = table[table["other"] == table["corpus"]]
     return {
         (name, cut): np.isin(units, home["unit"][(home["corpus"] == name) & (home["split"] == cut)])
         for name in home["corpus"].cat.categories
-        for cut in home["split"].unique()
+        for cut in rule.cuts
     }
 
 

@@ -472,7 +472,11 @@ FACTS = {
     ],
     "agreement": {
         kind: {"tags": 61, "baselines": {"permuted rows": FOUND}}
-        | dict.fromkeys(("within", "across", "gap"), FOUND)
+        | dict.fromkeys(("within", "across", "gap", "same_encoding_gap"), FOUND)
+        for kind in (report.FFN, report.LAST)
+    },
+    "outcomes": {
+        kind: dict.fromkeys(("kept", "significant", "changed", "silent", "undecided"), FOUND)
         for kind in (report.FFN, report.LAST)
     },
     "salience": {
