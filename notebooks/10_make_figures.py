@@ -38,6 +38,7 @@ SEED = 0
 # %%
 preset = presets.load(PRESET)
 subject, corpora = preset.subject(), preset.corpora(seed=SEED)
+subject.causal  # found out by a pass of a few tokens, once, before we count
 passes = []
 hook = subject.model.register_forward_pre_hook(lambda *_: passes.append(1))
 untrained = subject.randomized(seed=SEED)  # a copy, hook and all
