@@ -1,5 +1,7 @@
 """Corpora in space: planted regions, one source under two names, planted outliers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -193,6 +195,15 @@ def test_probes_and_means_find_the_planted_direction_on_texts_they_have_not_seen
             scores = matching.score(projected, labels[name])
             assert (scores.loc["d0", [f"{word}.a.d0", f"{word}.b.d0"]] > 0.75).all()  # either corpus's
             assert abs(scores.loc["d1"]).max() < 0.3
+
+
+def test_whole_documents_are_learned_from_or_projected(two):
+    acts, labels = two
+    in_documents = {n: replace(a, rows=a.rows.assign(document=np.arange(400) // 8)) for n, a in acts.items()}
+    found = illusions.directions(in_documents, labels, "random", n=3)["a"]
+    assert 150 < len(found) < 250 and (found.rows.groupby("document").size() == 8).all()
+    apart = illusions.directions(in_documents, labels, "random", n=3, groups=False)["a"]
+    assert (apart.rows.groupby("document").size() < 8).any()
 
 
 def test_class_means_by_hand(two):

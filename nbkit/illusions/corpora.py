@@ -150,7 +150,7 @@ def groups_of(name: str, stored: Activations, groups: Groups = True) -> np.ndarr
     if (codes < 0).any() or stats.usable_groups(codes) is None:
         raise ValueError(
             f"{name!r} has {len(known)} groups, and {(codes < 0).sum()} texts without one: halves of whole"
-            " groups need 4. Take more documents, or set groups[{name!r}] = False and"
+            f" groups need 4. Take more documents, or set groups[{name!r}] = False and"
             " say that texts count as independent"
         )
     return codes

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nbkit import matching, stats
 from nbkit.activations import Activations
+from nbkit.illusions.corpora import Groups, groups_of
 from nbkit.stats import top_texts, unit_vectors
 
 SETS_AT_ONCE = 1024  # top sets whose dot products are held at a time
@@ -112,6 +113,7 @@ def directions(
     *,
     n: int = 1000,
     share: float = 0.5,
+    groups: Groups = True,
     seed: int = 0,
 ) -> dict[str, Activations]:
     """Projections on linear combinations of the units, for every test that takes units.
@@ -122,6 +124,7 @@ def directions(
             "random"                ``n`` unit vectors
     share   of each corpus's texts that directions are learned from; only the others are projected (for all
             kinds, so that they can be compared), since a probe knows the texts it has seen
+    groups  texts that belong together, as in ``compare``: whole documents are learned from or projected
 
     Stores [text, direction] in memory. Their units have unit (a name) and, for probes and class means,
     corpus and descriptor. A descriptor gives a direction in each corpus where 10 training texts have
@@ -131,7 +134,10 @@ def directions(
         raise ValueError(f"kind={kind!r}: there are {', '.join(DIRECTIONS)}")
     if labels_by_corpus is None and kind in ("probe", "class means"):
         raise ValueError(f"directions of the kind {kind!r} are learned from labels: give labels_by_corpus")
-    parts = {name: stats.halves(len(a), share, seed) for name, a in activations_by_corpus.items()}
+    parts = {
+        name: stats.halves(len(a), share, seed, groups=groups_of(name, a, groups))
+        for name, a in activations_by_corpus.items()
+    }
     train = {name: a.values[parts[name][0]].astype(np.float32) for name, a in activations_by_corpus.items()}
     labels = {
         name: matching.align(activations_by_corpus[name], frame).iloc[parts[name][0]]
