@@ -115,11 +115,12 @@ def errors_of(
     groups, order = dealt(half, np.random.default_rng(seed)), np.argsort(unit, kind="stable")
     units, first = np.unique(unit[order], return_index=True)
     first, found = np.append(first, len(unit)), np.zeros((2, len(unit)))
-    n = len(np.unique(groups))
-    for some in blocks(len(units), len(groups), n * (1 + half.labels.shape[1])):
+    most = 2 * (len(unit) // max(1, len(units)) + 1)
+    for some in blocks(len(units), most, len(groups)):
         mine = order[first[some.start] : first[min(some.stop, len(units))]]  # pairs of these units
-        place = np.searchsorted(units[some], unit[mine])
-        left_out = jackknife(np.asarray(half.values[:, units[some]]), half.labels, groups, method)
-        one, two = (left_out[:, pair[mine], place] for pair in (tag, rival))
+        x, place = np.asarray(half.values[:, units[some]]), np.searchsorted(units[some], unit[mine])
+        both = np.concatenate([tag[mine], rival[mine]])
+        left_out = jackknife(x, half.labels, groups, method, both, np.tile(place, 2))
+        one, two = np.split(left_out, 2, axis=1)
         found[:, mine] = [np.linalg.norm(part, axis=0) for part in (one, two - one)]
-    return found[0], found[1], n
+    return found[0], found[1], len(np.unique(groups))

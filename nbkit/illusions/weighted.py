@@ -16,7 +16,7 @@ from nbkit.illusions.corpora import Corpus
 
 GROUPS = 50  # of the documents of a corpus, drawn or left out together
 BINS = 24  # of the ranks of a unit
-NUMBERS_AT_ONCE = 2**22  # [row, unit, bin] of a block of units
+NUMBERS_AT_ONCE = 2**21  # [pair, row] of a block of units
 
 
 def scores_under(
@@ -37,53 +37,53 @@ def scores_under(
     return np.stack([scorer(x[some], y[some]) for some in rows])
 
 
-def jackknife(x: np.ndarray, y: np.ndarray, groups: np.ndarray, method: str) -> np.ndarray:
-    """Scores [group, descriptor, unit] without each group, less their mean, times sqrt((n - 1) / n).
+def jackknife(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, method: str, descriptor: np.ndarray, unit: np.ndarray
+) -> np.ndarray:
+    """Scores [group, pair] without each group, less their mean, times sqrt((n - 1) / n).
 
     The length of such a vector is a standard error; that of a difference the error of a difference.
+    ``descriptor`` and ``unit`` [pair] are columns of ``y`` and ``x``.
     """
     _, number = np.unique(groups, return_inverse=True)
     n = number.max() + 1
     if method == "auroc":
-        _, change = influence(x, np.asarray(y) > 0.5, number)
-        found = change * (len(x) / (len(x) - np.bincount(number)))[:, None, None]
+        change = influence(stats.ranks(x.T), np.asarray(y) > 0.5, number, descriptor, unit)
+        found = change * (len(x) / (len(x) - np.bincount(number)))[:, None]
     else:
-        found = scores_under(x, y, number, 1 - np.eye(n, dtype=np.float32), method)
+        found = scores_under(x, y, number, 1 - np.eye(n, dtype=np.float32), method)[:, descriptor, unit]
     return np.sqrt((n - 1) / n) * (found - found.mean(0))
 
 
-def influence(x: np.ndarray, on: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC [descriptor, unit], and what a group adds when it counts once more [group, descriptor, unit].
+def influence(
+    rank: np.ndarray, on: np.ndarray, groups: np.ndarray, descriptor: np.ndarray, unit: np.ndarray
+) -> np.ndarray:
+    """What a group adds to the AUROC of a pair when it counts once more [group, pair], float32.
 
-    x, on   activations [row, unit]; [row, descriptor] True where the row has the descriptor
-    groups  [row] from 0
+    rank              [unit, row] of the activations, from 1
+    on                [row, descriptor] True where the row has the descriptor
+    groups            [row] from 0
+    descriptor, unit  [pair]
 
     A row with the descriptor adds the share of the others below it, one without the share of those with it
-    above. These shares are counted in ``BINS`` bins of the ranks, narrow at both ends, so that one product
-    a group counts them for all descriptors; the AUROC is exact. .5 and 0 where a class is empty.
+    above. These shares are counted in ``BINS`` bins of the ranks, narrow at both ends: no sorting for each
+    descriptor. 0 where a class is empty.
     """
-    order = np.argsort(groups, kind="stable")
-    first = np.append(np.flatnonzero(np.diff(groups[order], prepend=-1)), len(x))
-    n, width = len(x), x.shape[1]
-    rank = stats.ranks(x.T[:, order])  # [unit, row]
-    labels = np.column_stack([np.ones(n), on[order]]).astype(np.float32)
+    n, pairs = len(on), len(descriptor)
     edges = scipy.special.expit(np.linspace(-5, 5, BINS - 1))
-    cell = np.searchsorted(edges, np.arange(2 * n + 2) / (2 * n))[(2 * rank - 1).astype(np.int32)]
-    inside = np.zeros((n, width, BINS), np.float32)
-    inside[np.arange(n)[:, None], np.arange(width), cell.T] = 1
-    inside = inside.reshape(n, -1)
-    counts = [labels[i:j].T @ inside[i:j] for i, j in zip(first, first[1:], strict=False)]
-    found = np.stack(counts).reshape(len(counts), -1, width, BINS)  # [group, all and descriptor, unit, bin]
-    has, lacks = found[:, 1:], found[:, :1] - found[:, 1:]
-    positives, negatives = has.sum(0), lacks.sum(0)  # [descriptor, unit, bin]
-    size, other = (part.sum(-1, keepdims=True) for part in (positives, negatives))
-    both = ((size > 0) & (other > 0))[..., 0]
-    size, other = np.maximum(1, size), np.maximum(1, other)
-    below, above = (np.cumsum(part, -1) - part / 2 for part in (negatives / other, positives / size))
-    won = (positives / size * below).sum(-1, keepdims=True)
-    gain = np.einsum("gdub,dub->gdu", has, (below - won) / size)
-    gain += np.einsum("gdub,dub->gdu", lacks, (1 - above - won) / other)
-    return stats.auroc_of_ranks(labels[:, 1:].T, rank), np.where(both, gain, 0)
+    bins = np.searchsorted(edges, np.arange(2 * n + 2) / (2 * n)).astype(np.int32)
+    cell = bins[(2 * rank - 1).astype(np.int32)][unit] + BINS * np.arange(pairs, dtype=np.int32)[:, None]
+    has = np.ascontiguousarray(on.T)[descriptor]
+    positives = np.bincount(cell[has], minlength=pairs * BINS).reshape(pairs, BINS)
+    negatives = np.bincount(cell.ravel(), minlength=pairs * BINS).reshape(pairs, BINS) - positives
+    size, other = (part.sum(1, keepdims=True) for part in (positives, negatives))
+    both, size, other = (size > 0) & (other > 0), np.maximum(1, size), np.maximum(1, other)
+    below, above = (np.cumsum(part, 1) - part / 2 for part in (negatives / other, positives / size))
+    won = (positives / size * below).sum(1, keepdims=True)
+    gains = (both * (1 - above - won) / other, both * (below - won) / size)  # without the descriptor, with it
+    without, with_it = (gain.astype(np.float32).ravel() for gain in gains)
+    members = (groups == np.arange(groups.max() + 1)[:, None]).astype(np.float32)
+    return members @ np.where(has, with_it[cell], without[cell]).T
 
 
 def dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
@@ -94,9 +94,9 @@ def dealt(corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
     return (rng.permutation(n) % min(GROUPS, n))[document]
 
 
-def blocks(n: int, rows: int, labels: int) -> list[slice]:
-    """Slices of ``n`` units that are small enough for ``influence``: [row or label, unit, bin]."""
-    step = max(1, NUMBERS_AT_ONCE // (BINS * max(rows, labels, 1)))
+def blocks(n: int, pairs: int, rows: int) -> list[slice]:
+    """Slices of ``n`` units, with so many ``pairs`` each, that are small enough for ``influence``."""
+    step = max(1, NUMBERS_AT_ONCE // max(1, pairs * rows))
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
@@ -106,12 +106,15 @@ def blocks(n: int, rows: int, labels: int) -> list[slice]:
 def _auroc_of_sums(x: np.ndarray, y: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
     """AUROC plus what the weights of the groups change, to first order."""
     on = np.asarray(y) > 0.5
-    weight = times / (times @ np.bincount(groups, minlength=times.shape[1]) / len(on))[:, None]
-    present = np.unique(groups, return_inverse=True)
-    weight, parts = weight[:, present[0]], []
-    for some in blocks(x.shape[1], len(x), times.shape[1] * (1 + on.shape[1])):
-        value, change = influence(x[:, some], on, present[1])
-        parts.append(value + np.tensordot(weight, change.astype(np.float32), 1))
+    present, number = np.unique(groups, return_inverse=True)
+    weight = (times / (times @ np.bincount(groups, minlength=times.shape[1]) / len(on))[:, None])[:, present]
+    d, rank, parts = on.shape[1], stats.ranks(x.T), []
+    for some in blocks(len(rank), d, len(on)):
+        mine = rank[some]
+        pairs = np.divmod(np.arange(d * len(mine)), len(mine))
+        change = weight.astype(np.float32) @ influence(mine, on, number, *pairs)
+        value = stats.auroc_of_ranks(on.T.astype(np.float32), mine)
+        parts.append(value + change.reshape(len(times), d, -1))
     return np.concatenate(parts, axis=2).clip(0, 1)
 
 
