@@ -54,9 +54,9 @@ def headline(printed: str) -> float | None:
 
 
 def _environment() -> dict[str, str]:
-    """Without what would let the clone use this checkout's cache or results, or keep it from asking."""
-    ours = ("NBKIT_CACHE", "NBKIT_RESULTS", "NBKIT_FIGURES", "NBKIT_PRESET", "PYTHONPATH", "OMP_NUM_THREADS")
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    """Without what would let the clone use the cache or the results of this checkout."""
+    given = ("NBKIT_CACHE", "NBKIT_RESULTS", "NBKIT_FIGURES", "NBKIT_PRESET", "PYTHONPATH", "OMP_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if name not in given}
 
 
 def main() -> None:
