@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 02 · Discover descriptors: what is in these texts?
+# # 02 · Discover descriptors: 8,514 proposals become 94 descriptors, which 20 texts or more have
 #
 # **Do** let generators say what is in each text, merge what means the same, and put a label on every
 # text.
@@ -21,10 +21,11 @@
 # %%
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 
 from nbkit import descriptors, evaluation, plots, provenance
 from nbkit.models import sentence_encoder
-from nbkit.workshop import exercises, presets
+from nbkit.workshop import drawings, exercises, presets
 
 # %% tags=["parameters"]
 PRESET = None  # None: $NBKIT_PRESET, or "sample"
@@ -133,24 +134,29 @@ print(f"{together['descriptor'].nunique()} proposals became {len(merged)} descri
 merged.frame.head(12)
 
 # %% [markdown]
+# Most of the proposals are in one text only: `merge` joins those that mean the same, and then leaves out
+# whatever fewer than `min_texts` texts have (20 here: a descriptor of three texts cannot be tested).
+#
 # ## How good is a set of descriptors?
 #
 # Where the descriptors of the texts are known, as in the sample, any set can be held against them: the share
 # found by meaning (a cosine of .6 between embeddings), the share of their mass in texts, and how many of the
 # set are no doubles of one another. Here, what `keyphrase` finds, before and after merging.
 
-# %%
 
-by_generator = dict(list(proposed.groupby("generator")))
-lines = {}
-if "recorded:sample" in by_generator:  # a corpus without written descriptors has nothing to be held against
+# %%
+def sets_of(phrases):
+    """Names before merging, and after it at two thresholds."""
+    merged = {t: descriptors.merge(phrases, threshold=t, min_texts=1).names for t in (0.75, 0.6)}
+    named = {f"merged at {t}": names for t, names in merged.items()}
+    return {"phrases": phrases["descriptor"].unique().tolist(), **named}
+
+
+# %%
+by_generator, lines = dict(list(proposed.groupby("generator"))), {}
+if {"recorded:sample", "keyphrase"} <= set(by_generator):  # else there is nothing to be held against
     known = by_generator["recorded:sample"]["descriptor"].value_counts()
-    phrases = by_generator["keyphrase"]
-    sets = {"phrases": phrases["descriptor"].unique().tolist()}
-    sets |= {
-        f"merged at {t}": descriptors.merge(phrases, threshold=t, min_texts=1).names for t in (0.75, 0.6)
-    }
-    for what, names in sets.items():
+    for what, names in sets_of(by_generator["keyphrase"]).items():
         q = evaluation.recovered(names, known)
         facts = {"recall": str(q.recall), "mass": round(q.mass, 2), "distinct": round(q.distinct, 2)}
         lines[what] = {"descriptors": len(names), **facts}
@@ -176,7 +182,18 @@ shown = share.loc[merged.names[:12]].style.set_uuid("share").format("{:.2f}")
 shown.background_gradient(cmap="Blues", axis=None)
 
 # %% [markdown]
-# Each corpus has its own mixture. A descriptor that one corpus hardly knows cannot be tested there.
+# Each corpus has its own mixture. A descriptor that one corpus hardly knows cannot be tested there. The way
+# so far, and the first labels of this corpus:
+
+# %%
+steps = {"proposals": len(together), "different ones": together["descriptor"].nunique()}
+with plots.style():
+    drawings.funnel(steps | {"descriptors": len(merged)}, discovered[name].to_numpy()[:6, :10] > 0.5)
+    plt.show()
+
+# %% [markdown]
+# Merging joins the wordings and leaves the rare ones out; a text gets a label for each descriptor that was
+# proposed for it, and 0 for the others.
 #
 # **Other ways to label.** A second way asks how close text and descriptor are for a sentence encoder,
 # calibrated to probabilities on the proposals. It reaches texts that no generator has read. How often would
@@ -223,6 +240,9 @@ grammar = preset.grammar(corpora)
 pd.DataFrame({name: labels.mean() for name, labels in grammar.items()}).round(2)
 
 # %% [markdown]
+# Questions make the corpora differ most, .62 of the questions and .10 of the others at the most; *modal* and
+# *conditional* are about as frequent everywhere.
+#
 # ## Hand over
 #
 # The next notebooks use this matrix. With gold annotation at hand, the gold alone.
@@ -265,14 +285,8 @@ joined = {t: any("travel" in g and "trip" in g for g in found) for t, found in g
 exercises.check(
     threshold,
     (lambda t: t in joined, f"one of {', '.join(map(str, joined))} is asked for"),
-    (
-        lambda t: joined[t],
-        "there the two are still apart; a high threshold joins only what is nearly the same",
-    ),
-    (
-        lambda t: not any(joined[u] for u in joined if u > t),
-        "they are one there, but at a higher one as well",
-    ),
+    (lambda t: joined[t], "there the two are still apart; a high threshold joins only the nearly same"),
+    (lambda t: not any(joined[u] for u in joined if u > t), "they are one there, and at a higher one too"),
 )
 
 # %% tags=["solution"]
@@ -285,10 +299,7 @@ exercises.check(
     uneven,
     (lambda a: a in share.index, "a descriptor of the table is asked for, by its name"),
     (lambda a: share.loc[a].min() < share.loc[a].max(), "every corpus has as much of it as the others"),
-    (
-        lambda a: np.ptp(share.loc[a]) >= np.ptp(share, axis=1).max() - 1e-9,
-        "another is further apart; mind the distance, not the ratio, and not the mean",
-    ),
+    (lambda a: np.ptp(share.loc[a]) >= np.ptp(share, axis=1).max() - 1e-9, "another is further apart"),
 )
 
 # %% [markdown]

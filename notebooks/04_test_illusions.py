@@ -303,11 +303,12 @@ with plots.style():
 #
 # ## Browse
 #
-# Choose a descriptor and a unit. The table shows what becomes of its tags, the columns its exemplars in every
-# corpus with the tokens shaded by activation.
+# It opens on the unit of the beginning. Choose a descriptor and another unit: the table shows what becomes of
+# its tags, the columns its exemplars in every corpus with the tokens shaded by activation.
 
 # %%
-browser = plots.neuron_browser(subject, corpora, acts, {n: labels[n][shared] for n in corpora}, k=4)
+words = {n: labels[n][shared] for n in corpora}
+browser = plots.neuron_browser(subject, corpora, acts, words, k=4, unit=unit)
 browser
 
 # %% [markdown]
@@ -391,10 +392,13 @@ sources = {
     "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
     "settings": report.settings,
 }
+preset.keep("opening", pd.DataFrame({"unit": [unit], "home": home, "away": away}))
 drawn = {kind: r.baselines for kind, r in reports.items()}
 plots.save(fig, "04_agreement", sources, data=drawn, folder=preset.figures)
 shares = {kind: r.outcomes for kind, r in reports.items()}
 plots.save(becomes, "04_outcomes", sources, data=shares, folder=preset.figures)
+
+# %%
 away = {k: r.outcomes.query("kind == 'units' and where == 'across'").iloc[0, 2:] for k, r in reports.items()}
 preset.record(agreement={k: r.summary() for k, r in reports.items()}, outcomes=pd.DataFrame(away).to_dict())
 page = preset.results / "browser.html"

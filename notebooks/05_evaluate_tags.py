@@ -96,10 +96,10 @@ achieved.join(made.units.drop_duplicates("unit").groupby("kind")["planted"].agg(
 # %%
 parts = {n: activations.capture(made.subject, made.held_out[n]) for n in corpora}
 whole, known = matching.pooled(parts, made.labels)
-meant = evaluation.gold_of(made)
-kinds_and_k = {"pure": 1, "polysemantic": 2}
+meant, kinds_and_k = evaluation.gold_of(made), {"pure": 1, "polysemantic": 2}
 
 
+# %%
 def line_of(method):
     """Precision and recall of one rule at the number of meanings that the units have."""
     scores, line = matching.score(whole, known, method), {"method": method}
@@ -312,14 +312,8 @@ exercises.check(
     ceiling,
     (lambda a: 0 < a <= 1, "a recall is a share"),
     (lambda a: a < 1 or (right == 1).all(), "one tag cannot find three right descriptors"),
-    (
-        lambda a: (right == 1).all() or abs(a - 1 / right.mean()) > 1e-6,
-        "each unit has a recall of its own, and these are averaged: not the number of right descriptors",
-    ),
-    (
-        lambda a: abs(a - np.mean([1 / n for n in right])) < 1e-3,
-        "one tag of n that are right: what share is found?",
-    ),
+    (lambda a: (right == 1).all() or abs(a - 1 / right.mean()) > 1e-6, "recalls of units are averaged"),
+    (lambda a: abs(a - np.mean([1 / n for n in right])) < 1e-3, "one of n right ones: what share is found?"),
 )
 
 # %% [markdown]
@@ -332,27 +326,12 @@ exercises.check(
 # rule is chosen where the answers are known, and used where they are not.
 
 # %%
-sources = {
-    "subject": subject.fingerprint,
-    "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
-    "gold": f"AUROC >= {MINIMUM} on held-out texts",
-    "seed": SEED,
-}
+sources = {"subject": subject.fingerprint, "gold": f"AUROC >= {MINIMUM} on held-out texts", "seed": SEED}
+sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
 plots.save(fig, "05_precision_recall", sources, data=table, folder=preset.figures)
-preset.record(
-    precision_recall=[
-        {
-            "method": f"{row['method']}, {row['where']}",
-            "k": row["k"],
-            "precision": list(row["precision"]),
-            "recall": list(row["recall"]),
-        }
-        for row in rows
-    ],
-    shared=len(shared),
-    planted=known_units,
-    false_tags=[[*key, round(share, 3)] for key, share in false_tags.items()],
-)
+lines = table.assign(method=table["method"] + ", " + table["where"]).drop(columns="where")
+preset.record(precision_recall=lines.to_dict("records"), shared=len(shared), planted=known_units)
+preset.record(false_tags=[[*key, round(share, 3)] for key, share in false_tags.items()])
 
 # %%
 provenance.show()

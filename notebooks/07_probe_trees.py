@@ -165,22 +165,31 @@ PUBLISHED = {  # layer of 24: value, Li et al. 2023
     "sp": {0: 1.52, 16: 0.518, 24: 1.23},
     "ssp": {0: 0.040, 8: 0.0103, 11: 0.021, 12: 0.054, 24: 0.114},
 }
-topological_summary = trees.intervals(topological)
-loss = topological_summary[topological_summary["figure"] == "loss"]
+loss = trees.intervals(topological).query("figure == 'loss'")
+
+
+# %%
+def beside_published(metric, ax):
+    values = pd.Series(PUBLISHED[metric])
+    published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
+    part = loss[loss["metric"] == metric]
+    plots.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
+
+
+def all_three(ax):
+    plots.layer_lines(loss[loss["null"] == "none"], "X, the subject", hue="metric", log=True, ax=ax)
+    ax.axhline(baseline["sp"], color="k", lw=0.8, ls=":")
+    ax.text(5, baseline["sp"], "sp of one constant", va="bottom", ha="right", fontsize="small")
+
+
+# %%
 with plots.style():
-    fig, grid = plt.subplots(2, 2, figsize=(10, 7.6))
-    axes = grid.flat
+    fig, axes = plt.subplots(2, 2, figsize=(10, 7.6))
     adjacent = ("adjacent words joined", baseline["uuas"])
-    plots.layer_lines(uuas, "edges found (UUAS)", baseline=adjacent, ax=axes[0])
-    for ax, metric in zip(axes[1:3], PUBLISHED, strict=True):
-        values = pd.Series(PUBLISHED[metric])
-        published = pd.DataFrame({"depth": values.index / 24, "value": values.to_numpy()})
-        part = loss[loss["metric"] == metric]
-        plots.layer_lines(part, f"X_{metric}", log=True, published=published, ax=ax)
-    three = loss[loss["null"] == "none"]
-    plots.layer_lines(three, "X, the subject", hue="metric", log=True, ax=axes[3])
-    axes[3].axhline(baseline["sp"], color="k", lw=0.8, ls=":")
-    axes[3].text(5, baseline["sp"], "sp of one constant", va="bottom", ha="right", fontsize="small")
+    plots.layer_lines(uuas, "edges found (UUAS)", baseline=adjacent, ax=axes[0, 0])
+    beside_published("sp", axes[0, 1])
+    beside_published("ssp", axes[1, 0])
+    all_three(axes[1, 1])
     plt.show()
 
 # %% [markdown]
@@ -262,15 +271,13 @@ depths = [1, 4, 2, 2, 3]
 
 # %% tags=["check"]
 right = trees.pseudo_depths(torch.tensor([five]))[0].int().tolist()
+in_order = lambda d: sorted(range(5), key=lambda i: (d[i], five[i]))
 exercises.check(
     depths,
     (lambda d: len(d) == 5, "one depth for each of the five words"),
     (lambda d: sorted(d)[:2] == [1, 2], "a tree has one root, at depth 1, and something hangs on it, at 2"),
     (lambda d: set(d) == set(range(1, max(d) + 1)), "no depth between the root and the deepest can be empty"),
-    (
-        lambda d: sorted(range(5), key=lambda i: (d[i], five[i])) == [0, 2, 3, 4, 1],
-        "a word with a larger number cannot be nearer to the root",
-    ),
+    (lambda d: in_order(d) == [0, 2, 3, 4, 1], "a word with a larger number cannot be nearer to the root"),
     (lambda d: list(d) == right, "in the order of size: is it nearer to the depth before, or to one more?"),
 )
 
@@ -281,17 +288,12 @@ found_share = len(gold[best] & predicted[best][best_site]) / len(gold[best])
 
 # %% tags=["check"]
 both, either = gold[best] & predicted[best][best_site], gold[best] | predicted[best][best_site]
+of_all, of_gold = len(both) / len(either), len(both) / len(gold[best])
 exercises.check(
     found_share,
     (lambda a: 0 <= a <= 1, "UUAS is a share"),
-    (
-        lambda a: len(both) in (0, len(either)) or abs(a - len(both) / len(either)) > 1e-6,
-        "that is the share of all edges of the two trees; UUAS is of the gold edges",
-    ),
-    (
-        lambda a: abs(a * len(gold[best]) - len(both)) < 1e-6,
-        "how many of the gold edges are in the probe's tree?",
-    ),
+    (lambda a: of_all in (0, 1) or abs(a - of_all) > 1e-6, "that is the share of all edges of the two trees"),
+    (lambda a: abs(a - of_gold) < 1e-6, "how many of the gold edges are in the probe's tree?"),
 )
 
 # %% [markdown]
@@ -307,21 +309,20 @@ sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
 published = pd.DataFrame(PUBLISHED).rename_axis("layer of 24").reset_index()
 drawn = {"UUAS": uuas, "loss": loss, "BERT-large, published": published}
 plots.save(fig, "07_trees_by_layer", sources, data=drawn, folder=preset.figures)
+
+# %%
 if preset.name == "sample":  # a sentence of a licensed corpus must not be published
     edges = {"gold": gold[best], "predicted": predicted[best][best_site]}
     drawn = [(kind, forms[best][a], forms[best][b], a, b) for kind in edges for a, b in sorted(edges[kind])]
     drawn = pd.DataFrame(drawn, columns=["tree", "word", "other word", "at", "other at"])
     plots.save(arcs, "07_one_tree", {**sources, "site": best_site}, data=drawn, folder=preset.figures)
-found = uuas[uuas["site"] == best_site].set_index("null")["value"]
-preset.record(
-    trees={
-        "sentences": len(sentences),
-        "site": best_site,
-        "uuas": float(found["none"]),
-        "uuas_random_weights": float(found["random weights"]),
-        "uuas_neighbours": baseline["uuas"],
-    }
+found = (
+    uuas[uuas["site"] == best_site]
+    .set_index("null")["value"]
+    .rename({"none": "uuas", "random weights": "uuas_random_weights"})
 )
+known = {"sentences": len(sentences), "site": best_site, "uuas_neighbours": baseline["uuas"]}
+preset.record(trees={**known, **found.to_dict()})
 
 # %%
 provenance.show()

@@ -161,17 +161,15 @@ runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "col
 # %%
 tuned = trees.finetune_classifier(subject, train, "acceptable", seed=SEED, **options)
 words = treebank.sample(min(200, len(treebank)), seed=SEED)
-found = salience.across(
-    {
-        "before": salience.words_of(subject, words, "upos"),
-        "after": salience.words_of(tuned.subject, words, "upos"),
-    },
-    n=50,
-)
+two = {"before": subject, "after": tuned.subject}
+found = salience.across({when: salience.words_of(s, words, "upos") for when, s in two.items()}, n=50)
 print(found.shared.round(2).to_string())
 found.table.round(2)
 
 # %% [markdown]
+# The accuracy stays (.94 with all units, .91 and .90 with fifty), and of the first fifty units .56 are the
+# same: training moved the ranking, and not what can be read.
+#
 # ## Exercises
 #
 # 1. Leave out `probes`, so that they are fresh. How many runs collapse?
@@ -193,10 +191,7 @@ exercises.check(
     (lambda s: s >= 0, "a standard deviation is not negative"),
     (lambda s: abs(s - score[""].std()) > 1e-9, "that is how far the baselines vary"),
     (lambda s: abs(s - score[sites[0]].std()) > 1e-9, "that is how far the runs with trees vary"),
-    (
-        lambda s: abs(s - differences.std(ddof=0)) > 1e-9,
-        "three seeds are a sample: divide by two, not by three",
-    ),
+    (lambda s: abs(s - differences.std(ddof=0)) > 1e-9, "three are a sample: divide by two, not by three"),
     (lambda s: abs(s - differences.std()) < 1e-9, "for each seed, the run with trees minus its baseline"),
 )
 
@@ -210,6 +205,8 @@ exercises.check(
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}
 sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
 plots.save(fig, "08_trees_in_the_loss", sources, data=table, folder=preset.figures)
+
+# %%
 best = table[table["site"] != "baseline"].sort_values("gain").iloc[-1]
 preset.record(
     tuning={"baseline": float(table["matthews"][0]), "best_gain": [best["gain"], best["low"], best["high"]]}

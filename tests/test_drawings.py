@@ -55,6 +55,8 @@ def test_masks_keep_their_share_of_the_cells():
         lambda: drawings.comparison(["a", "b", "c", "d", "e"]),
         lambda: drawings.auxiliary_loss(3, 0.1),
         lambda: drawings.links({"model": "ab12", "picture": "$x_1$"}),
+        lambda: drawings.funnel({"proposals": 12345, "descriptors": 90}, np.eye(6, 10)),
+        lambda: drawings.reading("layer.3.ffn.722", ["a", "b", "c"]),
     ],
 )
 def test_no_word_lies_on_another_or_outside(draw):

@@ -15,6 +15,7 @@ from pathlib import Path
 import build_notebooks
 import jupytext
 import nbformat
+import numpy as np
 import pytest
 import run
 import schedule
@@ -74,8 +75,48 @@ def test_the_notebook_follows_the_template(name):
     assert len(tagged) == 1
     assert "## What we learned" in "".join(c.source for c in notebook.cells)
     assert notebook.cells[-1].source == "provenance.show()"
-    code = [len(c.source.splitlines()) for c in notebook.cells if c.cell_type == "code"]
-    assert sorted(code)[len(code) // 2] <= 8, "half of the code cells have at most eight lines"
+    code = [[line for line in c.source.splitlines() if line] for c in notebook.cells if c.cell_type == "code"]
+    long = [lines[0] for lines in code if len(lines) > 10]
+    assert not long, "more than ten lines"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_shown_is_followed_by_what_it_means(name):
+    """After a table, a picture or a widget stands prose, and not the next heading."""
+    cells = built(name).cells
+    for cell, after in zip(cells, cells[1:], strict=False):
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if kinds & {"text/html", "image/png"}:
+            told = after.cell_type == "markdown" and not after.source.startswith("#")
+            assert told, cell.source.splitlines()[-1]
+
+
+def numbers_of(text):
+    """Numbers as they are written (.44, 2,688, 29 %), as {text: value}; a file's name, as 04, is none."""
+    found = re.findall(r"(?<![\w.`,])-?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+)(?![\w`])(?: %)?", text)
+    return {n: float(n.replace(",", "").replace(" %", "")) / (100 if "%" in n else 1) for n in found}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_of_a_title_and_of_a_conclusion_are_in_the_notebook(name):
+    """Each with a point, a comma or a percent sign is one that a cell printed, rounded as it is told."""
+    notebook = built(name)
+    title = notebook.cells[0].source.splitlines()[0]
+    told = [
+        c.source.split("## What we learned")[1] for c in notebook.cells if "## What we learned" in c.source
+    ]
+    shown = "".join(
+        str(output.get("text", "")) + "".join(map(str, output.get("data", {}).values()))
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" not in output.get("data", {})
+    )
+    printed = np.array([float(n.replace(",", "")) for n in re.findall(r"-?\d[\d,]*\.?\d*", shown)])
+    for text, value in numbers_of(" ".join([title, *told])).items():
+        if not re.search(r"[.,%]", text):
+            continue
+        places = len(text.removesuffix(" %").partition(".")[2]) + 2 * ("%" in text)
+        assert (np.abs(printed - value) <= 0.501 * 10**-places).any(), f"{text} is printed nowhere"
 
 
 def test_presets_name_what_the_notebooks_ask_for():

@@ -30,6 +30,7 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+PEAK = "peak_megabytes"  # in the metadata of a notebook that was executed into a folder
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -119,8 +120,20 @@ def exercise(source: Path) -> nbformat.NotebookNode | None:
         if "solution" in of_cell:
             cell.source = stub(cell.source)
             cell.metadata["tags"] = ["exercise"]
+        if "check" in of_cell:  # what is right stands in it: folded away until it is run
+            cell.metadata["jupyter"] = {"source_hidden": True}
     _name_cells(notebook)
     return _cleaned(notebook)
+
+
+def peak_megabytes() -> float | None:
+    """The largest memory of a kernel that this process has started; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
 
 
 def stub(solution: str) -> str:
@@ -149,7 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.to:
         try:
             for source in chosen:
-                nbformat.write(execute(source, given.preset), given.to / f"{source.stem}.ipynb")
+                made = execute(source, given.preset)
+                made.metadata[PEAK] = peak_megabytes()
+                nbformat.write(made, given.to / f"{source.stem}.ipynb")
         except CellExecutionError as error:
             sys.exit(str(error))
         return

@@ -128,7 +128,7 @@ def write_report(preset: presets.Preset) -> Path:
         browser=html.escape(browser),
         rows=_rows(facts),
         seconds="".join(
-            f"<tr><th>{html.escape(name)}</th><td>{value:.0f} s</td></tr>"
+            f"<tr><th>{html.escape(name)}</th><td>{value:.0f} s</td><td>{_megabytes(facts, name)}</td></tr>"
             for name, value in facts["seconds"].items()
         ),
         provenance=html.escape(provenance.show()),
@@ -174,6 +174,11 @@ def _cards(facts: dict[str, Any]) -> str:
         (f"{facts['agreement'][LAST]['gap'][0]:.2f}", "illusion gap, last layer"),
     ]
     return "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for value, name in cards)
+
+
+def _megabytes(facts: dict[str, Any], name: str) -> str:
+    peak = facts.get("peak_megabytes", {}).get(name)
+    return f"{peak:,.0f} MB" if peak else ""
 
 
 def _figure(preset: presets.Preset, name: str) -> str:
@@ -223,7 +228,7 @@ the tokens shaded by activation. Search by descriptor, word or site.</p>
 <iframe title="neuron browser" srcdoc="{browser}"></iframe>
 <h2>On the way</h2>{more}
 <h2>All numbers</h2><table>{rows}</table>
-<details><summary>Time of each notebook</summary><table>{seconds}</table></details>
+<details><summary>Time of each notebook, and its peak memory</summary><table>{seconds}</table></details>
 <footer>{provenance}</footer>
 </main></html>
 """

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import filelock
-from build_notebooks import ROOT, sources, stated_minutes
+from build_notebooks import PEAK, ROOT, sources, stated_minutes
 from report import summary_lines, summary_table, write_report
 from schedule import side_by_side, workers_and_threads
 
@@ -99,7 +99,7 @@ def _run(preset: presets.Preset) -> int:
     shutil.rmtree(preset.results, ignore_errors=True)
     print(f"{preset['title']}: about {preset['minutes']} minutes on 2 cores", flush=True)
     seconds = run_all(preset)
-    preset.record(seconds=seconds)
+    preset.record(seconds=seconds, peak_megabytes=peaks(ROOT / "build" / "notebooks" / preset.name))
     report = write_report(preset)
     facts = json.loads((preset.results / "summary.json").read_text(encoding="utf-8"))
     print("\n" + summary_table(facts))
@@ -144,6 +144,17 @@ def execute(name: str, preset: str, target: Path) -> float:
     if done.returncode:
         raise NotebookStopped(f"{name}:\n{done.stderr}")
     return round(time.perf_counter() - start, 1)
+
+
+def peaks(folder: Path) -> dict[str, float]:
+    """The memory that each executed notebook took at the most, in megabytes, where the system tells."""
+    found = {}
+    for source in sources():
+        path = folder / f"{source.stem}.ipynb"
+        made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"metadata": {}}
+        if peak := made["metadata"].get(PEAK):
+            found[source.stem] = peak
+    return found
 
 
 def news(preset: presets.Preset, start: float, printed: set[str]) -> list[str]:

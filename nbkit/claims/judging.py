@@ -137,26 +137,14 @@ def judge(
     labels = label(stores, kept["description"], corpora, labeller)
     names = pd.Index(next(iter(labels.values())).columns)
     matrices, unanswered = _matrices(stores, labels)
-    pairs = _pairs(kept, units, names)
-    shuffled = _shuffled(pairs, np.random.default_rng(seed))
-    both = Pairs(*(np.concatenate(parts) for parts in zip(pairs, shuffled, strict=True)))
-    found, moved, untrained = {}, {}, {}
-    for name, matrix in tqdm(matrices.items(), desc="judge", leave=False, disable=not progress):
-        figures = figures_of(matrix, both, rule)
-        found[name], moved[name] = figures.iloc[: len(kept)], figures.iloc[len(kept) :]
-        if random_weights is not None:
-            values = _values(random_weights[name], matrix, units)
-            untrained[name] = figures_of(matrix._replace(values=values), pairs, rule)
-    corpus_lines = _lines(found, rule, names)
-    kinds = {"claims": (corpus_lines, pairs), "shuffled": (_lines(moved, rule, names), shuffled)}
-    if random_weights is not None:
-        kinds["random weights"] = (_lines(untrained, rule, names), pairs)
-    baselines = pd.DataFrame([_baseline(kind, *of_kind) for kind, of_kind in kinds.items()])
+    kinds = _kinds(matrices, _pairs(kept, units, names), random_weights, units, rule, progress)
+    lines = {kind: (_lines(found, rule, names), pairs) for kind, (found, pairs) in kinds.items()}
+    baselines = pd.DataFrame([_baseline(kind, *of_kind) for kind, of_kind in lines.items()])
     settings = rule._asdict() | {"dropped": dropped | unanswered, "units": len(units)}
     settings |= {"labellers": next(iter(labels.values())).attrs["labellers"]}
-    corpus_lines.insert(0, "claim", kept["claim"].to_numpy()[corpus_lines.pop("pair")])
-    verdicts = _verdicts(kept, corpus_lines)
-    return Judged(verdicts, corpus_lines, baselines, settings, labels)
+    of_claims, _ = lines["claims"]
+    of_claims.insert(0, "claim", kept["claim"].to_numpy()[of_claims.pop("pair")])
+    return Judged(_verdicts(kept, of_claims), of_claims, baselines, settings, labels)
 
 
 # ---------------------------------------------------------------------------------- what is judged
@@ -218,6 +206,28 @@ def _matrices(
         values = stored.values if not lost else stored.values[answered]
         found[name] = Corpus(values, matrix[answered], None if groups is None else groups[answered])
     return found, dropped
+
+
+def _kinds(
+    matrices: Mapping[str, Corpus],
+    pairs: Pairs,
+    random_weights: Mapping[str, Activations] | None,
+    units: pd.Index,
+    rule: Rule,
+    progress: bool,
+) -> dict[str, tuple[dict[str, pd.DataFrame], Pairs]]:
+    """{kind: (figures of each corpus, pairs)} of the claims, of shuffled ones, and under random weights."""
+    shuffled = _shuffled(pairs, np.random.default_rng(rule.seed))
+    both = Pairs(*(np.concatenate(parts) for parts in zip(pairs, shuffled, strict=True)))
+    found, moved, untrained = {}, {}, {}
+    for name, matrix in tqdm(matrices.items(), desc="judge", leave=False, disable=not progress):
+        figures, n = figures_of(matrix, both, rule), len(pairs.unit)
+        found[name], moved[name] = figures.iloc[:n], figures.iloc[n:]
+        if random_weights is not None:
+            values = _values(random_weights[name], matrix, units)
+            untrained[name] = figures_of(matrix._replace(values=values), pairs, rule)
+    kinds = {"claims": (found, pairs), "shuffled": (moved, shuffled)}
+    return kinds if random_weights is None else kinds | {"random weights": (untrained, pairs)}
 
 
 def _groups(rows: pd.DataFrame) -> np.ndarray | None:

@@ -66,6 +66,7 @@ def neuron_browser(
     *,
     method: str = "pearson",
     k: int = 6,
+    unit: str | None = None,
 ) -> NeuronBrowser:
     """Browse the units of ``activations`` (text rows, the same units in every corpus).
 
@@ -79,15 +80,16 @@ def neuron_browser(
     corpora, activations, labels   by the same corpus names; labels are [text, descriptor]
     method                         scorer of the tags: a key of ``matching.SCORERS``
     k                              exemplars for each corpus
+    unit                           shown first; None: the best of the first descriptor
 
     A search by word ranks units by their mean activation on the word, less the mean on the other words of
     texts that have it, in standard deviations of the latter (``exemplars.word_responses``). A store of text
     rows does not tell which word its maximum is from, so the model reads up to ``WORD_TEXTS`` of these texts.
     Words are a treebank's own, or those of ``Texts.tokenize``; case does not count (``exemplars.fold``).
 
-    Corpora that share no descriptor are a ``ValueError``.
+    Corpora that share no descriptor, and a unit that is not there, are a ``ValueError``.
     """
-    return NeuronBrowser(subject, corpora, activations, labels, method=method, k=k)
+    return NeuronBrowser(subject, corpora, activations, labels, method=method, k=k, unit=unit)
 
 
 class NeuronBrowser:
@@ -102,6 +104,7 @@ class NeuronBrowser:
         *,
         method: str,
         k: int,
+        unit: str | None,
     ) -> None:
         self.subject, self.corpora, self.activations, self.k = subject, corpora, activations, k
         self.scores = {
@@ -115,6 +118,9 @@ class NeuronBrowser:
                 f"the corpora {', '.join(corpora)} share no descriptor: label them with one list"
             )
         self.units, self.sites = first.columns.to_numpy(), list(units["site"].unique())
+        if unit is not None and unit not in self.units:
+            raise ValueError(f"no unit {unit!r} to begin with; names look like {self.units[0]!r}")
+        self._asked_for = unit
         self._site_of = pd.Series(units["site"].to_numpy(), units["unit"].to_numpy())
         known_everywhere = {name: scores.loc[self.descriptors] for name, scores in self.scores.items()}
         every = pd.concat(known_everywhere).fillna(-np.inf)  # [(corpus, descriptor), unit]
@@ -274,9 +280,13 @@ class NeuronBrowser:
         """Searches, the list of units they find, and the picture of one."""
         return _BrowserView(self).box
 
+    @property
+    def first(self) -> str:
+        """The unit shown first."""
+        return self._asked_for or self.best_units(self.descriptors[0], 1)[0]
+
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        first = self.best_units(self.descriptors[0], 1)[0]
-        return live_and_static(self.widget(), self.view(first), kwargs)
+        return live_and_static(self.widget(), self.view(self.first), kwargs)
 
     def __repr__(self) -> str:
         return f"NeuronBrowser({len(self.units):,} units, {', '.join(self.corpora)})"
@@ -400,6 +410,8 @@ class _BrowserView:
         )
         self.box = ipywidgets.VBox([fields, self.picture, self.table, near])
         self._list()
+        if browser.first != self.unit.value:
+            self.name.value = browser.first
 
     def _described(self, *_: object) -> None:
         if self.descriptor.value is not ANY and self.word.value:

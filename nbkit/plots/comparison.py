@@ -29,26 +29,37 @@ def corpus_compare(
     verdicts: Taxonomy | None = None,
     method: str = "pearson",
     k: int = 6,
+    unit: str | None = None,
+    pair: tuple[str, str] | None = None,
 ) -> CorpusCompare:
     """Look at a unit in two corpora, side by side: exemplars, histogram, its tag in each, and do they agree?
 
     report     of ``illusions.compare`` on the same corpora: is each tag best in its random cuts
     verdicts   of ``illusions.taxonomy``: is the tag global, dataset-level or local
+    pair       the two corpora shown first; None: the first two
     others     as for ``neuron_browser``
 
-    Fewer than two corpora are a ``ValueError``.
+    Fewer than two corpora, and a pair that is not among them, are a ``ValueError``.
     """
     if len(corpora) < 2:
         raise ValueError(f"{len(corpora)} corpus: a comparison needs two or more")
-    browser = neuron_browser(subject, corpora, activations, labels, method=method, k=k)
-    return CorpusCompare(browser, report, verdicts)
+    if pair is not None and (len(set(pair)) < 2 or not set(pair) <= set(corpora)):
+        raise ValueError(f"pair={pair}: two different ones of {', '.join(corpora)} can be shown")
+    browser = neuron_browser(subject, corpora, activations, labels, method=method, k=k, unit=unit)
+    return CorpusCompare(browser, report, verdicts, pair or tuple(corpora)[:2])
 
 
 class CorpusCompare:
     """See ``corpus_compare``. ``browser`` is the ``NeuronBrowser`` of the same units."""
 
-    def __init__(self, browser: NeuronBrowser, report: Report | None, verdicts: Taxonomy | None) -> None:
-        self.browser, self.report, self.verdicts = browser, report, verdicts
+    def __init__(
+        self,
+        browser: NeuronBrowser,
+        report: Report | None,
+        verdicts: Taxonomy | None,
+        pair: tuple[str, ...],
+    ) -> None:
+        self.browser, self.report, self.verdicts, self.pair = browser, report, verdicts, pair
         self._shaded: dict[str, pd.DataFrame] = {}
 
     def tags(self, unit: str, one: str, other: str) -> pd.DataFrame:
@@ -121,7 +132,7 @@ class CorpusCompare:
         descriptor = ipywidgets.Dropdown(options=tags, description="descriptor", layout=wide)
         unit = ipywidgets.Select(description="unit", rows=6, layout=wide)
         sides: list[Any] = [
-            ipywidgets.Dropdown(options=names, value=names[i], description=what, layout=wide)
+            ipywidgets.Dropdown(options=names, value=self.pair[i], description=what, layout=wide)
             for i, what in enumerate(("left", "right"))
         ]
         one, other = sides
@@ -141,11 +152,13 @@ class CorpusCompare:
         for field in (unit, one, other):
             field.observe(show, "value")
         fill()
+        if browser.first != unit.value:
+            listed = browser.search(n=None).loc[[browser.first]]
+            unit.options, unit.index = [*browser.titles(listed, numbers=False), *unit.options], 0
         return ipywidgets.VBox([controls([descriptor, unit, one, other]), shown])
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        first = self.browser.best_units(self.browser.descriptors[0], 1)[0]
-        return live_and_static(self.widget(), self.view(first, *list(self.browser.corpora)[:2]), kwargs)
+        return live_and_static(self.widget(), self.view(self.browser.first, *self.pair), kwargs)
 
     def __repr__(self) -> str:
         return f"CorpusCompare({len(self.browser.units):,} units, {', '.join(self.browser.corpora)})"

@@ -208,6 +208,38 @@ def auxiliary_loss(layer: int, weight: float) -> Axes:
     return ax
 
 
+def funnel(steps: Mapping[str, int], matrix: np.ndarray) -> Axes:
+    """From words to a label matrix (notebook 02): {step: how many are left}, and some labels (1 or 0)."""
+    ax = _canvas(2.6 * len(steps) + 0.25 * matrix.shape[1] + 0.9, 2.1)
+    for i, (what, n) in enumerate(steps.items()):
+        high = 1.7 - 0.4 * i
+        _box(ax, 2.6 * i + 0.05, 1 - high / 2, 1.9, high, f"{n:,}\n{what}")
+        _arrow(ax, (2.6 * i + 2.0, 1), (2.6 * i + 2.6, 1), color=RED if i + 1 == len(steps) else INK)
+    x = 2.6 * len(steps) + 0.1
+    for (row, column), on in np.ndenumerate(matrix):
+        place = x + 0.25 * column, 1.55 - 0.25 * row
+        ax.add_patch(Rectangle(place, 0.25, 0.25, fc=RED if on else "w", ec=INK, lw=0.5))
+    ax.text(x, 1.85, "descriptors →", fontsize=9)
+    ax.text(x + 0.25 * matrix.shape[1] + 0.05, 1.8, "texts\n↓", fontsize=9, va="top")
+    return ax
+
+
+def reading(unit: str, corpora: Sequence[str]) -> Axes:
+    """Where to look first, second, third and fourth in the browser (notebook 09)."""
+    ax = _canvas(9, 3)
+    _box(ax, 0.4, 2.15, 8.2, 0.65, f"{unit}: its tags, a column for each corpus")
+    ax.text(0.05, 2.48, "1", color=RED, fontsize=14, va="center")
+    for i, name in enumerate(list(corpora)[:2]):
+        x = 0.4 + 4.15 * i
+        _box(ax, x, 1.2, 4.05, 0.75, f"histogram of {short(name, 16)}")
+        _box(ax, x, 0.3, 4.05, 0.75, "its strongest texts, each token")
+        ax.add_patch(Rectangle((x + 2.95, 0.42), 0.85, 0.13, fc=RED, alpha=0.4, lw=0))
+    ax.text(0.05, 1.58, "2", color=RED, fontsize=14, va="center")
+    ax.text(0.05, 0.68, "3", color=RED, fontsize=14, va="center")
+    ax.text(3.35, 0.05, "4: the shading", color=RED, fontsize=10, va="bottom")
+    return ax
+
+
 def links(made_from: Mapping[str, str]) -> Axes:
     """What made a figure, each link with its fingerprint (notebook 10): {name: fingerprint}."""
     ax = _canvas(2.4 * len(made_from), 1.3)

@@ -488,6 +488,7 @@ FACTS = {
     },
     "tuning": {"best_gain": [0.01, -0.01, 0.03]},
     "seconds": {"00_check_setup": 5.6},
+    "peak_megabytes": {"00_check_setup": 1234},
 }  # fmt: skip
 
 
@@ -524,6 +525,7 @@ def test_the_report(page, neurons, written_report, photograph):
     wider = "html => html.scrollWidth - html.clientWidth"
     assert frame.locator("html").evaluate(wider) == 0, "the neurons are wider than their frame"
     page.get_by_text("Time of each notebook").click()
+    expect(page.get_by_text("1,234 MB")).to_be_visible()
     expect(page.get_by_text("00_check_setup")).to_be_visible()
     page.locator("iframe").scroll_into_view_if_needed()
     photograph(page, f"report-{page.device}-1")
