@@ -92,12 +92,7 @@ def tag(
     labels = align(activations, labels)
     if top > labels.shape[1]:
         raise ValueError(f"top={top} tags were asked for; there are {labels.shape[1]} descriptors")
-    if ends is None:
-        units = activations.units["unit"]
-        gated = activations.manifest.get("gated") and units.str.contains(r"\.ffn\.\d+$").all()
-        ends = "both" if gated else "high"
-    if ends not in ("high", "both"):
-        raise ValueError(f'ends={ends!r}: "high" or "both"')
+    ends = ends_of(activations, ends)
     known = groups_of(activations, groups)
     text_ids = activations.rows["text_id"]
     plan = _planned(text_ids, split, known, covariates, permutations, resamples, method, seed)
@@ -113,6 +108,17 @@ def tag(
     frame.attrs["texts"] = {"calibration": len(plan.first), "validation": len(plan.second)}
     frame.attrs["groups"] = None if known is None else len(np.unique(known))
     return frame
+
+
+def ends_of(activations: Activations, ends: str | None) -> str:
+    """What ``ends=None`` is for these units; anything but "high" and "both" is a ``ValueError``."""
+    if ends is None:
+        units = activations.units["unit"]
+        gated = activations.manifest.get("gated") and units.str.contains(r"\.ffn\.\d+$").all()
+        return "both" if gated else "high"
+    if ends not in ("high", "both"):
+        raise ValueError(f'ends={ends!r}: "high" or "both"')
+    return ends
 
 
 def permutation_test(
