@@ -109,6 +109,9 @@ print(f"largest difference: {np.abs(captured.values - by_hand.numpy()).max():.4f
 name, store = next(iter(stored.items()))
 store.units.iloc[[0, 1536, -1]]
 
+# %% [markdown]
+# A unit's name says where it is: column 1,536 is the first unit of layer 1. And how it was made:
+
 # %%
 {key: store.manifest[key] for key in ("sites", "pool", "dtype", "n_rows", "n_units", "dropped")}
 

@@ -135,6 +135,9 @@ selectivity = salience.control_task(
 selectivity.round(2)
 
 # %% [markdown]
+# All units memorise best, .69 on classes that mean nothing; thirty units reach .47 there, so more of their
+# .85 is read and not learned by heart.
+#
 # ## Where are they?
 #
 # The first hundred units by layer, for parts of speech, for something simpler, the ending of a word

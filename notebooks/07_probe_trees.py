@@ -179,7 +179,7 @@ def beside_published(metric, ax):
 def all_three(ax):
     plots.layer_lines(loss[loss["null"] == "none"], "X, the subject", hue="metric", log=True, ax=ax)
     ax.axhline(baseline["sp"], color="k", lw=0.8, ls=":")
-    ax.text(5, baseline["sp"], "sp of one constant", va="bottom", ha="right", fontsize="small")
+    ax.text(3, 1.05 * baseline["sp"], "sp of one constant", va="bottom", ha="center", fontsize="small")
 
 
 # %%
@@ -235,6 +235,8 @@ stepper = plots.tree_stepper(
 stepper
 
 # %% [markdown]
+# For the sentence it opens on a third of the edges are found at the embeddings; step to layer 2.
+#
 # ## Is it the vectors, or the probe?
 #
 # A probe that chooses each word's head, and the control task of Hewitt and Liang: every word type attaches

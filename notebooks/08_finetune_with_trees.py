@@ -199,7 +199,7 @@ exercises.check(
 # ## What we learned
 #
 # A gain smaller than the standard deviation between seeds is not a gain yet, and here there was none: -.004
-# at layer 1, -.111 at layer 4. Next: `09_browse_neurons`.
+# at layer 1, -.111 at layer 4. Next: `10_make_figures`.
 
 # %%
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}

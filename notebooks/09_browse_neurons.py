@@ -52,6 +52,8 @@ by_hand = by_corpus.max(axis=1).nlargest(5)
 by_corpus.loc[by_hand.index].round(2)
 
 # %% [markdown]
+# The first two are as good in every corpus; the last one is best in the encyclopedia and halved in fiction.
+#
 # ## With the kit: the browser
 #
 # `neuron_browser` scores everything once; then a search is a look into a table. It must agree with the hand.
@@ -211,8 +213,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to. Next:
-# `10_make_figures`.
+# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to: of a
+# unit's ten nearest .59 are the same on other texts of its corpus, and .47 in another. Next:
+# `05_evaluate_tags`.
 
 # %%
 provenance.show()

@@ -93,6 +93,8 @@ def unit_by_corpus(column):
 make("unit_by_corpus", unit_by_corpus, of_unit.reset_index(drop=True), unit=unit)
 
 # %% [markdown]
+# The unit of notebook 01: the same two heaps everywhere, and very different shares in the right one.
+#
 # ## What is in the file, by hand
 #
 # The picture carries a manifest: in an SVG it is the description, in a PNG a chunk of text. Beside it is the

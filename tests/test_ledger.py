@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import nbformat
 import pytest
@@ -145,6 +146,30 @@ def test_the_cap_is_never_passed_and_what_was_paid_stays(tmp_path):
     assert sum(reply.text is not None for reply in more.complete_all(requests)) == sent + 2
     with pytest.raises(ValueError, match="needs a price"):
         Ledger(Counting(), tmp_path / "r.sqlite", max_money=1)
+
+
+def test_two_that_look_at_the_cap_at_once_wait_for_one_another(tmp_path, monkeypatch):
+    """Each reads what is committed, and reserves: were that not one step, one would find the file locked."""
+    within, found = Ledger._within, []
+
+    def slowly(self, base, request):
+        allowed = within(self, base, request)
+        time.sleep(0.3)  # the other looks in the meantime
+        return allowed
+
+    def ask_all(asker, word):
+        ledger = Ledger(asker, tmp_path / "r.sqlite", prices={"m": (1e6, 2e6)}, max_money=60.0)
+        found.append(ledger.complete_all(ask(2, word)))
+
+    monkeypatch.setattr(Ledger, "_within", slowly)
+    askers = [Counting(), Counting()]
+    threads = [threading.Thread(target=ask_all, args=two) for two in zip(askers, "ab", strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2, "one of them has stopped"
+    assert sum(asker.sent for asker in askers) == 2, "20 each, and 26 until the reply is there: two of 60"
 
 
 def test_replies_without_a_token_count_are_charged_the_most_they_can_cost(tmp_path):
