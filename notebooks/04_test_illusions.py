@@ -396,15 +396,15 @@ sources = {
     "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
     "settings": report.settings,
 }
-preset.keep("opening", pd.DataFrame({"unit": [unit], "home": home, "away": away}))
 drawn = {kind: r.baselines for kind, r in reports.items()}
 plots.save(fig, "04_agreement", sources, data=drawn, folder=preset.figures)
 shares = {kind: r.outcomes for kind, r in reports.items()}
 plots.save(becomes, "04_outcomes", sources, data=shares, folder=preset.figures)
+lost = {k: r.outcomes.query("kind == 'units' and where == 'across'").iloc[0, 2:] for k, r in reports.items()}
 
 # %%
-away = {k: r.outcomes.query("kind == 'units' and where == 'across'").iloc[0, 2:] for k, r in reports.items()}
-preset.record(agreement={k: r.summary() for k, r in reports.items()}, outcomes=pd.DataFrame(away).to_dict())
+preset.keep("opening", pd.DataFrame({"unit": [unit], "home": home, "away": away}))
+preset.record(agreement={k: r.summary() for k, r in reports.items()}, outcomes=pd.DataFrame(lost).to_dict())
 page = preset.results / "browser.html"
 written = page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")
 

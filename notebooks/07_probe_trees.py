@@ -311,6 +311,8 @@ sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
 published = pd.DataFrame(PUBLISHED).rename_axis("layer of 24").reset_index()
 drawn = {"UUAS": uuas, "loss": loss, "BERT-large, published": published}
 plots.save(fig, "07_trees_by_layer", sources, data=drawn, folder=preset.figures)
+found = uuas[uuas["site"] == best_site].set_index("null")["value"]
+found = found.rename({"none": "uuas", "random weights": "uuas_random_weights"}).to_dict()
 
 # %%
 if preset.name == "sample":  # a sentence of a licensed corpus must not be published
@@ -318,13 +320,8 @@ if preset.name == "sample":  # a sentence of a licensed corpus must not be publi
     drawn = [(kind, forms[best][a], forms[best][b], a, b) for kind in edges for a, b in sorted(edges[kind])]
     drawn = pd.DataFrame(drawn, columns=["tree", "word", "other word", "at", "other at"])
     plots.save(arcs, "07_one_tree", {**sources, "site": best_site}, data=drawn, folder=preset.figures)
-found = (
-    uuas[uuas["site"] == best_site]
-    .set_index("null")["value"]
-    .rename({"none": "uuas", "random weights": "uuas_random_weights"})
-)
 known = {"sentences": len(sentences), "site": best_site, "uuas_neighbours": baseline["uuas"]}
-preset.record(trees={**known, **found.to_dict()})
+preset.record(trees={**known, **found})
 
 # %%
 provenance.show()

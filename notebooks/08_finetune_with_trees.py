@@ -205,8 +205,6 @@ exercises.check(
 sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}
 sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
 plots.save(fig, "08_trees_in_the_loss", sources, data=table, folder=preset.figures)
-
-# %%
 best = table[table["site"] != "baseline"].sort_values("gain").iloc[-1]
 preset.record(
     tuning={"baseline": float(table["matthews"][0]), "best_gain": [best["gain"], best["low"], best["high"]]}

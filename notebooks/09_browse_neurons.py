@@ -207,7 +207,7 @@ exercises.check(
     (lambda unit: unit in number, 'the name of a unit, such as "layer.2.ffn.7"'),
     (lambda unit: number[unit] > 1, "that unit has the same best descriptor in every corpus"),
     (lambda unit: number[unit] == number.max(), "another unit has more different ones"),
-    (lambda unit: weakest[unit] == weakest[number == number.max()].max(), "another's is higher where lowest"),
+    (lambda unit: weakest[unit] == weakest[number == number.max()].max(), "another's lowest score is higher"),
 )
 
 # %% [markdown]

@@ -110,6 +110,8 @@ print("the numbers are those of the picture:", hashlib.sha256(numbers).hexdigest
 pd.read_csv(picture.with_suffix(".csv")).head(3)
 
 # %% [markdown]
+# The first lines of what was drawn: whoever doubts the picture draws it again.
+#
 # ## With the kit
 #
 # A figure hangs on all that made it; each link has a fingerprint, and the last is the picture's own numbers:
@@ -130,6 +132,8 @@ assert provenance.read(picture) == by_hand, "hand and kit disagree"
 pd.DataFrame(workshop.figures.check(picture))
 
 # %% [markdown]
+# All that it was made from is here, and is the same: the picture can be made again.
+#
 # ## Chosen on one half, looked up on the other
 #
 # Points below the diagonal lost score on the texts that did not choose the tag.

@@ -209,7 +209,7 @@ def test_what_09_says():
     scope = {"browser": SimpleNamespace(scores=scores, units=units)}
     wrong = [
         ("u", "same best"),
-        ("w", "where its own is lowest"),
+        ("w", "lowest score is higher"),
         ("y", "name of a unit"),
         (3, "name of a unit"),
     ]
