@@ -12,7 +12,7 @@
 # **Do** let generators say what is in each text, merge what means the same, and put a label on every
 # text.
 # **Learn** why every text needs labels, not only the exemplars of a unit.
-# **Need** about a minute, 5 MB of disk, no network and no key.
+# **Need** about two minutes, 5 MB of disk, no network and no key.
 # **Words** [descriptor](../docs/glossary.md#descriptor), [generator](../docs/glossary.md#generator),
 # [proposal](../docs/glossary.md#proposal), [merging](../docs/glossary.md#merging),
 # [label matrix](../docs/glossary.md#label-matrix),

@@ -157,6 +157,8 @@ about = {"corpora": {home: corpora[home].fingerprint}, "permutations": 50}
 make("held_out", held_out, drawn.reset_index(drop=True), **about)
 
 # %% [markdown]
+# The weak tags lose most: they were the best of many by luck.
+#
 # ## Within and across corpora
 #
 # The distance between blue and red is the illusion gap.

@@ -285,7 +285,8 @@ def test_the_time_of_each_notebook_is_the_one_measured():
         assert abs(int(stated) - measured[name]) <= max(5, 0.1 * measured[name]), (name, measured[name])
     minutes = int(re.search(r"`make run` takes about (\d+) minutes", README)[1])
     presets = tomllib.loads((ROOT / "notebooks" / "presets.toml").read_text(encoding="utf-8"))
-    assert minutes - 1 < sum(measured.values()) / 60 <= minutes == presets["sample"]["minutes"]
+    together = sum(measured.values()) / 60  # two notebooks run at once
+    assert together / 2 < minutes <= together / 2 + 2 and minutes == presets["sample"]["minutes"]
 
 
 def test_what_how_we_know_names_is_there():
