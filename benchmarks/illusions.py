@@ -3,6 +3,7 @@
     python benchmarks/illusions.py                     UD English EWT: five genres, gold descriptors
     python benchmarks/illusions.py --corpora registers five registers, descriptors read off the surface
     python benchmarks/illusions.py --only outcomes     without the planted units, which take most of the time
+    python benchmarks/illusions.py --only figure       drawn again from the numbers that are there
 
 Needs the real corpora ($NBKIT_DATA).
 
@@ -17,7 +18,7 @@ undecided (not flagged, and undecided somewhere) or, for neither, stable; not ju
 no tag of the unit. Wanted: .95 or more of the dataset-local units flagged, .05 or less of the pure ones.
 Planted are descriptors with 50 texts or more in every corpus: nothing could be said of others.
 
-Writes illusions-CORPORA.json into benchmarks/results and prints it.
+Writes illusions-CORPORA.json, and a figure of the outcomes, into benchmarks/results and prints the numbers.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ import os
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import pyplot as plt
 
-from nbkit import activations, evaluation, illusions, models, provenance, texts
+from nbkit import activations, evaluation, illusions, models, plots, provenance, stats, texts
 
 DATA = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
 REGISTERS = ("product_reviews", "questions", "encyclopedia", "fiction", "dialogue")
@@ -41,6 +43,7 @@ SITES = {
     "last layer, [CLS]": ("layer.5.hidden", "cls"),
     "FFN, max": ("ffn", "max"),
 }
+WHERE = {"ewt": "in five genres of EWT, whole documents", "registers": "in five registers"}
 SHOWN = ["units", "same encoding", "permuted rows"]
 
 
@@ -79,6 +82,23 @@ def plain(table: pd.DataFrame) -> list[dict]:
     """Records with rounded numbers; an estimate is its value and interval."""
     rounded = lambda e: [round(float(x), 4) for x in e[:3]] if isinstance(e, tuple) else e  # noqa: E731
     return table.map(rounded).to_dict("records")
+
+
+def figure(result: dict, name: str, folder: Path) -> None:
+    """What becomes of the tags of each of ``SITES``, and their number in a cut."""
+    drawn = {}
+    for kind, found in result["outcomes"].items():
+        tags = next(line["tags"] for line in found["agreement"] if line["kind"] == "units")
+        lines = pd.DataFrame(found["outcomes"])
+        told = lines.columns.drop(["kind", "where"])
+        lines[told] = lines[told].map(lambda three, n=tags: stats.Estimate(*three, n=n))
+        drawn[f"{kind}: {tags:,} tags"] = lines
+    with plots.style():
+        ax = plots.outcomes(drawn)
+        ax.set_title(f"What becomes of a tag, {WHERE[name]}")
+        sources = {"benchmark": "illusions", "subject": result["subject"], "corpora": result["corpora"]}
+        plots.save(ax.figure, f"illusions-{name}-figure", sources, data=drawn, folder=folder)
+        plt.close(ax.figure)
 
 
 def judged(made: evaluation.Planted) -> dict[str, dict]:
@@ -122,9 +142,12 @@ def main() -> None:
     arguments.add_argument("--corpora", choices=("ewt", "registers"), default="ewt")
     arguments.add_argument("--texts", type=int, default=1500, help="of each corpus")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    arguments.add_argument("--only", choices=("outcomes", "planted"), help="one of the two parts")
+    arguments.add_argument("--only", choices=("outcomes", "planted", "figure"), help="one of the parts")
     arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = arguments.parse_args()
+    path = given.out / f"illusions-{given.corpora}.json"
+    if given.only == "figure":
+        return figure(json.loads(path.read_text(encoding="utf-8")), given.corpora, given.out)
     corpora = {"ewt": ewt, "registers": registers}[given.corpora](given.texts)
     labels, subject = {name: corpus.descriptors() for name, corpus in corpora.items()}, models.load()
     shared = illusions.shared_descriptors(labels, FREQUENT)
@@ -144,9 +167,9 @@ def main() -> None:
         result.setdefault("planted units", {})[seed] = judged(made)
         print(seed, made, result["planted units"][seed], flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"illusions-{given.corpora}.json").write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if "outcomes" in result:
+        figure(result, given.corpora, given.out)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,16 @@ def test_the_planted_controls_are_those_of_the_benchmark():
     assert f"{local} of {locals_} and {pure} of {pures}, and leaves {no} and {none} undecided" in text
 
 
+def test_the_sentence_of_the_first_figure_is_true_of_it():
+    lines = results_of("illusions-ewt")["outcomes"]["FFN, max"]["outcomes"]
+    home, away = (
+        next(x for x in lines if (x["kind"], x["where"]) == ("units", where))
+        for where in ("within", "across")
+    )
+    said = f"{short(home['kept'][0])} are still the first at home and {short(away['kept'][0])} elsewhere;"
+    assert f"{said} {short(away['changed'][0])} have become another." in README.replace("\n", " ")
+
+
 def test_the_table_of_rankings_is_that_of_the_benchmark():
     found = results_of("salience")
     for name, method in {
