@@ -91,7 +91,7 @@ def best(values: np.ndarray, y: np.ndarray, first: np.ndarray) -> tuple[float, f
 
 def judged(labels: pd.DataFrame, vectors: np.ndarray, frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """One line per class: AUROCs of the found, of random directions and of the probe."""
-    directions = vectors @ stats.unit_vectors(vectors.shape[1], labels.shape[1], seed).T
+    directions = vectors @ stats.unit_vectors(vectors.shape[1], labels.shape[1], seed)
     directions = (directions - directions.mean(0)) / directions.std(0)
     first = np.random.default_rng(seed).random(len(frame)) < 0.5
     values, lines = labels.to_numpy(), []

@@ -16,6 +16,7 @@ def connect(spec: str, **options: Any) -> Generator:
     """The generator that ``spec`` names; ``options`` are its keyword arguments.
 
     recorded:sample   replays the descriptors written for the embedded sample
+    recorded:smollm2  replays what SmolLM2 replied to the shipped prompt about each text of the sample
     recorded:FILE     replays replies from a file (``of=``: a generator or spec, asked for what it lacks)
     keyphrase         phrases of the text itself (``top=``, ``encoder=``); no language model
     smollm2           SmolLM2-135M-Instruct, on board (a 4-bit copy; the options of ``local:``)

@@ -29,22 +29,22 @@ SCHEMA = {
     "additionalProperties": False,
 }
 
-#: Worked examples of three registers, written for the kit: a review, an encyclopedia, a conversation.
+#: Worked examples of three registers, written for the kit: a question, an encyclopedia, a complaint. A small
+#: model copies what it is shown, so each has three short and general names.
 EXAMPLES = (
     (
-        "The zip broke on the second day, and the shop never answered my letter.",
-        ("broken zip", "poor quality", "customer service", "complaint"),
+        "How often should I water a young lemon tree in winter?",
+        ("question", "gardening", "season"),
     ),
     (
         "The bridge was built in 1894 and carries the railway across the river to the old harbour.",
-        ("bridge", "railway", "river", "history"),
+        ("bridge", "railway", "history"),
     ),
     (
-        "How often should I water a young lemon tree in winter?",
-        ("question", "gardening", "lemon tree", "winter"),
+        "The zip broke on the second day, and the shop never answered my letter.",
+        ("complaint", "clothing", "customer service"),
     ),
 )
-
 
 #: What to do about a kind of failure, where the server does not say it.
 HINTS = {"truncated": "give connect(..., max_tokens=) more: a model that thinks aloud needs 1,000"}

@@ -25,6 +25,11 @@ from nbkit.descriptors.messages import (
 log = logging.getLogger(__name__)
 
 
+#: Real replies about the sample's texts, and the texts with their written descriptors.
+REPLIES = resources.files("nbkit.data") / "replies" / "smollm2.jsonl"
+WRITTEN = resources.files("nbkit.data")
+
+
 class Line(NamedTuple):
     """A recorded reply. A line written by hand has no ``request`` and suits any request about its text."""
 
@@ -37,7 +42,8 @@ class Line(NamedTuple):
 class Recorded:
     """Replays replies that were written down: one JSON object per line, ``{"text": ..., "reply": ...}``.
 
-    where   a file, or "sample": the descriptors that the embedded sample's authors wrote
+    where   a file; "sample": the descriptors that the embedded sample's authors wrote; or "smollm2": what
+            SmolLM2-135M-Instruct replied about the sample's texts (``tools/record_replies.py``)
     of      a generator: it is asked for what the file lacks, and each of its replies is recorded at once
 
     A recorded line replays to the very same request only (prompt and version included), and with ``of`` only
@@ -53,6 +59,10 @@ class Recorded:
         if where == "sample":
             self.provenance = "descriptors written for the sample, not produced by a model"
             found = _written_lines()
+        elif where == "smollm2":
+            self.provenance = "recorded replies of SmolLM2-135M-Instruct in a 4-bit copy, greedy"
+            with resources.as_file(REPLIES) as path:
+                found = _read_lines(path)
         else:
             self.provenance = f"replies recorded in {self._path.name}"
             found = [] if of is not None and not self._path.exists() else _read_lines(self._path)
@@ -116,7 +126,7 @@ class Recorded:
 def _written_lines() -> list[Line]:
     """The sample's texts with their written descriptors, as a language model would have answered."""
     lines = []
-    for file in resources.files("nbkit.data").iterdir():
+    for file in WRITTEN.iterdir():
         if file.name.endswith(".jsonl"):
             for record in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
                 reply = Reply(json.dumps(record["descriptors"]))

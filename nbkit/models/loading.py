@@ -92,13 +92,14 @@ def load(
 def sentence_encoder() -> SentenceTransformer:
     """minilm as the sentence encoder it is: `.encode(list of strings)` gives [string, 384].
 
-    The same checked files, read by sentence-transformers, with its pooling and normalisation.
+    The same checked files, read by sentence-transformers, with its pooling and normalisation. A string that
+    it has embedded it remembers.
     """
-    from sentence_transformers import SentenceTransformer  # slow to import, and rarely needed
+    from nbkit.models.remembering import Remembering  # sentence-transformers is slow to import
 
     folder, _ = _minilm(None)
     with _quiet():
-        return SentenceTransformer(str(folder), trust_remote_code=False)
+        return Remembering(str(folder), trust_remote_code=False)
 
 
 def smollm2_folder() -> Path:
