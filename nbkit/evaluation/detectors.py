@@ -312,7 +312,7 @@ def _insert(matrix: Any, rows: torch.Tensor, bias: torch.Tensor, at: int) -> Non
     _set(matrix, "weight", torch.cat([before, rows.to(before), after], dim))
     old = before.new_zeros(before.shape[dim] + after.shape[dim]) if matrix.bias is None else matrix.bias
     _set(matrix, "bias", torch.cat([old[:at], bias.to(old), old[at:]]))
-    setattr(matrix, "out_features" if linear else "nf", len(matrix.bias))
+    setattr(matrix, "out_features" if linear else "nf", len(old) + len(bias))
 
 
 def _set(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:

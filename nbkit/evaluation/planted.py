@@ -212,7 +212,9 @@ def _places(subject: Subject, layers: Iterable[int] | None) -> list[int]:
     known = subject.sites.loc[subject.sites["kind"] == "ffn", "layer"].tolist()  # not those of experts
     places = known[1:] or known if layers is None else list(layers)
     if not places or not set(places) <= set(known):
-        raise ValueError(f"layers={places}: {subject.name} has layers {known}; name one at least")
+        raise ValueError(
+            f"layers={places}: {subject.name} has layers {known[0]} to {known[-1]}; name one at least"
+        )
     return places
 
 

@@ -79,8 +79,7 @@ def load(
     folder, commit = _small_files(name, revision)
     config = _config(folder, name)
     if not where:
-        memory = memory_of(_shown(name, commit), config, saved_in(folder))
-        refuse_too_large(memory, dtype, torch_device)
+        refuse_too_large(_shown(name, commit), config, dtype, torch_device)
     if name not in EMBEDDED and commit:  # from the hub, whose weights are fetched now that they fit
         folder, _ = _folder(name, commit)
     model = _weights(folder, config, torch_dtype, where)
@@ -119,7 +118,8 @@ def _shown(name: str, commit: str | None) -> str:
 def _saved_on_hub(name: str, commit: str) -> dict[str, int]:
     """Numbers by dtype in a model's files on the hub, from their headers; empty where they cannot be had."""
     try:
-        return dict(huggingface_hub.get_safetensors_metadata(name, revision=commit).parameter_count)
+        found = huggingface_hub.get_safetensors_metadata(name, revision=commit).parameter_count
+        return {str(dtype): n for dtype, n in found.items()}
     except Exception:  # no safetensors, or no network: the sizes do not depend on it
         return {}
 
@@ -300,8 +300,12 @@ def _download(name: str, revision: str | None, *, weights: bool = True) -> tuple
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON file, or {} where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """An object in a JSON file, or {} where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:  # no JSON, or not even text
+        raise ValueError(f"{path} is no JSON file ({why(error)}): fetch it again") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _config(folder: Path, name: str) -> PreTrainedConfig:

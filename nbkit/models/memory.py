@@ -61,28 +61,36 @@ def studied(model: Module) -> Module:
 
 
 def memory_of(name: str, config: PreTrainedConfig, saved: dict[str, int]) -> Memory:
-    """The model of a configuration, made on the meta device: shapes without values."""
-    make, config = class_of(config), copy.deepcopy(config)
+    """The memory for the model of a configuration, whose files hold ``saved``."""
+    sizes = {kind: _sizes(config, dtype) for kind, dtype in DTYPES.items()}
+    stays = {kind: size.stays for kind, size in sizes.items()}
+    loading = {kind: size.loading for kind, size in sizes.items()}
+    return Memory(name, sizes["float32"].parameters, stays, loading, saved, free_memory())
+
+
+class _Sizes(NamedTuple):
+    """Of a model in one dtype: as in `Memory`."""
+
+    parameters: int
+    stays: int
+    loading: int
+
+
+def _sizes(config: PreTrainedConfig, dtype: torch.dtype) -> _Sizes:
+    """The model is made on the meta device: shapes without values."""
+    config = copy.deepcopy(config)
+    made = class_of(config)
+    make = AutoModel.from_config if made is AutoModel else made._from_config
     with torch.device("meta"):
-        model = make.from_config(config) if make is AutoModel else make(config)
-    every = dict(model.named_parameters())
-    single = {kind: _single(model, dtype, list(every)) for kind, dtype in DTYPES.items()}
-    kept = {id(weight) for weight in studied(model).parameters()}
-    sizes: dict[str, Counter] = {"stays": Counter(), "loading": Counter()}
-    for key, weight in every.items():
-        for kind, dtype in DTYPES.items():
-            size = weight.numel() * (4 if key in single[kind] else dtype.itemsize)
-            sizes["loading"][kind] += size
-            sizes["stays"][kind] += size if id(weight) in kept else 0
-    parameters = sum(weight.numel() for weight in every.values() if id(weight) in kept)
-    stays, loading = (dict(sizes[part]) for part in ("stays", "loading"))
-    return Memory(name, parameters, stays, loading, saved, free_memory())
-
-
-def _single(model: Module, dtype: torch.dtype, names: list[str]) -> set[str]:
-    """Names of weights that transformers keeps in float32 whatever one asks for (T5's, in float16)."""
+        model = make(config, dtype=dtype)
+    # Some weights are in float32 whatever one asks for: T5's second matrices in float16, half of XLNet.
     patterns = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
-    return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+    size = {
+        weight: weight.numel() * (4 if any(re.search(p, key) for p in patterns) else weight.itemsize)
+        for key, weight in model.named_parameters()
+    }
+    kept = list(studied(model).parameters())
+    return _Sizes(sum(w.numel() for w in kept), sum(size[w] for w in kept), sum(size.values()))
 
 
 def saved_in(folder: Path) -> dict[str, int]:
@@ -131,18 +139,17 @@ def _left(names: tuple[str, str, str], root: Path = Path("/sys/fs/cgroup")) -> i
         return None
 
 
-def refuse_too_large(memory: Memory, dtype: str, device: torch.device) -> None:
+def refuse_too_large(name: str, config: PreTrainedConfig, dtype: str, device: torch.device) -> None:
     """A ``ValueError`` where the weights are larger than what is free, with what would help."""
-    places = {"this machine": memory.free}
+    needed, places = _sizes(config, DTYPES[dtype]).loading, {"this machine": free_memory()}
     if device.type == "cuda":
         places[str(device)] = torch.cuda.mem_get_info(device)[0]
     for place, free in places.items():
-        needed = memory.loading[dtype]
         if free is not None and needed > free:
-            half = memory.loading["bfloat16"]
-            smaller = f"dtype='bfloat16' ({half / 1e9:.2f} GB), or " if half < needed else ""
+            half = _sizes(config, torch.bfloat16).loading
+            smaller = f"dtype='bfloat16' ({half / 1e9:.2f} GB), or " if half < needed and half <= free else ""
             raise ValueError(
-                f"{memory.name} takes {needed / 1e9:.2f} GB in {dtype}, and {free / 1e9:.2f} GB of the memory"
-                f" of {place} are free: load it with {smaller}device_map='auto', which spreads it over GPUs,"
+                f"{name} takes {needed / 1e9:.2f} GB in {dtype}, and {free / 1e9:.2f} GB of the memory of"
+                f" {place} are free: load it with {smaller}device_map='auto', which spreads it over GPUs,"
                 " memory and disk"
             )
