@@ -243,4 +243,6 @@ def _runs(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def _on(numbers: np.ndarray, values: torch.Tensor) -> torch.Tensor:
     """Whole numbers on the device of ``values``; to a GPU without waiting for what it is doing."""
     found = torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
-    return found.pin_memory().to(values.device, non_blocking=True) if values.is_cuda else found
+    if values.is_cuda:
+        return found.pin_memory().to(values.device, non_blocking=True)
+    return found.to(values.device)
