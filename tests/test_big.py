@@ -1,11 +1,13 @@
 """Models too big for one device or for float32: their memory is known before they are loaded, half precision
 is close to single, and a model whose parts wait on disk or lie on several devices gives the same numbers.
 
-There is one device here. Several are played by tensors that carry a second device's name (test_devices.py).
+There is one device here. Several are played by tensors that carry a device's name (several_devices.py).
 """
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -271,7 +273,7 @@ def test_a_device_map_onto_the_cpu_changes_nothing(folder_of, kind, device_map):
     if torch.cuda.is_available() and device_map == "auto":
         pytest.skip("NOT RUN: there is a GPU, which 'auto' takes")
     plain, mapped = models.load(folder_of(kind), device="cpu"), loaded(folder_of(kind), device_map=device_map)
-    assert not mapped.spread and mapped.device.type == "cpu" and mapped.fingerprint == plain.fingerprint
+    assert not mapped.dispatched and mapped.device.type == "cpu" and mapped.fingerprint == plain.fingerprint
     for site in ("ffn", "hidden"):
         assert np.array_equal(values(mapped, site), values(plain, site))
     assert mapped.randomized(0).fingerprint == plain.randomized(0).fingerprint
@@ -282,7 +284,7 @@ def test_a_device_map_onto_the_cpu_changes_nothing(folder_of, kind, device_map):
 def test_parts_that_wait_on_disk_give_the_same_numbers(folder_of, kind, dtype):
     plain = models.load(folder_of(kind), device="cpu", dtype=dtype)
     spread = models.load(folder_of(kind), dtype=dtype, device_map=ON_DISK[kind])
-    assert spread.spread and not plain.spread
+    assert spread.dispatched and not plain.dispatched
     assert any(weight.is_meta for weight in spread.model.parameters())
     assert spread.device == torch.device("cpu") and spread.dtype == dtype
     batch, _ = plain.encode(TEXTS)
@@ -291,13 +293,13 @@ def test_parts_that_wait_on_disk_give_the_same_numbers(folder_of, kind, dtype):
     assert spread.fingerprint == plain.fingerprint, "of the values on disk, in the dtype they are used in"
     assert spread.final_norm == plain.final_norm and spread.causal == plain.causal
     assert np.array_equal(values(spread, "hidden", pool="mean"), values(plain, "hidden", pool="mean"))
-    site = f"layer.1.{'ffn'}"
+    site = "layer.1.ffn"
     with plain.edit({site: torch.zeros_like}), spread.edit({site: torch.zeros_like}):
         one, other = (s.run(batch, "layer.2.hidden")["layer.2.hidden"] for s in (plain, spread))
     assert torch.equal(one, other)
 
 
-def test_verify_of_a_model_that_is_spread(folder_of):
+def test_verify_of_a_model_that_is_dispatched(folder_of):
     for dtype in DTYPES[::2]:
         spread = models.load(folder_of("llama"), dtype=dtype, device_map=ON_DISK["llama"])
         checks = activations.verify(spread, CORPUS, sites="hidden")
@@ -329,7 +331,7 @@ def test_a_device_map_that_cannot_be_used(folder_of, monkeypatch):
         models.load(folder_of("llama"), device_map="auto")
 
 
-def test_threads_share_a_model_that_is_spread(folder_of):
+def test_threads_share_a_model_that_is_dispatched(folder_of):
     spread = models.load(folder_of("llama"), device_map=ON_DISK["llama"])
     batch, _ = spread.encode(TEXTS)
     expected, found = spread.run(batch, "layer.2.hidden")["layer.2.hidden"], []
@@ -340,6 +342,18 @@ def test_threads_share_a_model_that_is_spread(folder_of):
     for thread in threads:
         thread.join()
     assert len(found) == 4 and all(torch.equal(one, expected) for one in found)
+
+
+def test_a_model_on_two_devices_is_that_on_one(folder_of):
+    """In a process of its own, since what plays the devices stays registered with torch."""
+    command = [sys.executable, str(Path(__file__).with_name("several_devices.py")), str(folder_of("llama"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "REPORT" in done.stdout, done.stderr[-2000:]
+    report = json.loads(done.stdout.partition("REPORT")[2])
+    assert report["device"] == "played:0" and report["devices"] == ["played:0", "played:1", "played:1"]
+    assert "tensors on" in report["noticed"], "sums over two devices must fail, or nothing here is tested"
+    assert report["same"] and report["latents"] and all(report["verify"].values()), report
+    assert max(report["differences"].values()) < 1e-4, report["differences"]
 
 
 # --- half precision ---

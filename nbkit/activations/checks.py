@@ -84,7 +84,7 @@ def verify(
         _check("order", together, back, scale, tolerance, column),
         _check(f"storage {dtype}", stored, together, scale, 2e-2 if dtype == "bfloat16" else 1e-2, "q99"),
     ]
-    if subject.dtype != "float32" and not subject.spread:
+    if subject.dtype != "float32" and not subject.dispatched:
         exact = replace(subject, model=copy.deepcopy(subject.model).float())
         exact = run_batch(exact, work, order).cpu()
         lines.append(_check(f"arithmetic {subject.dtype}", together, exact, scale, tolerance, column))

@@ -207,7 +207,7 @@ def _places(subject: Subject, layers: Iterable[int] | None) -> list[int]:
             f"no units can be planted in {subject.name}, of type {config.model_type!r};"
             f" types with a place for them: gated ones such as llama, {', '.join(FIRST_MATRIX)}"
         )
-    if subject.spread:
+    if subject.dispatched:
         raise ValueError(f"no units can be planted in {subject.name}: load it without device_map")
     known = subject.sites.loc[subject.sites["kind"] == "ffn", "layer"].tolist()  # not those of experts
     places = known[1:] or known if layers is None else list(layers)

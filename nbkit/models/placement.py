@@ -14,7 +14,7 @@ import torch
 Module = Any
 
 
-def is_spread(model: Module) -> bool:
+def is_dispatched(model: Module) -> bool:
     """Whether the parts of a model are on several devices, or wait in memory or on disk."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 

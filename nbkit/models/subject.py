@@ -36,7 +36,7 @@ from nbkit.models.architectures import (
 from nbkit.models.dictionaries import Dictionary
 from nbkit.models.discovery import architecture_for, final_path, is_causal
 from nbkit.models.fingerprints import fingerprint_of
-from nbkit.models.placement import home_of, is_spread, without_values
+from nbkit.models.placement import home_of, is_dispatched, without_values
 
 
 class _Stop(Exception):
@@ -116,9 +116,9 @@ class Subject:
         return home_of(self.model.get_input_embeddings())
 
     @property
-    def spread(self) -> bool:
+    def dispatched(self) -> bool:
         """Whether the model is on several devices, or waits in memory or on disk (`device_map`)."""
-        return is_spread(self.model)
+        return is_dispatched(self.model)
 
     @property
     def dtype(self) -> str:
@@ -437,7 +437,7 @@ class Subject:
         Weights are drawn on the CPU, so that a seed means the same weights on every device;
         the global random state is left as it was. `ValueError` for a model that is spread over devices.
         """
-        if self.spread:
+        if self.dispatched:
             raise ValueError(
                 f"{self.name} is spread over devices, where no randomized copy is made: load it without"
                 " device_map"
