@@ -4,8 +4,8 @@
     python benchmarks/big_subjects.py --model smollm2 --map split      two GPUs, half of the blocks on each
     python benchmarks/big_subjects.py --model org/70b --map auto --alone    too big for one device
 
-Expected lines with `--map split` on two GPUs. NOT RUN THERE, the machine at hand has none; `--map disk` was run,
-with a difference of 0 and 87 tokens a second against 219:
+Expected lines with `--map split` on two GPUs. NOT RUN THERE, the machine at hand has none; `--map disk`
+was run, with a difference of 0 and 87 tokens a second against 219:
 
     smollm2: 134,515,008 parameters, saved as F32: 0.54 GB in float32, 0.27 GB in float16, ...
     modules on: cuda:0, cuda:1

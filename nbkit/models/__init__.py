@@ -39,8 +39,8 @@ Sites are tensors [batch, token, width], layers count from 0 (the first block). 
                        norm follows (`subject.final_norm`), transformers passes the last one through it,
                        here it is the raw output of the block
 
-Of a model loaded with `device_map` (`subject.dispatched`), `subject.device` is that of the embeddings: inputs go
-there, each tensor stays where its block computed it, and what is pooled is gathered on the first.
+Of a model loaded with `device_map` (`subject.dispatched`), `subject.device` is that of the embeddings: inputs
+go there, each tensor stays where its block computed it, and what is pooled is gathered on the first.
 Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
 ALBERT runs one block many times; each run is a layer here. Where several threads use one model, their
 forward passes run one after another.
