@@ -34,7 +34,7 @@ def value_of(model: Module, name: str, weight: torch.Tensor) -> torch.Tensor:
     parent, _, own = name.rpartition(".")
     for hook in _hooks(model.get_submodule(parent)):
         if getattr(hook, "weights_map", None) is not None:
-            return hook.weights_map[own].to(weight.dtype)  # on disk they have the dtype of the file
+            return hook.weights_map[own]  # accelerate has cast it
     return weight
 
 
