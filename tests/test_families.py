@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.activations import ACT2FN
 
 from nbkit import activations, models, texts
-from nbkit.models import loading
+from nbkit.models import memory
 
 BERT = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24)
 BERT |= dict(max_position_embeddings=34, type_vocab_size=1)
@@ -110,7 +110,7 @@ def save_tiny(folder, kind, **changes):
     torch.manual_seed(0)
     options = dict(vocab_size=19, pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.3)
     config = AutoConfig.for_model(kind, **options | EVERY[kind].config | changes)
-    model = loading.ENCODERS[kind](config) if kind in loading.ENCODERS else AutoModel.from_config(config)
+    model = memory.ENCODERS[kind](config) if kind in memory.ENCODERS else AutoModel.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():  # biases and norms start as 0 and 1: move them
             weight.add_(0.2 * torch.randn_like(weight))

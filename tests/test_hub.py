@@ -137,6 +137,15 @@ def test_sharded_safetensors(hub, client, folder):
     assert lost["error"] == "ValueError" and "cannot read the weights" in lost["message"]
 
 
+def test_an_estimate_fetches_no_weights(hub, client, folder):
+    hub.repository("models/org/unread").push(files_of(folder))
+    found = client.ask("(lambda m: [m.name, m.stays, m.saved])(models.estimate('org/unread'))")
+    local = models.estimate(folder)
+    assert found == ["org/unread", local.stays, {"F32": sum(local.saved.values())}]
+    there = "__import__('huggingface_hub').try_to_load_from_cache('org/unread', {!r})"
+    assert client.ask(there.format("config.json")) and not client.ask(there.format("model.safetensors"))
+
+
 def test_a_model_that_is_not_there_gated_or_incomplete(hub, client, folder):
     absent = client.ask(fingerprint("org/absent"))
     assert absent["error"] == "FileNotFoundError" and "check the name" in absent["message"]

@@ -56,7 +56,8 @@ def verify(
     padding    a text alone against the same text padded in a batch
     order      a batch against the same batch reversed
     storage    values rounded to ``dtype`` for the store against those computed
-    arithmetic a subject in half precision against the same weights computed in float32
+    arithmetic a subject in half precision against the same weights computed in float32; no line for one that
+               is spread over devices, of which no copy is made
     sinks      of a causal model with hidden sites, both lines: the norm of each token that is pooled, as a
                multiple of its layer's median, of which over 20 is a sink that pooling should not see; and
                what leaving the first token out changes in the pooled values (no tolerance: it is meant to)
@@ -83,7 +84,7 @@ def verify(
         _check("order", together, back, scale, tolerance, column),
         _check(f"storage {dtype}", stored, together, scale, 2e-2 if dtype == "bfloat16" else 1e-2, "q99"),
     ]
-    if subject.dtype != "float32":
+    if subject.dtype != "float32" and not subject.dispatched:
         exact = replace(subject, model=copy.deepcopy(subject.model).float())
         exact = run_batch(exact, work, order).cpu()
         lines.append(_check(f"arithmetic {subject.dtype}", together, exact, scale, tolerance, column))
@@ -128,7 +129,7 @@ def _deviations(subject: Subject, work: Work, order: list[int]) -> torch.Tensor:
     """``_scale`` of every unit over the tokens of some texts, padding left out."""
     inputs, sites = inputs_of(subject, work.plan, order), work.identity["sites"]
     own = inputs["attention_mask"].bool()
-    found = subject.run(inputs, sites, keep=lambda tensor: _scale(tensor[own]))
+    found = subject.run(inputs, sites, keep=lambda tensor: _scale(tensor[own.to(tensor.device)]))
     return torch.cat([found[site] for site in sites])
 
 
@@ -142,8 +143,10 @@ def _hooks(subject: Subject, work: Work, order: list[int]) -> dict[str, Any]:
     states = subject.model(**inputs, output_hidden_states=True).hidden_states
     for name in subject.final_norm:
         seen[sites[-1]] = subject.model.base_model.get_submodule(name)(seen[sites[-1]])
-    found = torch.cat([seen[site][own] for site in sites], dim=1).float().cpu()
-    expected = torch.cat([h[own] for h in states], dim=1).float().cpu()
+    found, expected = (
+        torch.cat([x[own.to(x.device)].float().cpu() for x in every], dim=1)
+        for every in ([seen[site] for site in sites], states)
+    )
     return _check("hooks", found, expected, _scale(expected), 1e-3)
 
 
@@ -164,7 +167,9 @@ def _norms(subject: Subject, work: Work, order: list[int]) -> dict[str, Any]:
         pooled[first + where[:, 0], where[:, 1]] = True
     if not pooled.any():
         pooled = inputs["attention_mask"].bool()
-    norms = subject.run(inputs, hidden, keep=lambda tensor: tensor[pooled].float().norm(dim=-1).cpu())
+    norms = subject.run(
+        inputs, hidden, keep=lambda tensor: tensor[pooled.to(tensor.device)].float().norm(dim=-1).cpu()
+    )
     ratios = torch.cat([norm / norm.median() for norm in norms.values()]).numpy()
     line = {"error": ratios.max(), "median": np.median(ratios), "q99": np.quantile(ratios, 0.99)}
     line = {key: float(value) for key, value in line.items()}

@@ -97,6 +97,8 @@ def _on_worker(function: Callable, job: Any, subject: Any, device: str, *shared:
 
 def _travelling(subject: Any) -> Any:
     """A copy on the CPU without hooks: transformers leaves some that cannot be sent to a process."""
+    if subject.dispatched:
+        raise ValueError(f"{subject.name} is spread over devices (device_map): use engine='local'")
     moved = copy.copy(subject)
     moved.model = copy.deepcopy(subject.model).to("cpu")
     for module in moved.model.modules():

@@ -170,7 +170,8 @@ def _forward(subject: Subject, work: Work, batch: list[int]) -> torch.Tensor:
     members, pieces = [plan.members(t) for t in batch], plan.n_pieces[batch]
     pool = functools.partial(pool_tokens, members=members, pool=identity["pool"], pieces=pieces)
     found = subject.run(inputs_of(subject, plan, batch), identity["sites"], keep=pool)
-    return torch.cat([found[site] for site in identity["sites"]], dim=1)
+    # of a model on several devices each block pools where it is: only rows move
+    return torch.cat([found[site].to(subject.device) for site in identity["sites"]], dim=1)
 
 
 # ---------------------------------------------------------------------------------- pooling
@@ -183,6 +184,7 @@ def pool_tokens(
 
     ``members`` are those of the texts that ``values`` hold one after another, ``pieces`` how many pieces
     each has (None: one). ``pool`` is "max", "mean", "first", "last", "cls" or "token".
+    Means of half precision are taken and given in float32.
     """
     longest, flat = values.shape[1], values.reshape(-1, values.shape[-1])
     pieces = np.ones(len(members), dtype=int) if pieces is None else np.asarray(pieces)
@@ -196,7 +198,9 @@ def pool_tokens(
         return flat[_on(index[ends - lengths], flat)]
     if pool == "last":
         return flat[_on(index[ends - 1], flat)]
-    return torch.segment_reduce(flat[_on(index, flat)], pool, lengths=_on(lengths, flat), axis=0)
+    gathered = flat[_on(index, flat)]
+    gathered = gathered.float() if pool == "mean" else gathered
+    return torch.segment_reduce(gathered, pool, lengths=_on(lengths, flat), axis=0)
 
 
 def _places(members: Sequence[Members], pieces: np.ndarray, width: int) -> np.ndarray:
@@ -218,11 +222,12 @@ def _plain_spans(members: Sequence[Members]) -> list[tuple[int, int]] | None:
 
 def _pool_spans(values: torch.Tensor, spans: list[tuple[int, int]], pool: str) -> torch.Tensor:
     """Text rows: runs of texts of one length need no gather, which would copy every token."""
-    pooled = values.new_empty(len(spans), values.shape[2])
+    single = torch.promote_types(values.dtype, torch.float32) if pool == "mean" else values.dtype
+    pooled = values.new_empty(len(spans), values.shape[2], dtype=single)
     for first, last in _runs(spans):
         a, b = spans[first]
         span = values[first:last, a:b]
-        pooled[first:last] = span.amax(1) if pool == "max" else span.mean(1)
+        pooled[first:last] = span.amax(1) if pool == "max" else span.mean(1, dtype=single)
     return pooled
 
 
@@ -238,4 +243,6 @@ def _runs(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def _on(numbers: np.ndarray, values: torch.Tensor) -> torch.Tensor:
     """Whole numbers on the device of ``values``; to a GPU without waiting for what it is doing."""
     found = torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
-    return found.pin_memory().to(values.device, non_blocking=True) if values.is_cuda else found
+    if values.is_cuda:
+        return found.pin_memory().to(values.device, non_blocking=True)
+    return found.to(values.device)

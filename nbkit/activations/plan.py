@@ -103,7 +103,8 @@ def identity_of(
         "rows": rows,
         "pool": "token" if rows == "token" else pool,
         "dtype": dtype,
-        "compute_dtype": subject.dtype,
+        # A schema of its own for half precision, whose means were rounded to it before 0.2.
+        "compute_dtype": subject.dtype if subject.dtype == "float32" else f"{subject.dtype}, float32 means",
         "max_length": subject.max_length,
         "long": long,
         "sinks": sinks,

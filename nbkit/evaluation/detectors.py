@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,20 @@ import torch
 from tqdm.auto import tqdm
 
 from nbkit.evaluation.targets import SEEN, Table, Target, achieved_of, targets_of
-from nbkit.models import ARCHITECTURES, Subject
+from nbkit.models import Subject
 
-#: The first matrix of the feed-forward network, within a block, by `config.model_type`.
+#: The first matrix of a feed-forward network without a gate, within a block, by `config.model_type`. Of gated
+#: ones the subject knows it.
 FIRST_MATRIX = {
-    "bert": "intermediate.dense",
-    "roberta": "intermediate.dense",
-    "electra": "intermediate.dense",
-    "mpnet": "intermediate.dense",
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "mpnet"),
+        "intermediate.dense",
+    ),
     "distilbert": "ffn.lin1",
-    "gpt2": "mlp.c_fc",
+    **dict.fromkeys(("gpt2", "gpt_neo"), "mlp.c_fc"),
+    **dict.fromkeys(("gpt_neox", "bloom", "falcon"), "mlp.dense_h_to_4h"),
+    "phi": "mlp.fc1",
+    "opt": "fc1",
 }
 SHORTLIST = 3  # of these are trained in all rounds
 ROUNDS = 3
@@ -233,7 +237,7 @@ def _token_inputs(
     """
     parts: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in layers}
     order = np.argsort([len(text) for text in texts], kind="stable")  # like lengths: little padding
-    firsts = [_matrices(subject.model, layer)[0] for layer in layers]
+    firsts = [_matrices(subject.model, subject.architecture, layer).first for layer in layers]
     starts = range(0, len(texts), TEXTS_AT_ONCE)
     with subject.record_inputs(firsts) as seen:
         for start in tqdm(starts, desc="tokens", unit=" batches", leave=False, disable=not progress):
@@ -253,31 +257,62 @@ def _token_inputs(
 # ---------------------------------------------------------------------------------- the wider model
 
 
-def _matrices(model: Any, layer: int) -> tuple[Any, Any]:
-    """The first and the second matrix of a layer's feed-forward network."""
-    kind = model.config.model_type
-    block = model.base_model.get_submodule(ARCHITECTURES[kind].blocks)[layer]
-    return block.get_submodule(FIRST_MATRIX[kind]), block.get_submodule(ARCHITECTURES[kind].ffn)
+class _Matrices(NamedTuple):
+    """The matrices of a layer's feed-forward network."""
+
+    first: Any  # what it makes goes through the nonlinearity
+    second: Any
+    up: Any = None  # of a gated layer: what that is multiplied by; the same matrix where one makes both
 
 
-def widened(model: Any, units: list[Unit]) -> Any:
-    """A copy with a row and a bias more for each unit, whose outputs nobody reads."""
-    model = copy.deepcopy(model)
+def _matrices(model: Any, record: Any, layer: int) -> _Matrices:
+    block = model.base_model.get_submodule(record.blocks)[layer]
+    second = block.get_submodule(record.ffn)
+    if (kind := model.config.model_type) in FIRST_MATRIX:
+        return _Matrices(block.get_submodule(FIRST_MATRIX[kind]), second)
+    return _Matrices(block.get_submodule(record.gate), second, block.get_submodule(record.up))
+
+
+def widened(subject: Subject, units: list[Unit]) -> Any:
+    """A copy of the model with a row and a bias more for each unit, whose outputs nobody reads.
+
+    In a gated layer the row is one of the gate, and `up` gets a row of zeros with a bias of 1: the unit is
+    act(gate), as in a layer without a gate. Where the matrices have no biases, those of real units are 0.
+    """
+    model = copy.deepcopy(subject.model)
     for layer in {unit.layer for unit in units}:
         mine = [unit for unit in units if unit.layer == layer]
-        first, second = _matrices(model, layer)
-        rows = torch.stack([unit.direction for unit in mine]).to(first.weight)
-        unread = torch.zeros(len(mine), model.config.hidden_size).to(second.weight)
-        if isinstance(first, torch.nn.Linear):
-            _set(first, "weight", torch.cat([first.weight, rows]))
-            _set(second, "weight", torch.cat([second.weight, unread.T], dim=1))
-            first.out_features, second.in_features = len(first.weight), second.weight.shape[1]
-        else:  # GPT-2's Conv1D keeps its weight as [in, out]
-            _set(first, "weight", torch.cat([first.weight, rows.T], dim=1))
+        first, second, up = _matrices(model, subject.architecture, layer)
+        rows, bias = (torch.stack([getattr(unit, name) for unit in mine]) for name in ("direction", "bias"))
+        width = _width(second)
+        if up is not None:
+            _insert(up, torch.zeros_like(rows), torch.ones_like(bias), 2 * width if up is first else width)
+        _insert(first, rows, bias, width)
+        if isinstance(second, torch.nn.Linear):
+            unread = second.weight.new_zeros(len(second.weight), len(mine))
+            _set(second, "weight", torch.cat([second.weight, unread], dim=1))
+            second.in_features += len(mine)
+        else:
+            unread = second.weight.new_zeros(len(mine), second.weight.shape[1])
             _set(second, "weight", torch.cat([second.weight, unread]))
-            first.nf, second.nx = first.weight.shape[1], len(second.weight)
-        _set(first, "bias", torch.cat([first.bias, torch.stack([u.bias for u in mine]).to(first.bias)]))
+            second.nx += len(mine)
     return model
+
+
+def _width(second: Any) -> int:
+    """How many units a second matrix reads; GPT-2's Conv1D keeps its weight as [in, out]."""
+    return second.weight.shape[1 if isinstance(second, torch.nn.Linear) else 0]
+
+
+def _insert(matrix: Any, rows: torch.Tensor, bias: torch.Tensor, at: int) -> None:
+    """New outputs of a matrix, with their biases, from place `at` on."""
+    linear = isinstance(matrix, torch.nn.Linear)
+    dim, rows = (0, rows) if linear else (1, rows.T)
+    before, after = matrix.weight.tensor_split([at], dim)
+    _set(matrix, "weight", torch.cat([before, rows.to(before), after], dim))
+    old = before.new_zeros(before.shape[dim] + after.shape[dim]) if matrix.bias is None else matrix.bias
+    _set(matrix, "bias", torch.cat([old[:at], bias.to(old), old[at:]]))
+    setattr(matrix, "out_features" if linear else "nf", len(old) + len(bias))
 
 
 def _set(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:

@@ -32,6 +32,13 @@ descriptor differ by layer and by the texts they were trained on. They are singl
 models rarely are; ``blur`` adds a random direction to each, which makes them weaker. A method that fails
 here will not do better on real units; one that passes may still fail there.
 
+In a gated network (SmolLM2, and all of Llama's family) a unit is act(gate) * up. A planted one detects with
+its gate, and its up is 1 for every token: it is act(gate), as in a network without gates. That makes it
+simpler than the real units beside it, which multiply two directions and are negative half of the time; a
+planted one is never far below 0 (-.28 with SiLU). So planted units say less about gated models: they show
+that a method finds units that are high for a descriptor, and nothing about units that mean something at both
+ends.
+
 Dataset-local units are the hardest: one direction has to know the corpus as well as the descriptor. Several
 candidates are trained for each and judged by those of the training texts that they have not seen; the best
 are trained three times, on different texts, and the mean is planted. They are much fainter than the others,
@@ -134,7 +141,7 @@ def plant(
     train = table_of(corpora, matrices, {name: part[0] for name, part in parts.items()})
     units = trained(subject, train, counts, places, steps, blur, rng, progress)
     name = f"{subject.name}-planted{seed}"
-    planted = Subject(name, widened(subject.model, units), subject.tokenizer, subject.revision)
+    planted = Subject(name, widened(subject, units), subject.tokenizer, subject.revision)
     names, targets = _names(subject, units), [unit.target for unit in units]
     check_texts, held_out = (
         {n: corpora[n].where(text_id=ids(corpora[n], part[i])) for n, part in parts.items()} for i in (1, 2)
@@ -195,16 +202,19 @@ def _counts(kinds: str | Sequence[str] | Mapping[str, int], n: int) -> dict[str,
 
 def _places(subject: Subject, layers: Iterable[int] | None) -> list[int]:
     config: Any = subject.model.config
-    if config.model_type not in FIRST_MATRIX:
+    if config.model_type not in FIRST_MATRIX and not subject.gated:
         raise ValueError(
             f"no units can be planted in {subject.name}, of type {config.model_type!r};"
-            f" types with a place for them: {', '.join(FIRST_MATRIX)}"
+            f" types with a place for them: gated ones such as llama, {', '.join(FIRST_MATRIX)}"
         )
-    last = int(subject.sites["layer"].max())
-    places = list(range(min(1, last), last + 1)) if layers is None else list(layers)
-    wrong = [layer for layer in places if not 0 <= layer <= last]
-    if wrong or not places:
-        raise ValueError(f"layers={places}: {subject.name} has layers 0 to {last}; name one at least")
+    if subject.dispatched:
+        raise ValueError(f"no units can be planted in {subject.name}: load it without device_map")
+    known = subject.sites.loc[subject.sites["kind"] == "ffn", "layer"].tolist()  # not those of experts
+    places = known[1:] or known if layers is None else list(layers)
+    if not places or not set(places) <= set(known):
+        raise ValueError(
+            f"layers={places}: {subject.name} has layers {known[0]} to {known[-1]}; name one at least"
+        )
     return places
 
 

@@ -4,6 +4,8 @@ The names, in the order you meet them:
 
     subject = models.load()                       # all-MiniLM-L6-v2, the embedded default
     subject = models.load("bert-base-uncased", revision="86b5e09")   # or a hub name, or a folder
+    models.estimate("org/large")                  # memory at each dtype, before loading (`Memory`)
+    models.load("org/large", dtype="bfloat16", device_map="auto")    # over GPUs, memory and disk
     subject.sites                                 # frame: site, layer, kind, width
     subject.select(["ffn", "layer.3.hidden"])     # groups and single sites -> site names
     batch, own = subject.encode(texts)            # tokenized; `own` leaves out special tokens and padding
@@ -37,6 +39,8 @@ Sites are tensors [batch, token, width], layers count from 0 (the first block). 
                        norm follows (`subject.final_norm`), transformers passes the last one through it,
                        here it is the raw output of the block
 
+Of a model loaded with `device_map` (`subject.dispatched`), `subject.device` is that of the embeddings: inputs
+go there, each tensor stays where its block computed it, and what is pooled is gathered on the first.
 Padding is part of the tensors: which positions are text is in `batch["attention_mask"]`.
 ALBERT runs one block many times; each run is a layer here. Where several threads use one model, their
 forward passes run one after another.
@@ -47,14 +51,17 @@ Reading and editing by forward hooks is common practice; the site names are new 
 
 from nbkit.models.architectures import ARCHITECTURES
 from nbkit.models.dictionaries import attach
-from nbkit.models.loading import MINILM_SHA256, load, sentence_encoder, smollm2_folder
+from nbkit.models.loading import MINILM_SHA256, estimate, load, sentence_encoder, smollm2_folder
+from nbkit.models.memory import Memory
 from nbkit.models.subject import Subject
 
 __all__ = [
     "ARCHITECTURES",
     "MINILM_SHA256",
+    "Memory",
     "Subject",
     "attach",
+    "estimate",
     "load",
     "sentence_encoder",
     "smollm2_folder",

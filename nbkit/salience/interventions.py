@@ -135,7 +135,7 @@ def _edits(units: pd.DataFrame, chosen: np.ndarray, how: str, means: _Means, wat
         def edit(tensor: torch.Tensor) -> torch.Tensor:
             changed = tensor.clone()
             flat = changed.view(-1, changed.shape[-1])
-            place = watch.tokens[:, None], index.to(tensor.device)[None]
+            place = watch.tokens.to(tensor.device)[:, None], index.to(tensor.device)[None]
             if how == "zero":
                 flat[place] = 0.0
             elif how == "mean":
@@ -191,7 +191,7 @@ class _Watch:
             self.tokens = torch.from_numpy(batch.tokens[here[owner]]).to(self.subject.device)
             self.classes = self.wanted[batch.rows][owner[here[owner]]]
             with self.subject.edit(edits or {}):
-                hidden = self.subject.run(batch.inputs, self.last)[self.last].float()
+                hidden = self.subject.run(batch.inputs, self.last)[self.last].float().to(self.subject.device)
                 if self.has_head:
                     named.append(self._named(batch, here, owner))
             mask = batch.inputs["attention_mask"][..., None]
