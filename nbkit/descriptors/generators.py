@@ -61,13 +61,16 @@ class Keyphrase:
 
     def complete_all(self, requests: Sequence[Messages]) -> list[Reply]:
         from keybert import KeyBERT
+        from keybert.backend._sentencetransformers import SentenceTransformerBackend
         from sklearn.feature_extraction.text import CountVectorizer
 
         from nbkit.models import sentence_encoder
 
         if not requests:
             return []
-        model = KeyBERT(model=self._encoder or sentence_encoder())  # pyright: ignore[reportArgumentType]
+        # KeyBERT knows an encoder by its class's name, and would fetch another in the place of ours
+        model: Any = self._encoder or SentenceTransformerBackend(sentence_encoder())
+        model = KeyBERT(model=model)
         texts = [messages[-1]["content"] for messages in requests]
         vectorizer = CountVectorizer(
             ngram_range=(1, 2), stop_words="english", token_pattern=r"(?u)\b[^\W\d]{3,}\b"
