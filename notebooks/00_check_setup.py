@@ -100,8 +100,8 @@ print("The second call found the store:", second.seconds < 1)
 # %% [markdown]
 # ## An error that says what to do
 #
-# Mistakes in a notebook should cost seconds. Every message of the kit names the thing, the value, and
-# the mend.
+# Mistakes in a notebook should cost seconds. The kit's messages try to name the thing, the value, and the
+# mend. Here is one.
 
 # %%
 try:

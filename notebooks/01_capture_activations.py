@@ -68,7 +68,7 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# Of thirteen numbers only two belong to the text; the kit must take the red one.
+# Of thirteen positions (eight are drawn) only two belong to the text; the maximum is the framed one.
 
 # %%
 own = batch["attention_mask"].bool() & (batch["input_ids"] != subject.tokenizer.cls_token_id)
@@ -89,7 +89,8 @@ for store in stored.values():
     print(store)
 
 # %% [markdown]
-# Do the two agree? The kit's values were stored in half precision, so we allow three decimals.
+# Do the two agree? The kit's values were stored in half precision, so we allow a difference in the third
+# decimal.
 
 # %%
 
@@ -127,7 +128,7 @@ unit = store.units["unit"].iloc[int(std.argmax())]
 exemplars.top(store, corpora[name], unit, k=6, subject=subject)[["activation", "peak", "text"]]
 
 # %% [markdown]
-# The top alone misleads: ten texts of hundreds. `quantile_sample` shows the whole range.
+# The top alone misleads: six texts of 460. `quantile_sample` shows the whole range.
 
 # %%
 exemplars.quantile_sample(store, corpora[name], unit, k=5)[["activation", "text"]]
@@ -146,9 +147,10 @@ with plots.style():
 
 # %% [markdown]
 # The two heaps lie at the same places in all corpora; how many texts are in the right one depends on the
-# corpus: nearly every second review has an "I", and hardly any sentence of the encyclopedia. Ten exemplars
-# would not have told us, and they can be found in any corpus, however rare its right heap is. What is said of
-# a unit from one corpus has to be asked again in another; that is notebook 04.
+# corpus: nearly every second review is in it, and hardly any sentence of the encyclopedia. Not every text in
+# the heap has an "I": many have "my" or "me", which the six exemplars did not show. Ten exemplars would not
+# have told us, and they can be found in any corpus, however rare its right heap is. What is said of a unit
+# from one corpus has to be asked again in another; that is notebook 04.
 #
 # ## Exercises
 #

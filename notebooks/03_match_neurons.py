@@ -80,8 +80,9 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# At .95 the unit alone tells the two kinds of texts apart. At .30, our minimum for a tag, they overlap, and
-# yet the highest activations are mostly of one kind. At .10 nobody would see anything.
+# At .95 the unit alone tells the two kinds of texts apart. At .30, our minimum for a tag, they overlap: the
+# texts with it lie higher on average, but the highest activations are of both kinds. At .10 nobody would see
+# anything.
 #
 # The best unit for some descriptors, over all layers:
 
@@ -147,8 +148,9 @@ counts["shuffled labels"] = int(((by_chance["rank"] == 1) & (by_chance["q"] <= 0
 pd.Series(counts, name="units with a significant first tag")
 
 # %% [markdown]
-# A third to a half of the units have a significant first tag; with shuffled labels none has. Significant is
-# not strong: with 230 texts a correlation of .2 already is.
+# Between a third of the units (fiction) and more than a half (encyclopedia) have a significant first tag;
+# with shuffled labels none has. Significant is not strong: with 230 texts a correlation of about .25 is
+# usually enough, even as the best of 103.
 #
 # ## Chosen on one half, looked up on the other
 #
@@ -166,8 +168,9 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# Most points lie near the diagonal, a little below. Units with a tag of .3 or more are in all layers, most of
-# them in layers 2 and 3.
+# Strong tags lie near the diagonal, a little below; most points are weak tags, and many of these lose most of
+# their score. Units with a tag of .3 or more are in all layers, more of them in layers 2 and 3 than
+# elsewhere.
 #
 # ## How good is that? The baselines
 #
@@ -184,11 +187,12 @@ baselines = matching.baselines(
 baselines.round(2)
 
 # %% [markdown]
-# `share` has a first tag of .3 or more that is significant, on the half that chose it: 29 % of the units
-# (the next table but one shows which). Shuffled labels give no tag, untrained units 9 %. Random directions
-# have half of the units' share: a mixture of units that respond to something responds too, so they are a
-# baseline as well. And their mean scores, .34 and .37, are alike: what the units have more of is tags, not
-# stronger ones. (`jaccard`: how far the two best descriptors of the halves agree.)
+# `share` has a first tag of .3 or more that is significant, on the half that chose it: 29 % of the units (how
+# many for each descriptor stands under *as it is* in the table after the next heading). Shuffled labels give
+# no tag, untrained units 9 %. Random directions have half of the units' share: a mixture of units that
+# respond to something responds too, so they are a baseline as well. Among tags over .3 the medians are alike
+# (.34 and .37), but the best units are stronger: the 95th percentile of all first scores (`top_score`) is .48
+# for units and .37 for directions. (`jaccard`: how far the two best descriptors of the halves agree.)
 #
 # How many descriptors share how many units (first and second tags together)? A tag that hundreds of units
 # carry names none of them.
@@ -201,9 +205,9 @@ matching.collisions(tagged).head(5)
 # %% [markdown]
 # ## Is it only the length?
 #
-# Long sentences have more of everything. A unit that counts tokens correlates with half of the descriptors,
-# and no null above notices. `covariates` takes out, within texts of like length, what length explains, and
-# permutes labels only among such texts.
+# Long sentences have more of everything. A unit that counts tokens correlates with every descriptor that is
+# more frequent in long texts, and no null above notices. `covariates` takes out, within texts of like length,
+# what length explains, and permutes labels only among such texts.
 
 # %%
 length = corpora[name].lengths.to_frame()  # words of each text
@@ -218,8 +222,8 @@ print(f"{len(before):,} units with a tag, {len(after):,} with length controlled"
 changed.head(8)
 
 # %% [markdown]
-# A third of the units lose their tag. Half of the loss is *first person*, and of *past tense* a quarter is
-# left; *question*, *quotation* and *negation* hardly change.
+# There are a third fewer tagged units than before. Half of the loss is *first person*, and of *past tense* a
+# quarter is left; *question*, *quotation* and *negation* hardly change.
 #
 # ## High and low
 #
@@ -253,10 +257,10 @@ composites.sort_values("gain", ascending=False)[
 ].head(5).round(2)
 
 # %% [markdown]
-# One of sixty: for the others the best single descriptor says as much.
+# One of sixty: for the others, which were chosen as the best described, no composite is clearly better.
 #
-# This is as far as most studies go, and further: tags that hold on held-out texts *of the same corpus*.
-# Whether they hold anywhere else is the next question.
+# Many studies stop here, or earlier: tags that hold on held-out texts *of the same corpus*. Whether they hold
+# anywhere else is the next question.
 #
 # ## Exercises
 #

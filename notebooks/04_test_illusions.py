@@ -117,9 +117,9 @@ with plots.style():
 pd.DataFrame({n: exemplars.top(acts[n], corpora[n], unit, k=5)["text"] for n in (home, away)})
 
 # %% [markdown]
-# In fiction the strongest texts are people speaking, in reviews bodies and what they wear or use. Whoever
-# had only fiction would call it a unit for quotations (.92), whoever had only reviews one for health (.85);
-# in the other corpus these are worth .53 and .55, next to nothing.
+# In fiction four of the five strongest texts are people speaking, in reviews most are bodies and what they
+# wear or use. Whoever had only fiction would call it a unit for quotations (.92), whoever had only reviews
+# one for health (.85); in the other corpus these are worth .53 and .55, next to nothing.
 #
 # It was searched for, as the most striking of 9,216, and on all texts, so its numbers flatter. How often
 # does that happen, to tags that were chosen on one half and are judged on others?
@@ -129,7 +129,7 @@ pd.DataFrame({n: exemplars.top(acts[n], corpora[n], unit, k=5)["text"] for n in 
 # `compare` cuts every corpus into halves, three times, and chooses a tag for every unit on one half. On each
 # other corpus a tag is
 #
-# - *kept*: still the unit's first tag, and significant,
+# - *kept*: still the unit's first tag, and significant (a tag is a unit's best descriptor, with an AUROC of .7 or more),
 # - *significant*: related to the unit, but not its first tag,
 # - *changed*: the unit's own tag of that corpus is significantly better there: the illusion,
 # - *silent*: neither of the two is related to the unit there; it says nothing we have words for,
@@ -174,12 +174,12 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# Within a corpus nearly nothing changes: a tag is kept, or at least related (*significant*), or the texts
-# are too few to say. In other corpora fewer tags are kept, and some have changed into another. Much is
-# *undecided*: a half of a sample corpus has 230 texts, and of the last layer's tags about half cannot be
-# judged. That is not "lost": a study that counts whatever is not first as an illusion counts these, too.
-# The thin bars say what the procedure gives where there is no illusion (*same encoding*), and for mixtures
-# of units.
+# Within a corpus nearly nothing changes: a tag is kept, or at least related (*significant*), or the texts are
+# too few to say. In other corpora fewer tags are kept, and some have changed into another. Much is
+# *undecided*: a half of a sample corpus has 230 texts, and of the last layer's tags between three and five in
+# ten cannot be judged. That is not "lost": a study that counts whatever is not first as an illusion counts
+# these, too. The thin bars say what the procedure gives where there is no illusion (*same encoding*), and for
+# mixtures of units.
 #
 # The same in numbers. *Within* and *across* are the shares of tags that are still the first; their
 # difference is the *illusion gap*, what held-out texts of the same corpus cannot see.
@@ -196,9 +196,11 @@ table.droplevel(1)
 #
 # Feed-forward units keep .60 of their first tags at home and .44 away, a gap of .15; those pooled by mean
 # have the largest, .18. The last layer's gap is .11 by mean and .06 at [CLS], on about 200 tags. Units that
-# mean the same everywhere show .03 at most, either way. So these gaps are no artefact of the procedure, and
-# no kind of unit is without one. (`make run PRESET=treebank` runs this notebook on 9,000 sentences of real
-# text.)
+# mean the same everywhere show .03 at most, either way. So rare descriptors and small samples alone do not
+# make these gaps; that the texts of one descriptor differ from corpus to corpus may be a part of them. No
+# kind of unit is without a gap. (*Within* and *across* ask only whether a tag is first again; *kept* in the
+# figure above asks for significance, too.) (`make run PRESET=treebank` runs this notebook on 9,000 sentences
+# of real text.)
 
 # %%
 with plots.style():
@@ -208,8 +210,9 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# The distance between the blue and the red point is the gap; small marks below are baselines, in other
-# corpora. Random directions (green) lie left of the units: mixtures of units travel less well.
+# The distance between the two large points of a line is the gap; small marks below are baselines, in other
+# corpora. Random directions (green) lie left of the feed-forward units: mixtures of these travel less well.
+# In the last layer the two are close.
 #
 # ## The baselines
 #
@@ -223,12 +226,13 @@ with plots.style():
 report.baselines[["kind", *columns[:4]]].astype(str)
 
 # %% [markdown]
-# The last layer again. Random directions have tags that hold at home as well as the units' (.47 and .48),
-# and travel less well (.32 and .37): its basis is special in little. Looked up on another unit, a tag
-# agrees in one case of twenty. Shuffled labels leave no tag at all. And the untrained network's tags hold
-# better than the trained one's, at home (.72) and away (.57): they hang on single words and marks, which
-# any network passes on. Its gap is no smaller. Neither a tag nor a gap by itself is a sign of something
-# learned.
+# The last layer again. Random directions have tags that hold at home as well as the units' (.47 and .48), and
+# travel perhaps a little less well (.32 and .37): the units of the last layer are hardly special among its
+# directions. Looked up on another unit, a tag agrees in one case of twenty. Shuffled labels leave no tag at
+# all (the shares in that line are of the best pairs, none of which reached the minimum). And the untrained
+# network's tags hold better than the trained one's, at home (.72) and away (.57): probably because they hang
+# on single words and marks, which any network passes on. Its gap is no smaller. Neither a tag nor a gap by
+# itself is a sign of something learned.
 
 # %% [markdown]
 # ## Why? Every corpus has its own region
@@ -256,15 +260,16 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# The diagonal is the share that is guessed right: .56 to .75, where chance is .25 (the paper: .73 to
-# 1.00). A direction meets each corpus in another region, and its strongest texts there are the texts of
-# that region which lie furthest out. They need not have the same thing in common.
+# The diagonal is the share that is guessed right: .56 to .75, where chance is .25 (the paper: .73 to 1.00).
+# So the corpora overlap, but lie apart on average, and the strongest texts of a direction are partly chosen
+# by the corpus. That is a possible reason for the illusion, and not shown to be its cause.
 #
 # ## Which tags hold everywhere?
 #
 # A tag is *global* if its descriptor becomes more frequent along the whole direction, in every corpus;
 # *dataset-level* if it does so in some corpora only; *local* if the ten strongest texts have it and there is
-# no trend below them. `undecided` counts corpora with too few texts to say.
+# no trend below them. *undecided* is a tag for which some corpus has too few texts to say, *none* one without
+# any trend.
 
 # %%
 places = {kind: KINDS[kind] for kind in ("FFN units, max over tokens", "last layer, mean over tokens")}
@@ -302,8 +307,9 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# On the left all lines rise: whoever reads that tag off one corpus may use it in the others. On the right
-# one does, and the others stay flat or turn: that tag is true where it was found.
+# On the left all lines rise, some of them in the last fifth only: whoever reads that tag off one corpus may
+# use it in the others. On the right one does, and the others stay flat or turn: that tag is true where it was
+# found.
 #
 # ## Browse
 #
@@ -320,8 +326,9 @@ browser
 #
 # All this is a machine's judgement, with words it was given. The paper asked people. They saw ten sentences
 # and were not told whether these were a unit's, a random direction's, or drawn at random. Here are such sets;
-# the key stays away from the annotators. Type `n`, or `asks for help: 1 3 5-8`. Then
-# `illusions.agreement_of(folder, key)` prints the paper's table.
+# the key stays away from the annotators. If you see no pattern, type `n`; otherwise a name for it, a colon
+# and the sentences that have it, as in `asks for help: 1 3 5-8`. Then `illusions.agreement_of(folder, key)`
+# prints the paper's table.
 
 # %%
 sets, key = illusions.annotation_set(last_layer, corpora, units=3, directions=3, random=4, seed=SEED)

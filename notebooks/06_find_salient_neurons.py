@@ -61,7 +61,7 @@ stored.units["unit"][by_hand.argsort()[::-1][:3]].tolist()
 # ## With the kit
 #
 # The best units for nouns against the rest are in layers 3 and 4, and unit 157 is among them twice: a hidden
-# unit keeps its number from layer to layer, because each layer only adds to it.
+# unit keeps its number from layer to layer, because each layer adds to it and rescales the sum.
 #
 # The same ranking is `probeless`, with two classes. It must agree with the hand.
 
@@ -105,11 +105,11 @@ print(f"accuracy with all {X.shape[1]:,} units: {everything:.2f}")
 table.round(2)
 
 # %% [markdown]
-# Greedy is first at every number. From a hundred units on, `probeless` is below random ones: it ranks each
-# unit alone, so its first ones say the same again (unit 157 of two layers, above). At three hundred all are
-# near the accuracy of all units, and differences of a hundredth mean nothing. And look at `random`: a
-# hundred units drawn blindly reach .87. So the question is less which units carry the part of speech than
-# how many one needs.
+# Greedy is first at every number. From a hundred units on, `probeless` is no better than one random draw: it
+# ranks each unit alone, so its first ones say the same again (unit 157 of two layers, above). At three
+# hundred all are near the accuracy of all units, and differences of a hundredth mean nothing. And look at
+# `random`: a hundred units drawn blindly reach .87. So the question is less which units carry the part of
+# speech than how many one needs.
 
 # %%
 kept = {f"first 100 ({m})": (100, table.loc[100, m]) for m in ("greedy", "random")}
@@ -240,10 +240,10 @@ causal = salience.intervene(
 causal.drop(columns="word").round(2)
 
 # %% [markdown]
-# Without the first hundred units the probe loses a little (.85 to .78), without random ones nothing.
-# Translated, they turn 13 % of the other words into nouns for the probe, random units 5 %, and the
-# untouched model 3 %. So does the model use them? A little: more than units drawn blindly, and most words
-# keep their part of speech.
+# Without the first hundred units the probe loses a little (.85 to .78), without random ones nothing; and the
+# embedding of the text moves further than without random ones (the column *embedding*). Translated, they turn
+# 13 % of the other words into nouns for the probe, random units 5 %, and the untouched model 3 %. So does the
+# model use them? A little: more than units drawn blindly, and most words keep their part of speech.
 #
 # There is not one salient set: take the first away, and the next is as good. "These are the neurons of
 # part of speech" says more than the data do; "these few are enough" is what was measured.

@@ -193,10 +193,10 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# The subject's line rises above the dotted one in layers 1 to 3 only. X_sp, the distance to the gold
-# depths, is below all baselines up to layer 4. X_ssp, the distance to *some* profile, is no less for the
-# subject than for shuffled words and random weights: the small values that are published for it are small
-# there, too.
+# The subject's line rises above the dotted one in layers 1 to 3 only. X_sp, the distance to the gold depths,
+# is below all baselines up to layer 4. X_ssp, the distance to *some* profile, is no less for the subject than
+# for shuffled words and random weights: a small X_ssp alone does not show a tree; published values come
+# without these baselines.
 #
 # ## One sentence
 #

@@ -139,11 +139,10 @@ with plots.style():
 
 # %% [markdown]
 # The tree does not help here: at layer 1 the interval of the gain holds 0 (p is 1.00: after the correction
-# for two settings nothing is left to say), at layer 4 the gain is negative, -.11. Three seeds are few: its
-# p is .08. No run collapsed, since the probe was fitted. The paper fine-tunes BERT-large on CoLA with ten
-# seeds; its best mean gain is .006, and its baseline varies by .017 from seed to seed. It reports the
-# Matthews correlation averaged over batches. `batch_matthews` is that average, `matthews` the correlation
-# of the whole set:
+# for two settings nothing is left to say), at layer 4 the gain is negative, -.11. Three seeds are few: its p
+# is .08. No run collapsed. The paper fine-tunes BERT-large on CoLA with ten seeds; its best mean gain is
+# .006, and its baseline varies by .017 from seed to seed. It reports the Matthews correlation averaged over
+# batches. `batch_matthews` is that average, `matthews` the correlation of the whole set:
 
 # %%
 runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "collapsed"]].mean().round(3)

@@ -105,14 +105,15 @@ pair = plots.corpus_compare(subject, corpora, stored, labels, report=report, k=4
 pair
 
 # %% [markdown]
-# The two best tags are two different things. Look for other units whose tag was chosen in every cut, held on
-# the other half in every cut, and in the other corpus in none. Only this unit and the best of each of twelve
-# descriptors were tested here; of another one it says so.
+# The best descriptors of the two corpora differ; a line that says *not judged* was too weak or too rare on
+# half of that corpus's texts. Look for other units whose tag was chosen in every cut, held on the other half
+# in every cut, and in the other corpus in none. Only this unit and the best of each of twelve descriptors
+# were tested here; of another one it says so.
 #
 # ## Neighbours, by hand and with the kit
 #
 # Two units are neighbours when they rise and fall together over the texts of a corpus: their activations
-# correlate. Neighbours say whether a unit is alone with what it does. Usually it is not.
+# correlate. Neighbours say whether a unit is alone with what it does. This one is not.
 
 # %%
 home, unit = next(iter(corpora)), by_hand.index[0]
@@ -168,8 +169,8 @@ print(f"on a half of another corpus:     {stats.bootstrap(away, seed=SEED)}")
 print(f"difference, unit by unit:        {stats.bootstrap(np.subtract(same, away), seed=SEED)}")
 
 # %% [markdown]
-# Many neighbours are lost to chance alone: ten of thousands are a small sample, and each half has few texts.
-# The corpus takes more of them. So a group of neurons that "belong together" is a finding about a model and
+# Four in ten are lost already from one half of a corpus to the other, because each half has few texts.
+# Another corpus takes some more. So a group of neurons that "belong together" is a finding about a model and
 # a corpus, like a tag, and needs the same control.
 #
 # ## A page for others

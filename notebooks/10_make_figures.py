@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 10 · Make figures: every picture of a paper from the store, without one forward pass
+# # 10 · Make figures: five figures of a paper from the store, without a forward pass over the texts
 #
 # **Do** draw the figures of a paper in single and double column, from activations that are already there, and
 # ask a file how it was made.
@@ -93,7 +93,8 @@ def unit_by_corpus(column):
 make("unit_by_corpus", unit_by_corpus, of_unit.reset_index(drop=True), unit=unit)
 
 # %% [markdown]
-# The unit of notebook 01: the same two heaps everywhere, and very different shares in the right one.
+# The unit of notebook 01: the same two places everywhere, with many texts in the right one or few, and very
+# different shares in the right one.
 #
 # ## What is in the file, by hand
 #
