@@ -50,7 +50,7 @@ kernel, no server and no network. All can be used with the keyboard alone:
 """
 
 from nbkit.plots.annotation import annotate
-from nbkit.plots.atlas import atlas
+from nbkit.plots.atlas_pages import atlas
 from nbkit.plots.browser import neuron_browser
 from nbkit.plots.claims import claim_card, claim_cards
 from nbkit.plots.comparison import corpus_compare

@@ -230,8 +230,8 @@ function claimOf(line) {
   return element("div", { className: "claim" },
     element("blockquote", { dir: "auto" }, line[0]),
     element("p", { className: "note", dir: "auto" },
-      "claimed when it is " + (line[1] < 0 ? "low" : "high") + (line[4] ? " · by " + line[4] : "")),
-    element("p", { className: "verdict", dir: "auto" }, element("b", {}, line[2]), ": " + line[3]));
+      "claimed when it is " + (line[1] < 0 ? "low" : "high") + (line[3] ? " · by " + line[3] : "")),
+    element("p", { className: "verdict", dir: "auto" }, element("b", {}, line[2])));
 }
 
 function corpusOf(c, unit, texts) {
@@ -254,12 +254,14 @@ function step(place, text) {
 
 function draw(place, unit, texts) {
   var view = at("view"), corpora = element("div", { className: "corpora" }), words = [];
+  var back = element("button", { className: "back", type: "button" }, "↑ search");
+  back.addEventListener("click", function () { at("descriptor").focus(); });
   for (var j = 0; j < unit[4].length; j += 2) words.push(unit[4][j] + " " + fixed(unit[4][j + 1], 1));
   data.corpora.forEach(function (_, c) { corpora.append(corpusOf(c, unit, texts)); });
   view.replaceChildren(
     element("h2", { dir: "auto" }, element("a", { href: linkTo(place) }, names[place])),
     element("p", { className: "steps" }, step(place - 1, function (n) { return "‹ " + n; }),
-      step(place + 1, function (n) { return n + " ›"; })));
+      step(place + 1, function (n) { return n + " ›"; }), back));
   view.append.apply(view, unit[5].map(claimOf));
   if (unit[0].length) view.append(tagTable(unit[0]), element("p", { className: "note" },
     "score of each tag in each corpus, and # its rank among all units; framed: the best there"));

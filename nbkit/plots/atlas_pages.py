@@ -8,15 +8,11 @@ another run.
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +28,7 @@ from nbkit.activations import Activations
 from nbkit.models import Subject
 from nbkit.plots.browser import NeuronBrowser, script_folds
 from nbkit.plots.html import asset, escaped, options_html, page
+from nbkit.plots.scripts import Scripts, packed, whole_folder
 from nbkit.plots.shades import LETTERS, Shades, letters_of
 from nbkit.texts import Texts
 
@@ -41,7 +38,6 @@ TEXTS_IN_FILE = 512
 BINS = 40  # of a histogram
 LISTED = 50  # units that the page lists for a word
 UNIT_WORDS = 5  # words that a unit's page names
-MISSING = np.iinfo(np.int16).min  # a score that is not there
 
 
 def atlas(
@@ -120,7 +116,7 @@ class _Atlas:
 
     def write(self, folder: Path, title: str) -> Path:
         """The data, then the index; ``folder`` is as it was if anything fails before."""
-        with _whole_folder(folder / "data") as files:
+        with whole_folder(folder / "data") as files:
             for write in (self._write_scores, self._write_units, self._write_texts, self._write_claims):
                 write(files)
             if self.word_texts:
@@ -131,7 +127,7 @@ class _Atlas:
             fields=self.browser.search_fields(),
             verdicts=options_html([("", "any"), *enumerate(claims.VERDICTS)]),
             manifest=escaped(json.dumps(manifest, indent=1, ensure_ascii=False, default=str)),
-            style=asset("atlas.css"),
+            style=asset("claims.css") + asset("atlas.css"),
         )
         index = folder / "index.html"
         with provenance.atomic(index) as part:
@@ -155,8 +151,8 @@ class _Atlas:
             "sites": sites,
             "corpora": list(self.corpora),
             "descriptors": [str(name) for name in self.browser.descriptors],
-            "best": _packed(best[which, np.arange(best.shape[1])]),
-            "which": [_packed(part, 1)[1] for part in np.divmod(which, len(self.browser.descriptors))],
+            "best": packed(best[which, np.arange(best.shape[1])]),
+            "which": [packed(part, 1)[1] for part in np.divmod(which, len(self.browser.descriptors))],
             "fold": script_folds(),
             "letters": LETTERS,
             "unitsInFile": UNITS_IN_FILE,
@@ -212,10 +208,10 @@ class _Atlas:
             found[corpus] = scipy.stats.rankdata(-scores, axis=1, method="min")
         return found
 
-    def _write_scores(self, files: _Files) -> None:
+    def _write_scores(self, files: Scripts) -> None:
         """A file for each descriptor: every unit's score for it, in the corpus where it is highest."""
         for d, scores in enumerate(self._scores.max(0)):
-            files.write(f"tag-{d}", _packed(scores))
+            files.write(f"tag-{d}", packed(scores))
 
     @cached_property
     def _best(self) -> np.ndarray:
@@ -283,7 +279,7 @@ class _Atlas:
             found[name], total = (own, number), total + len(own)
         return found
 
-    def _write_units(self, files: _Files) -> None:
+    def _write_units(self, files: Scripts) -> None:
         """The units of each site, some in a file."""
         _ = self._top, self._shades
         bar = tqdm(total=len(self.units), desc="atlas", unit=" units", leave=False, disable=not self.progress)
@@ -329,7 +325,7 @@ class _Atlas:
             lines.append([number, round(value, 3), *shaded])
         return lines
 
-    def _write_texts(self, files: _Files) -> None:
+    def _write_texts(self, files: Scripts) -> None:
         """The texts that are anyone's exemplar, once each, with the characters of their tokens."""
         lines = []
         for name, (rows, _) in self._numbers.items():
@@ -363,7 +359,7 @@ class _Atlas:
             log.warning("%d claims left out: their units are not in this atlas", found.attrs["left_out"])
         return found
 
-    def _write_claims(self, files: _Files) -> None:
+    def _write_claims(self, files: Scripts) -> None:
         """A file for each site that has any: what a search looks at."""
         for s, (_, first, stop) in enumerate(self.sites):
             own = self.claims[self.claims["place"].between(first, stop - 1)]
@@ -378,7 +374,7 @@ class _Words:
     n = 0
 
     def add(self, responses: pd.DataFrame, first: int) -> list[list]:
-        """Takes [word, unit] of a site that begins at unit ``first``; its units' [word, response, word, ...]."""
+        """Takes [word, unit] of a site that begins at unit ``first``; [word, response, ...] of its units."""
         words, found = list(responses.index), responses.to_numpy()
         places = np.broadcast_to(first + np.arange(found.shape[1]), found.shape)
         if not words:
@@ -407,57 +403,14 @@ class _Words:
         ]
 
 
-class _Files:
-    """Scripts that hand a value to the page; ``name`` is a hash of all."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.digest = folder, hashlib.sha256()
-
-    def write(self, name: str, value: Any) -> None:
-        """``value`` holds lists, numbers and texts. Half a surrogate pair, which no file can hold, is "?"."""
-        inside = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        content = f'nbkit.take("{name}",{inside});\n'.encode("utf-8", "replace")
-        self.digest.update(content)
-        (self.folder / f"{name}.js").write_bytes(content)
-
-    @property
-    def name(self) -> str:
-        return self.digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[_Files]:
-    """Files to write, which are in ``folder`` under their hash once all are there. An error leaves none."""
-    part = folder / f".{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process of the same number
-    part.mkdir(parents=True)
-    files = _Files(part)
-    try:
-        yield files
-        if not (folder / files.name).exists():
-            provenance.replace(part, folder / files.name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _packed(values: np.ndarray, step: float | None = None) -> list:
-    """[step, numbers as base64 of int16]; without ``step`` one that the largest fits; -inf is ``MISSING``."""
-    known = np.isfinite(values)
-    if step is None:
-        step = float(np.abs(values[known]).max(initial=0)) / np.iinfo(np.int16).max or 1.0
-    whole = np.where(known, np.rint(np.where(known, values, 0) / step), MISSING).astype("<i2")
-    return [step, base64.b64encode(whole.tobytes()).decode()]
-
-
 def _claim_lines(lines: pd.DataFrame | None) -> list[list]:
-    """[description, sign, verdict as a word and as a sentence, who made it] of a unit's claims."""
+    """[description, sign, verdict as a sentence, who made it] of a unit's claims."""
     if lines is None:
         return []
     return [
         [
             str(line["description"]),
             -1 if line["sign"] < 0 else 1,
-            line["verdict"],
             str(line["words"]),
             str(line["made_by"]) if isinstance(line.get("made_by"), str) else "",
         ]
