@@ -3,13 +3,13 @@
     python benchmarks/atlas.py            9,216 FFN units of MiniLM, then 46,080 (about five minutes)
     python benchmarks/atlas.py --only minilm
 
-Both on the four sample corpora (460 texts each). The 46,080 units are of a small network with random weights and
-the feed-forward sizes of SmolLM2 (30 layers of 1,536): the files are as many and as large as SmolLM2's, and so is
-all the work but the model's own passes. A headless Chromium without a network opens the index from disk, afresh
-each time. ``first``: from its start to the frame after the first unit's tokens are shaded; ``link``: the same
-for the address of a unit drawn at random. The searches: from what is typed to the frame after the list and its
-first line have changed, the script loaded and decoded ("first", "again" when it is there). Writes
-results/atlas.json.
+Both on the four sample corpora (460 texts each). The 46,080 units are of a small network with random
+weights and the feed-forward sizes of SmolLM2 (30 layers of 1,536): the files are as many and as large as
+SmolLM2's, and so is all the work but the model's own passes. A headless Chromium without a network opens
+the index from disk, afresh each time. ``first``: from its start to the frame after the first unit's tokens
+are shaded; ``link``: the same for the address of a unit drawn at random. The searches: from what is typed
+to the frame after the list has changed, the script loaded and decoded ("first"; "again" when it is there).
+Writes results/atlas.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nbkit import activations, claims, models, plots, provenance, texts
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tools"))
-WORDS = "because not mother price river".split()
+WORDS = "because not the was if".split()  # that are in the texts it reads
 #: In the page: from its start until tokens are shaded, and the frame after.
 SHOWN = """async () => {
   while (!document.querySelector("#view li mark")) await new Promise(requestAnimationFrame);

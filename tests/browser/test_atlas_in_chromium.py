@@ -1,6 +1,7 @@
 """The site of all units in a real Chromium: from disk, without a network, by mouse, keyboard and link."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import small
 from playwright.sync_api import expect
-from test_any_text import MARKUP, N, WORDS, named
+from test_any_text import MARKUP, WORDS, N, named
 
 from nbkit import activations, claims, plots, texts
 from nbkit.activations import exemplars
@@ -135,10 +136,12 @@ def test_a_link_shows_its_unit_shaded_as_python_shades_it(index, given, opened):
         found = re.findall(
             r'<mark( class="peak")? style="--a:([\d.]+)"[^>]*>([^<]*)', shade_html(text, tokens, bound)
         )
-        expected = {letters: (float(share), bool(peak)) for peak, share, letters in found}
-        for letters, share, name in marks:
-            assert (expected[letters][0] == pytest.approx(share, abs=0.03)) and share >= 0
-        assert [m[0] for m in marks if m[2] == "peak"] == [w for w, (_, peak) in expected.items() if peak]
+        clear = [(letters, float(share), peak != "") for peak, share, letters in found if float(share) > 0.03]
+        seen = [(letters, share, name == "peak") for letters, share, name in marks if share > 0.03]
+        close = {letters for letters, share, _ in [*clear, *seen] if share < 0.06}  # rounded to either side
+        clear, seen = ([line for line in lines if line[0] not in close] for lines in (clear, seen))
+        assert [line[::2] for line in seen] == [line[::2] for line in clear] and len(seen) > 2
+        assert [line[1] for line in seen] == pytest.approx([line[1] for line in clear], abs=0.02)
     page.evaluate(f"location.hash = '{small.SITE}.3'")
     expect(page.locator("#view h2")).to_have_text(f"{small.SITE}.3")
     page.get_by_role("link", name=f"{small.SITE}.4 ›").click()
@@ -221,8 +224,6 @@ def test_any_text_is_shown_and_none_is_alive(minilm, opened, tmp_path):
 
 
 def test_a_script_that_is_missing_is_named(index, opened, tmp_path):
-    import shutil
-
     shutil.copytree(index.parent, tmp_path / "part")
     for path in (tmp_path / "part").rglob("units-0-0.js"):
         path.unlink()
