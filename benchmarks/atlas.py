@@ -102,8 +102,8 @@ def browsed(folder: Path, names: list[str], descriptors: int, repeats: int) -> p
     address, lines = (folder / "index.html").as_uri(), []
     drawn = random.Random(0).sample(names, repeats)
     searches = [("descriptor", str(d)) for d in range(min(descriptors, repeats))]
-    searches += [("word", word) for word in WORDS]
-    searches += [("claim", "question"), ("name", names[-1]), ("site", "1"), ("site", "")]
+    searches += [("site", "1"), ("site", ""), *(("word", word) for word in WORDS)]
+    searches += [("claim", "question"), ("name", names[-1])]
     with browsing.chromium() as browser:
         for unit in (None, *drawn):
             for _ in range(repeats if unit is None else 1):
