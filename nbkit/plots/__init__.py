@@ -40,6 +40,7 @@ kernel, no server and no network. All can be used with the keyboard alone:
 
     neuron_browser(subject, corpora, activations, labels)   search the units, and see one in every corpus
     corpus_compare(...)                                     a unit in two corpora, side by side
+    atlas(folder, subject, corpora, activations, labels)    a site of all units, searched; a link for each
     claim_card(card), claim_cards(folder, judged, ...)      a claim with its texts; a page for each, an index
     salience_slider(...)                                    accuracy, units and words by number of units
     tree_stepper(forms, gold, predicted)                    gold and predicted trees by sentence and layer
@@ -49,6 +50,7 @@ kernel, no server and no network. All can be used with the keyboard alone:
 """
 
 from nbkit.plots.annotation import annotate
+from nbkit.plots.atlas_pages import atlas
 from nbkit.plots.browser import neuron_browser
 from nbkit.plots.claims import claim_card, claim_cards
 from nbkit.plots.comparison import corpus_compare
@@ -80,6 +82,7 @@ __all__ = [
     "accuracy_curves",
     "agreement",
     "annotate",
+    "atlas",
     "arcs",
     "claim_card",
     "claim_cards",

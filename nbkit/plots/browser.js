@@ -1,13 +1,6 @@
 // Lists the units that are asked for, shows the one that is chosen, and makes buttons of neighbours on this page.
 // Fields hold positions: a descriptor may have any name, "" and "0" too.
-var at = function (id) { return document.getElementById(id); };
 var sections = document.querySelectorAll("section"), words = new Map(Object.entries(data.words));
-
-// As nbkit.activations.exemplars.fold; data.fold has the letters whose case JavaScript folds in another way.
-function fold(text) {
-  var letters = Array.from(text.normalize("NFD"), function (c) { return data.fold[c] || c.toLowerCase(); });
-  return letters.join("").normalize("NFD");
-}
 
 function show() {
   sections.forEach(function (section, i) { section.hidden = String(i) !== at("unit").value; });

@@ -97,7 +97,7 @@ class NeuronBrowser:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: Any,  # a Subject; None where nothing is to be shaded or read
         corpora: Mapping[str, Texts],
         activations: Mapping[str, Activations],
         labels: Mapping[str, pd.DataFrame],
@@ -107,6 +107,7 @@ class NeuronBrowser:
         unit: str | None,
     ) -> None:
         self.subject, self.corpora, self.activations, self.k = subject, corpora, activations, k
+        self.method = method
         self.scores = {
             name: matching.score(stored, labels[name], method) for name, stored in activations.items()
         }
@@ -253,28 +254,37 @@ class NeuronBrowser:
         sites = [self.sites.index(site) for site in self._site_of.loc[units]]
         data = {"units": units, "tags": self._tags.loc[units].tolist(), "scores": scores, "sites": sites}
         data |= {"words": self._page_words(units, word_texts), "fold": script_folds()}
-        fields = BROWSER_FIELDS.format(
+        fields = f'<div class="nbkit-fields">{self.search_fields()}</div>{LIST_FIELDS}'
+        return page(title, fields + views, data, asset("fields.js") + asset("browser.js"))
+
+    def search_fields(self) -> str:
+        """The fields of a page that searches by descriptor, word and site; ``fields.js`` reads them."""
+        return SEARCH_FIELDS.format(
             descriptors=options_html([("", "any"), *enumerate(map(short, self.descriptors))]),
             sites=options_html([("", "any"), *enumerate(self.sites)]),
         )
-        return page(title, fields + views, data, asset("browser.js"))
 
     def _page_words(self, units: Sequence[str], word_texts: int) -> dict[str, list]:
         """{word: [[position in units, response], ...]}, the highest first."""
+        responses = self.page_responses(units, word_texts)
+        found = responses.to_numpy()
+        order = np.argsort(-found, axis=1, kind="stable")[:, :PAGE_WORDS]
+        return {
+            word: [[int(i), round(float(line[i]), 2)] for i in best if line[i] > 0]
+            for word, line, best in zip(responses.index, found, order, strict=True)
+        }
+
+    def page_responses(self, units: Sequence[str], word_texts: int) -> pd.DataFrame:
+        """The responses [word, unit] of some units to the words of a page: those that occur twice or more in
+        ``word_texts`` texts drawn from the corpora (0: none), in the order of the alphabet."""
+        nothing = pd.DataFrame(np.zeros((0, len(units))), columns=list(units))
         if not word_texts:
-            return {}
+            return nothing
         drawn = self._whole.sample(min(word_texts, len(self._whole)), seed=0)
         stored = self._word_rows(drawn, units)
         counts = stored.rows["form"].value_counts()
         vocabulary = sorted(counts.index[counts >= 2])
-        if not vocabulary:
-            return {}
-        found = exemplars.word_responses(stored, vocabulary).to_numpy()
-        order = np.argsort(-found, axis=1, kind="stable")[:, :PAGE_WORDS]
-        return {
-            word: [[int(i), round(float(line[i]), 2)] for i in best if line[i] > 0]
-            for word, line, best in zip(vocabulary, found, order, strict=True)
-        }
+        return exemplars.word_responses(stored, vocabulary) if vocabulary else nothing
 
     def widget(self) -> ipywidgets.Widget:
         """Searches, the list of units they find, and the picture of one."""
@@ -360,10 +370,11 @@ class NeuronBrowser:
         return f'<div class="nbkit near">{"".join(parts)}<p class="note">{escaped(note)}</p></div>'
 
 
-BROWSER_FIELDS = """<div class="nbkit-fields">
+SEARCH_FIELDS = """
 <div><label for="descriptor">descriptor</label> <select id="descriptor">{descriptors}</select></div>
 <div><label for="word">or word</label> <input id="word" type="search" autocomplete="off"></div>
-<div><label for="site">site</label> <select id="site">{sites}</select></div></div>
+<div><label for="site">site</label> <select id="site">{sites}</select></div>"""
+LIST_FIELDS = """
 <p><label for="unit">unit</label><br><select id="unit" size="6"></select></p>
 <p id="found" class="nbkit note" role="status"></p>
 """
