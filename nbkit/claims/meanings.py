@@ -24,6 +24,7 @@ from nbkit.texts import Texts
 DIMENSIONS = 20  # of the space in which top texts are clustered: in all 384 of minilm nothing is a cluster
 SMALLEST = 0.1  # share of the top texts that a meaning has at least: an outlier is none
 FEWEST_UNITS = 10  # whose space has random directions
+STARTS: Any = 5  # of k-means; scikit-learn's annotation says str
 SHOWN = 3  # examples of each meaning
 
 
@@ -68,7 +69,7 @@ def meanings(
     activations_by_corpus, corpora   as for ``judge``, with text rows
     units     names, or claims: a frame with unit, and maybe description and sign, of which each line is one
     encoder   of sentences: anything with ``.encode(strings)``; default ``models.sentence_encoder()``
-    top       texts of a unit that are clustered: the highest of all corpora together, among those not held out
+    top       texts of a unit that are clustered: the highest of all corpora together, those held out apart
     most      meanings of a unit at most
     near      share of the held-out texts that count as having a description: the closest to it
     null      random directions of the units' space, which go through the same procedure
@@ -81,10 +82,10 @@ def meanings(
     other texts. AUROC is P(the unit is higher on a held-out text near to the description than on another).
 
     One line for each meaning: unit, claim (the description given, or None), claim_auroc, meaning (from 1),
-    meanings (k), description, words, texts, share (of ``top``), corpora (texts of each), auroc, low, high (95 %
-    interval), null_high (1 - ``alpha`` quantile of the null), p, q (over all lines), clusters_p, examples. The
-    null of a unit with k meanings is the best of k descriptions of a random direction, or of as many as it
-    would have itself, if that is better: the best of five is high by luck. ``.attrs`` has the settings.
+    meanings (k), description, words, texts, share (of ``top``), corpora (texts of each), auroc, low, high
+    (95 % interval), null_high (1 - ``alpha`` quantile of the null), p, q (over all lines), clusters_p,
+    examples. The null of a unit with k meanings is the best of k descriptions of a random direction, or of as
+    many as it would have itself, if that is better: the best of five is high by luck. ``.attrs``: settings.
 
     ``ValueError``: an unknown unit, no text, too few texts, units, or directions for ``alpha``; word rows.
     """
@@ -131,8 +132,9 @@ def _checked(rule: _Rule) -> _Rule:
 
 def _asked(units: str | Sequence[str] | pd.DataFrame) -> pd.DataFrame:
     """unit, description (None where there is none) and sign, one line for each unit that is asked about."""
-    frame = units if isinstance(units, pd.DataFrame) else None
-    if frame is None:
+    if isinstance(units, pd.DataFrame):
+        frame = units
+    else:
         frame = pd.DataFrame({"unit": [units] if isinstance(units, str) else list(units)})
     if "unit" not in frame or frame.empty:
         raise ValueError(f"no unit to describe: {len(frame)} lines with the columns {list(frame)}")
@@ -220,7 +222,7 @@ class _Partitions:
         """The cluster of each of ``rows`` among ``k``, the largest first."""
         key = (rows.tobytes(), k)
         if key not in self._labels:
-            found = KMeans(k, n_init=5, random_state=self._rule.seed).fit(self._space[rows]).labels_
+            found = KMeans(k, n_init=STARTS, random_state=self._rule.seed).fit_predict(self._space[rows])
             order = np.argsort(-np.bincount(found, minlength=k), kind="stable")
             self._labels[key] = np.argsort(order)[found]
         return self._labels[key]
@@ -265,7 +267,7 @@ def _described(
             cluster[place[rows]] = labels
             sums = np.stack([pool.vectors[pool.first[cluster == c]].sum(0) for c in range(k + 1)])
             centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-            for number, name in names.of(cluster, centres).iloc[:k].iterrows():
+            for number, name in enumerate(names.of(cluster, centres).iloc[:k].to_dict("records")):
                 member = rows[labels == number]
                 lines.append(
                     {

@@ -13,9 +13,9 @@ The same in one call, for one corpus or several, without a language model or wit
     found.table, found.labels, found.notes                 shares and examples, label matrices, what was done
     discover(corpora, folder="build/mine")                 kept there; edits of it survive the next call
 
-``topics(corpora)`` gives the clusters alone, and ``Names`` the names of clusters found elsewhere. The other way
-round, ``write(descriptions, generator)`` has new texts written that fit a description. Where the words come from is a generator: a spec, or what
-``connect`` makes of one.
+``topics(corpora)`` gives the clusters alone, ``Names`` the names of clusters found elsewhere. The other way
+round, ``write(descriptions, generator)`` has texts written that fit a description. Where the words come from
+is a generator: a spec, or what ``connect`` makes of one.
 
     connect("keyphrase")                     phrases of the text itself (KeyBERT, no language model)
     connect("smollm2")                       SmolLM2-135M-Instruct, on board
