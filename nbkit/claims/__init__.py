@@ -42,8 +42,9 @@ randomised transformers get similar scores from Heap et al. 2025. DeLong et al. 
 the source of the interval of AUROC. Several descriptions of a unit are from PRISM (Kopf et al. 2025), where
 the best of five random ones reaches .65: here the null has as many to choose from. That units often do not
 fire on new texts for their description, the less the larger a dictionary, is from arXiv 2509.23717.
-New here: the table of names that maps units to sites, the verdicts, the
-test against the best rival description, and the null that pools the standardised draws of all claims.
+New here: the table of names that maps units to sites, the verdicts, the test against the best rival
+description, the null that pools the standardised draws of all claims, and other units as the comparison of a
+sensitivity.
 """
 
 from nbkit.claims.evidence import SAYS as EVIDENCE

@@ -73,12 +73,12 @@ def meanings(
     most      meanings of a unit at most
     near      share of the held-out texts that count as having a description: the closest to it
     null      random directions of the units' space, which go through the same procedure
-    alpha     of units whose texts are wrongly taken to fall into clusters, under the null
+    alpha     p from which top texts fall into clusters, and quantile of ``null_high``
 
     Half of the texts are held out, whole documents where a corpus names four or more; a text that is repeated
     counts once. Clusters are k-means in 20 principal components of the embeddings, k = 2 to ``most``. The k
-    with the largest z of the silhouette is taken if it is rare in the null (top texts of random directions,
-    and texts drawn at random: these cluster, too), else k = 1. Names are ``descriptors.Names``' against all
+    with the largest z of the silhouette is taken if it is rare among as many texts drawn at random (these
+    fall into clusters, too), else k = 1. Names are ``descriptors.Names``' against all
     other texts. AUROC is P(the unit is higher on a held-out text near to the description than on another).
 
     One line for each meaning: unit, claim (the description given, or None), claim_auroc, meaning (from 1),
@@ -93,7 +93,7 @@ def meanings(
     asked = _asked(units)
     stores = stores_of(activations_by_corpus, asked, corpora, progress)
     values, pool = _pooled(stores, corpora, asked, rule, encoder or sentence_encoder())
-    partitions = _Partitions(pool, values, len(asked), rule, progress)
+    partitions = _Partitions(pool, values, rule, progress)
     lines = _described(pool, values, partitions, rule, encoder)
     vectors = _Embedded(
         encoder or sentence_encoder(), [*lines["description"], *asked["description"].dropna()]
@@ -132,10 +132,8 @@ def _checked(rule: _Rule) -> _Rule:
 
 def _asked(units: str | Sequence[str] | pd.DataFrame) -> pd.DataFrame:
     """unit, description (None where there is none) and sign, one line for each unit that is asked about."""
-    if isinstance(units, pd.DataFrame):
-        frame = units
-    else:
-        frame = pd.DataFrame({"unit": [units] if isinstance(units, str) else list(units)})
+    named = [units] if isinstance(units, str) else units
+    frame = named if isinstance(named, pd.DataFrame) else pd.DataFrame({"unit": list(named)})
     if "unit" not in frame or frame.empty:
         raise ValueError(f"no unit to describe: {len(frame)} lines with the columns {list(frame)}")
     frame = frame.reset_index(drop=True)
@@ -192,14 +190,17 @@ def _pooled(
 
 
 class _Partitions:
-    """How many clusters the top texts of each column fall into, against the null; and which.
+    """How many clusters the top texts of each column fall into, against random texts; and which.
 
     rows       [column, top] the highest of the first half
     chosen     [column] number of clusters
-    p          [column] that top texts of a random direction, or any texts, fall into clusters as clear
+    p          [column] that texts drawn at random fall into clusters as clear
+
+    The null is of texts, not of random directions: a direction may mix meanings, and is then no example of
+    a unit without clusters. Directions are the null of descriptions (``_tested``).
     """
 
-    def __init__(self, pool: _Pool, values: np.ndarray, n_asked: int, rule: _Rule, progress: bool) -> None:
+    def __init__(self, pool: _Pool, values: np.ndarray, rule: _Rule, progress: bool) -> None:
         width = min(DIMENSIONS, *pool.vectors[pool.first].shape)
         fitted = PCA(width, random_state=rule.seed).fit(pool.vectors[pool.first])
         space = fitted.transform(pool.vectors)
@@ -216,7 +217,7 @@ class _Partitions:
                 for rows in tqdm(every, desc="clusters", leave=False, disable=not progress)
             ]
         ).reshape(len(every), len(sizes))
-        self.chosen, self.p = self._choose(clear, n_asked)
+        self.chosen, self.p = self._choose(clear[: len(self.rows)], clear[len(self.rows) :])
 
     def labels(self, rows: np.ndarray, k: int) -> np.ndarray:
         """The cluster of each of ``rows`` among ``k``, the largest first."""
@@ -234,19 +235,22 @@ class _Partitions:
             return np.nan
         return float(silhouette_score(self._space[rows], labels))
 
-    def _choose(self, clear: np.ndarray, n_asked: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k whose silhouette is furthest above the null's, in its deviations; 1 where that is not rare."""
-        n = len(self.rows)
-        known = ~np.isnan(clear[n_asked:])
+    def _choose(self, clear: np.ndarray, random: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The k whose silhouette is furthest above random texts', in deviations; 1 where that is not rare.
+
+        clear, random   silhouettes [column, k] of top texts, and [draw, k] of random ones
+        """
+        if not clear.shape[1]:
+            return np.ones(len(clear), int), np.ones(len(clear))
+        known = ~np.isnan(random)
         count = np.maximum(known.sum(0), 1)
-        mean = np.where(known, clear[n_asked:], 0).sum(0) / count
-        spread = np.sqrt((np.where(known, clear[n_asked:] - mean, 0) ** 2).sum(0) / count)
-        z = np.where(np.isnan(clear), -np.inf, (clear - mean) / np.maximum(spread, 1e-9))
-        if not z.shape[1]:
-            return np.ones(n, int), np.ones(n)
-        best = z.max(1)
-        p = stats.p_values(best[:n], best[n_asked:, None])
-        return np.where((p <= self._rule.alpha) & (best[:n] > 0), z[:n].argmax(1) + 2, 1), p
+        mean = np.where(known, random, 0).sum(0) / count
+        spread = np.sqrt((np.where(known, random - mean, 0) ** 2).sum(0) / count)
+        z, null = (
+            np.where(np.isnan(x), -np.inf, (x - mean) / np.maximum(spread, 1e-9)) for x in (clear, random)
+        )
+        p = stats.p_values(z.max(1), null.max(1)[:, None])
+        return np.where((p <= self._rule.alpha) & (z.max(1) > 0), z.argmax(1) + 2, 1), p
 
 
 def _described(

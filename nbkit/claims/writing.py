@@ -89,7 +89,7 @@ def _checked(subject: Subject, claims: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"the claims have no column {min(missing)!r}: they have {', '.join(claims)}")
     if (several := claims["description"].nunique()) < 2:
         raise ValueError(
-            f"{several} description: texts for other descriptions are the comparison, give two claims at least"
+            f"{several} description: texts for other descriptions are the comparison, give two claims"
         )
     widths = subject.sites.set_index("site")["width"]
     for unit in claims["unit"]:
