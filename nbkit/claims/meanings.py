@@ -133,7 +133,7 @@ def _checked(rule: _Rule) -> _Rule:
 def _asked(units: str | Sequence[str] | pd.DataFrame) -> pd.DataFrame:
     """unit, description (None where there is none) and sign, one line for each unit that is asked about."""
     named = [units] if isinstance(units, str) else units
-    frame = named if isinstance(named, pd.DataFrame) else pd.DataFrame({"unit": list(named)})
+    frame: Any = named if isinstance(named, pd.DataFrame) else pd.DataFrame({"unit": list(named)})
     if "unit" not in frame or frame.empty:
         raise ValueError(f"no unit to describe: {len(frame)} lines with the columns {list(frame)}")
     frame = frame.reset_index(drop=True)
