@@ -245,9 +245,9 @@ class _Partitions:
         known = ~np.isnan(random)
         count = np.maximum(known.sum(0), 1)
         mean = np.where(known, random, 0).sum(0) / count
-        spread = np.sqrt((np.where(known, random - mean, 0) ** 2).sum(0) / count)
+        deviation = np.sqrt((np.where(known, random - mean, 0) ** 2).sum(0) / count)
         z, null = (
-            np.where(np.isnan(x), -np.inf, (x - mean) / np.maximum(spread, 1e-9)) for x in (clear, random)
+            np.where(np.isnan(x), -np.inf, (x - mean) / np.maximum(deviation, 1e-9)) for x in (clear, random)
         )
         p = stats.p_values(z.max(1), null.max(1)[:, None])
         return np.where((p <= self._rule.alpha) & (z.max(1) > 0), z.argmax(1) + 2, 1), p

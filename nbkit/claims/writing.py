@@ -61,21 +61,8 @@ def sensitivity(
     written = descriptors.write(frame["description"].unique().tolist(), generator, n=n, **options)
     if dry_run:
         return written
-    used = written[written["outcome"] == "new"].reset_index(drop=True)
     found = frame.assign(written=n).join(_counts(written), on="description")
-    columns = ["others", "mean", "mean_others", "auroc", "low", "high", "p", "as_good"]
-    figures = pd.DataFrame(np.nan, found.index, columns)
-    figures["others"] = len(used) - found["texts"]
-    kept = found.index[(found["texts"] >= FEWEST) & (figures["others"] >= FEWEST)]
-    if len(kept):
-        part = found.loc[kept]
-        sites = part["unit"].str.rpartition(".")[0].unique().tolist()
-        texts = Texts.from_list(used["text"].tolist(), "written")
-        options = {"sites": sites, "pool": pool, "dtype": "float32", "cache": False, "progress": progress}
-        stored = activations.capture(subject, texts, **options)
-        of = used["description"].to_numpy()[stored.rows["text_id"]]
-        figures.loc[kept, columns[1:]] = _figures(stored, of, part, permutations, seed)
-    found = found.join(figures)
+    found = found.join(_measured(subject, found, written, pool, permutations, seed, progress))
     found["q"] = stats.q_values(found["p"].to_numpy())
     fits = (found["auroc"] >= min_score) & (found["q"] <= alpha)
     found["sensitive"] = fits & (found["as_good"] <= many)
@@ -99,6 +86,31 @@ def _checked(subject: Subject, claims: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"{subject.name} has no unit {unit!r}: its units are {known}")
     frame = claims.reset_index(drop=True)
     return frame[["unit", "description"]].assign(sign=frame["sign"] if "sign" in frame else 1)
+
+
+def _measured(
+    subject: Subject,
+    claims: pd.DataFrame,
+    written: pd.DataFrame,
+    pool: str,
+    permutations: int,
+    seed: int,
+    progress: bool,
+) -> pd.DataFrame:
+    """others to as_good of each claim, on the new texts; NaN where these are too few."""
+    used = written[written["outcome"] == "new"].reset_index(drop=True)
+    columns = ["mean", "mean_others", "auroc", "low", "high", "p", "as_good"]
+    found = pd.DataFrame(np.nan, claims.index, columns)
+    found.insert(0, "others", len(used) - claims["texts"])
+    kept = claims.index[(claims["texts"] >= FEWEST) & (found["others"] >= FEWEST)]
+    if len(kept):
+        sites = claims.loc[kept, "unit"].str.rpartition(".")[0].unique().tolist()
+        texts = Texts.from_list(used["text"].tolist(), "written")
+        options = {"sites": sites, "pool": pool, "dtype": "float32", "cache": False, "progress": progress}
+        stored = activations.capture(subject, texts, **options)
+        of = used["description"].to_numpy()[stored.rows["text_id"]]
+        found.loc[kept, columns] = _figures(stored, of, claims.loc[kept], permutations, seed)
+    return found
 
 
 def _counts(written: pd.DataFrame) -> pd.DataFrame:
