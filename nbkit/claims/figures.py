@@ -80,7 +80,7 @@ def _block(corpus: Corpus, pairs: Pairs, rule: Rule) -> tuple[pd.DataFrame, np.n
     y = np.where(unlabelled, 0, y)
     ranks = scipy.stats.rankdata(x, axis=0)
     n, rows = on.sum(0), len(x)
-    auroc = _auroc(ranks, on)
+    auroc = auroc_of(ranks, on)
     low, high = auroc_interval(ranks, on, auroc, corpus.groups)
     r = stats.correlation(x.T, y.T)
     r_low, r_high = stats.correlation_interval(x, y, corpus.groups)
@@ -98,10 +98,10 @@ def _block(corpus: Corpus, pairs: Pairs, rule: Rule) -> tuple[pd.DataFrame, np.n
             "has_high": (above & on).sum(0) / np.maximum(n, 1),
         }
     )
-    return frame, _null(ranks, on, corpus.groups, rule)
+    return frame, null_of(ranks, on, corpus.groups, rule.permutations, rule.seed)
 
 
-def _auroc(ranks: np.ndarray, on: np.ndarray) -> np.ndarray:
+def auroc_of(ranks: np.ndarray, on: np.ndarray) -> np.ndarray:
     """AUROC [...] of each column; .5 where all rows are on, or none."""
     n, rows = on.sum(0), len(ranks)
     pairs = n * (rows - n)
@@ -149,12 +149,14 @@ def auroc_interval(
     return np.where(known, np.minimum(low, auroc), np.nan), np.where(known, np.maximum(high, auroc), np.nan)
 
 
-def _null(ranks: np.ndarray, on: np.ndarray, groups: np.ndarray | None, rule: Rule) -> np.ndarray:
+def null_of(
+    ranks: np.ndarray, on: np.ndarray, groups: np.ndarray | None, permutations: int, seed: int
+) -> np.ndarray:
     """AUROC [draw, pair] with the rows of the labels permuted, whole documents at a time."""
-    generator = np.random.default_rng(rule.seed)
+    generator = np.random.default_rng(seed)
     small, on = ranks.astype(np.float32), on.astype(np.float32)
-    orders = stats.permutations(len(ranks), rule.permutations, generator, groups=groups)
-    return np.stack([_auroc(small, on[order]) for order in orders])
+    orders = stats.permutations(len(ranks), permutations, generator, groups=groups)
+    return np.stack([auroc_of(small, on[order]) for order in orders])
 
 
 def _p(found: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -223,4 +225,4 @@ def _without(corpus: Corpus, on: np.ndarray, unit, description, rival, sign, rul
     if min(here.sum(), len(here) - here.sum()) < rule.min_positives:
         return np.nan
     values = np.asarray(corpus.values[kept, unit], dtype=np.float64) * sign
-    return float(_auroc(scipy.stats.rankdata(values)[:, None], here[:, None])[0])
+    return float(auroc_of(scipy.stats.rankdata(values)[:, None], here[:, None])[0])

@@ -131,7 +131,7 @@ def judge(
     stores of different units, a corpus without texts, an unknown labeller.
     """
     rule = Rule(min_score, alpha, many, min_positives, top, high, permutations, seed)
-    stores = _stores(activations_by_corpus, claims, corpora, progress)
+    stores = stores_of(activations_by_corpus, claims, corpora, progress)
     units = pd.Index(next(iter(stores.values())).units["unit"])
     kept, dropped = _known(claims, units)
     labels = label(stores, kept["description"], corpora, labeller)
@@ -150,7 +150,8 @@ def judge(
 # ---------------------------------------------------------------------------------- what is judged
 
 
-def _stores(given: Any, claims: pd.DataFrame, corpora: Mapping[str, Texts], progress: bool) -> dict:
+def stores_of(given: Any, claims: pd.DataFrame, corpora: Mapping[str, Texts], progress: bool) -> dict:
+    """{corpus: store} as given, checked; of a ``Subject`` captured at the sites of the claims."""
     missing = {"unit", "description"} - set(claims)
     if missing:
         raise ValueError(f"the claims have no column {min(missing)!r}: they have {', '.join(claims)}")
@@ -202,7 +203,7 @@ def _matrices(
         if lost := len(matrix) - len(answered):
             dropped[f"rows of {name} without an answer"] = lost
             log.warning("%s: %d rows without an answer left out", name, lost)
-        groups = _groups(stored.rows)
+        groups = groups_of(stored.rows)
         values = stored.values if not lost else stored.values[answered]
         found[name] = Corpus(values, matrix[answered], None if groups is None else groups[answered])
     return found, dropped
@@ -230,7 +231,7 @@ def _kinds(
     return kinds if random_weights is None else kinds | {"random weights": (untrained, pairs)}
 
 
-def _groups(rows: pd.DataFrame) -> np.ndarray | None:
+def groups_of(rows: pd.DataFrame) -> np.ndarray | None:
     """The document of each row as a number; of word and token rows the text, where no documents are known."""
     found = stats.usable_groups(rows["document"]) if "document" in rows else None
     if found is None and not rows["text_id"].is_unique:

@@ -94,9 +94,9 @@ def similarity(encoder: Any = None, *, cut: float = 2.0) -> Labeller:
 
     def labels(corpora: Mapping[str, Texts], rows: Rows, names: Sequence[str]) -> Labels:
         model = encoder or sentence_encoder()
-        strings = {name: _strings(corpora[name], frame) for name, frame in rows.items()}
+        strings = {name: strings_of(corpora[name], frame) for name, frame in rows.items()}
         codes, unique = pd.factorize(np.concatenate(list(strings.values())))
-        cosine = _unit_length(model, unique.tolist()) @ _unit_length(model, list(names)).T
+        cosine = unit_length(model, unique.tolist()) @ unit_length(model, list(names)).T
         weights = np.bincount(codes, minlength=len(unique)) / len(codes)
         centred = cosine - weights @ cosine
         deviation = np.sqrt(weights @ centred**2)
@@ -178,7 +178,7 @@ def _given(known: Mapping[str, pd.DataFrame]) -> Labeller:
 # ---------------------------------------------------------------------------------- inside
 
 
-def _strings(texts: Texts, rows: pd.DataFrame) -> np.ndarray:
+def strings_of(texts: Texts, rows: pd.DataFrame) -> np.ndarray:
     """What each row says: its text, or its word."""
     known = texts.frame.set_index("text_id")["text"]
     own = known.loc[rows["text_id"]].to_numpy(dtype=object)
@@ -188,7 +188,8 @@ def _strings(texts: Texts, rows: pd.DataFrame) -> np.ndarray:
     return np.array([text[start:end] for text, start, end in spans], dtype=object)
 
 
-def _unit_length(encoder: Any, strings: list[str]) -> np.ndarray:
+def unit_length(encoder: Any, strings: list[str]) -> np.ndarray:
+    """Embeddings [string, width] of length 1."""
     vectors = np.asarray(encoder.encode(strings), dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

@@ -13,8 +13,9 @@ The same in one call, for one corpus or several, without a language model or wit
     found.table, found.labels, found.notes                 shares and examples, label matrices, what was done
     discover(corpora, folder="build/mine")                 kept there; edits of it survive the next call
 
-``topics(corpora)`` gives the clusters alone. Where the words come from is a generator: a spec, or what
-``connect`` makes of one.
+``topics(corpora)`` gives the clusters alone, ``Names`` the names of clusters found elsewhere. The other way
+round, ``write(descriptions, generator)`` has texts written that fit a description. Where the words come from
+is a generator: a spec, or what ``connect`` makes of one.
 
     connect("keyphrase")                     phrases of the text itself (KeyBERT, no language model)
     connect("smollm2")                       SmolLM2-135M-Instruct, on board
@@ -51,7 +52,8 @@ from nbkit.descriptors.ledger import Ledger
 from nbkit.descriptors.merging import Descriptors, Editor, merge
 from nbkit.descriptors.messages import Generator, Reply
 from nbkit.descriptors.proposals import Prompt, propose
-from nbkit.descriptors.topics import Topics, topics
+from nbkit.descriptors.topics import Names, Topics, topics
+from nbkit.descriptors.writing import write
 
 __all__ = [
     "Descriptors",
@@ -59,6 +61,7 @@ __all__ = [
     "Editor",
     "Generator",
     "Ledger",
+    "Names",
     "Prompt",
     "Question",
     "Reliability",
@@ -72,4 +75,5 @@ __all__ = [
     "propose",
     "reliability",
     "topics",
+    "write",
 ]

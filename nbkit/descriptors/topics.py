@@ -73,15 +73,14 @@ def topics_of(gathered: Gathered, *, grains: Sequence[int], seed: int = 0, encod
     possible = max(1, len(vectors) // SMALLEST)
     if possible < max(grains):
         notes.append(f"{len(vectors)} different passages: at most {possible} topics at a time")
-    counts, words, more = word_counts(gathered.passages)
-    notes += more
-    word_vectors = _Words(words, encoder)
+    names = Names(gathered.passages, encoder)
+    notes += names.notes
     frames, centres, members = [], [], []
     for grain in sorted({min(grain, possible) for grain in grains}):
         fitted = KMeans(grain, n_init="auto", random_state=seed).fit(vectors)
         centre = _unit(fitted.cluster_centers_)
         cluster = (gathered.vectors @ centre.T).argmax(1)
-        frames.append(_named(counts, cluster, centre, word_vectors).assign(grain=grain))
+        frames.append(names.of(cluster, centre).assign(grain=grain))
         centres.append(centre)
         members.append(gathered.of_texts(cluster[:, None] == np.arange(grain)))
     frame, centre, member = pd.concat(frames, ignore_index=True), np.vstack(centres), np.hstack(members)
@@ -127,45 +126,55 @@ def _vectorizer(passages: Sequence[str]) -> tuple[CountVectorizer, list[str]]:
     return CountVectorizer(min_df=few, **shape), [note]
 
 
-class _Words:
-    """Embeddings of words, each computed once."""
+class Names:
+    """Names of clusters of the same texts: words are counted once, and each is embedded once.
 
-    def __init__(self, words: np.ndarray, encoder: Any) -> None:
-        self.words, self._encoder, self._known = words, encoder, {}
+    passages   the texts; ``encoder`` as in ``topics``. ``notes`` say what was done to the words
+    """
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
+    def __init__(self, passages: Sequence[str], encoder: Any = None) -> None:
+        self._counts, self._words, self.notes = word_counts(passages)
+        self._encoder, self._known = encoder, {}
+
+    def of(self, cluster: np.ndarray, centres: np.ndarray) -> pd.DataFrame:
+        """Name and typical words of each cluster: class-based tf-idf times closeness, as ``topics`` says.
+
+        cluster   [text] its number; ``centres`` [cluster, width] of unit length. A frame with descriptor
+                  and words, one line for each cluster; one without any typical word is "cluster 1 of 3"
+        """
+        n, weight = len(centres), self._weights(cluster, len(centres))
+        best = np.argsort(-weight, axis=1, kind="stable")[:, :CANDIDATES]
+        if best.shape[1]:
+            self._vectors(best.ravel())  # all at once
+        names, typical = [], []
+        for c in range(n):
+            rows = best[c][weight[c, best[c]] > 0]
+            if not len(rows):
+                names.append(f"cluster {c + 1} of {n}")
+                typical.append([])
+                continue
+            vectors = self._vectors(rows)
+            order = np.argsort(-weight[c, rows] * np.maximum(vectors @ centres[c], 0.01), kind="stable")
+            typical.append([str(self._words[row]) for row in rows[order[:10]]])
+            names.append(_name(typical[-1], vectors[order[:10]]))
+        return pd.DataFrame({"descriptor": names, "words": typical})
+
+    def _weights(self, cluster: np.ndarray, n: int) -> np.ndarray:
+        """Class-based tf-idf [cluster, word]; 0 where the word is not typical of the cluster."""
+        count = np.stack([np.asarray(self._counts[cluster == c].sum(0)).ravel() for c in range(n)])
+        total = count.sum(1, keepdims=True)
+        idf = np.log1p(total.mean() / np.maximum(count.sum(0), 1))
+        part = count / np.maximum(total, 1)
+        typical = part >= (LIFT if n > 1 else 0) * count.sum(0) / max(total.sum(), 1)
+        return np.where(typical, part * idf, 0)
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Embeddings of words, each computed once."""
         new = [row for row in dict.fromkeys(rows.tolist()) if row not in self._known]
         if new:
-            found = encode([str(self.words[row]) for row in new], self._encoder)
+            found = encode([str(self._words[row]) for row in new], self._encoder)
             self._known.update(zip(new, found, strict=True))
         return np.stack([self._known[row] for row in rows.tolist()])
-
-
-def _named(
-    counts: scipy.sparse.csr_matrix, cluster: np.ndarray, centres: np.ndarray, words: _Words
-) -> pd.DataFrame:
-    """Name and typical words of each cluster: class-based tf-idf times closeness to the centre."""
-    n = len(centres)
-    count = np.stack([np.asarray(counts[cluster == c].sum(0)).ravel() for c in range(n)])  # [cluster, word]
-    total = count.sum(1, keepdims=True)
-    idf = np.log1p(total.mean() / np.maximum(count.sum(0), 1))
-    part = count / np.maximum(total, 1)
-    weight = np.where(part >= (LIFT if n > 1 else 0) * count.sum(0) / max(total.sum(), 1), part * idf, 0)
-    best = np.argsort(-weight, axis=1, kind="stable")[:, :CANDIDATES]
-    if best.shape[1]:
-        words.vectors(best.ravel())  # all at once
-    names, typical = [], []
-    for c in range(n):
-        rows = best[c][weight[c, best[c]] > 0]
-        if not len(rows):
-            names.append(f"cluster {c + 1} of {n}")
-            typical.append([])
-            continue
-        vectors = words.vectors(rows)
-        order = np.argsort(-weight[c, rows] * np.maximum(vectors @ centres[c], 0.01), kind="stable")
-        typical.append([str(words.words[row]) for row in rows[order[:10]]])
-        names.append(_name(typical[-1], vectors[order[:10]]))
-    return pd.DataFrame({"descriptor": names, "words": typical})
 
 
 def _name(words: list[str], vectors: np.ndarray) -> str:
