@@ -236,7 +236,7 @@ def test_what_requests_share_is_computed_once_and_changes_no_reply(folder, monke
     few = ["soup", "the late train to the harbour was cold", "why", "a b c d e f g"]
     asked = [descriptors.Prompt().messages(text) for text in few]
     local = generators.connect(f"local:{folder}", max_tokens=12, batch=3)
-    torch.manual_seed(3)
+    torch.manual_seed(5)
     for weight in local._model.parameters():  # the model as it is says the same of every text
         torch.nn.init.normal_(weight, std=0.5)
     shared = local._shared([local._tokens(messages) for messages in asked])

@@ -68,7 +68,7 @@ class Keyphrase:
 
         if not requests:
             return []
-        # KeyBERT knows an encoder by its class's name, and would fetch another in the place of ours
+        # KeyBERT knows an encoder by its class's name, and would fetch another in its place
         model: Any = self._encoder or SentenceTransformerBackend(sentence_encoder())
         model = KeyBERT(model=model)
         texts = [messages[-1]["content"] for messages in requests]

@@ -20,13 +20,17 @@ class Remembering(SentenceTransformer):
         plain = isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) and not args
         if not plain or set(options) - PLAIN or not all(isinstance(string, str) for string in inputs):
             return super().encode(inputs, *args, **options)
-        known = self.__dict__.setdefault("_known", {})
+        if "_known" not in vars(self):
+            self._known = {}
+        known = self._known
         normalized = options.get("normalize_embeddings", False)
         absent = [string for string in dict.fromkeys(inputs) if string not in known]
         if len(known) + len(absent) > MOST:
             known.clear()
             absent = list(dict.fromkeys(inputs))
         if absent:
-            known.update(zip(absent, super().encode(absent, **options | {"normalize_embeddings": False})))
+            asked: Any = {**options, "normalize_embeddings": False}
+            vectors = super().encode(absent, **asked)
+            known.update(zip(absent, vectors, strict=True))
         found = np.stack([known[string] for string in inputs])
         return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12) if normalized else found
