@@ -149,8 +149,8 @@ pd.Series(counts, name="units with a significant first tag")
 
 # %% [markdown]
 # Between a third of the units (fiction) and more than a half (encyclopedia) have a significant first tag;
-# with shuffled labels none has. Significant is not strong: with 230 texts a correlation of about .25 is
-# usually enough, even as the best of 103.
+# with shuffled labels none has. Significant is not strong: with 230 texts a correlation of .25 is in every
+# second case, and one of .30 in nine of ten, though the null is the best of 103.
 #
 # ## Chosen on one half, looked up on the other
 #
@@ -191,8 +191,9 @@ baselines.round(2)
 # many for each descriptor stands under *as it is* in the table after the next heading). Shuffled labels give
 # no tag, untrained units 9 %. Random directions have half of the units' share: a mixture of units that
 # respond to something responds too, so they are a baseline as well. Among tags over .3 the medians are alike
-# (.34 and .37), but the best units are stronger: the 95th percentile of all first scores (`top_score`) is .48
-# for units and .37 for directions. (`jaccard`: how far the two best descriptors of the halves agree.)
+# (.37 for units, .34 for directions), but the best units are stronger: the 95th percentile of all first
+# scores (`top_score`) is .48 for units and .37 for directions. (`jaccard`: how far the two best descriptors
+# of the halves agree.)
 #
 # How many descriptors share how many units (first and second tags together)? A tag that hundreds of units
 # carry names none of them.

@@ -129,7 +129,7 @@ pd.DataFrame({n: exemplars.top(acts[n], corpora[n], unit, k=5)["text"] for n in 
 # `compare` cuts every corpus into halves, three times, and chooses a tag for every unit on one half. On each
 # other corpus a tag is
 #
-# - *kept*: still the unit's first tag, and significant (a tag: its best descriptor, with an AUROC of .7),
+# - *kept*: still the unit's first tag, and significant (a tag: its best descriptor, if AUROC is .7 or more),
 # - *significant*: related to the unit, but not its first tag,
 # - *changed*: the unit's own tag of that corpus is significantly better there: the illusion,
 # - *silent*: neither of the two is related to the unit there; it says nothing we have words for,

@@ -241,9 +241,9 @@ causal.drop(columns="word").round(2)
 
 # %% [markdown]
 # Without the first hundred units the probe loses a little (.85 to .78), without random ones nothing; and the
-# embedding of the text moves further than without random ones (the column *embedding*). Translated, they turn
-# 13 % of the other words into nouns for the probe, random units 5 %, and the untouched model 3 %. So does the
-# model use them? A little: more than units drawn blindly, and most words keep their part of speech.
+# text's embedding moves to a cosine of .74, without random ones to .92. Translated, they turn 13 % of the
+# other words into nouns for the probe, random units 5 %, and the untouched model 3 %. So does the model use
+# them? A little: more than units drawn blindly, and most words keep their part of speech.
 #
 # There is not one salient set: take the first away, and the next is as good. "These are the neurons of
 # part of speech" says more than the data do; "these few are enough" is what was measured.

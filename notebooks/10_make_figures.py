@@ -93,8 +93,8 @@ def unit_by_corpus(column):
 make("unit_by_corpus", unit_by_corpus, of_unit.reset_index(drop=True), unit=unit)
 
 # %% [markdown]
-# The unit of notebook 01: the same two places everywhere, with many texts in the right one or few, and very
-# different shares in the right one.
+# The unit of notebook 01: the same two places everywhere, and very different shares of the texts in the right
+# one.
 #
 # ## What is in the file, by hand
 #

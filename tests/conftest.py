@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import systems
+import torch
 
 from nbkit import models
 from nbkit.activations import forward
@@ -68,3 +69,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
     for reason, n in reasons.most_common():
         terminalreporter.write_line(f"{n} NOT RUN: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """On matrices this small, threads only wait for each other (60 s instead of 10 on a busy machine)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

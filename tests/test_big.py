@@ -27,6 +27,7 @@ from nbkit.activations import forward
 from nbkit.activations.plan import Members
 from nbkit.models import memory
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DTYPES = ("float32", "float16", "bfloat16")
 CORPUS = texts.Texts.from_list([*TEXTS, "dogs like the mat", "a cat and a cat"], name="tiny")
 #: Some modules of a family wait on disk: an embedding or a norm, and a block in the middle.
@@ -42,14 +43,6 @@ ON_DISK = {
     | {"encoder.block.1": "disk", "encoder.block.2": "cpu", "encoder.final_layer_norm": "cpu"},
     "olmo": {"embed_tokens": "cpu", "layers": "disk", "norm": "cpu", "rotary_emb": "cpu"},  # guessed
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

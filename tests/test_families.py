@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 from nbkit import activations, models, texts
 from nbkit.models import memory
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BERT = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24)
 BERT |= dict(max_position_embeddings=34, type_vocab_size=1)
 # 4 heads of 6 share 2 keys and values: heads are 24 wide, the hidden states 16
@@ -117,14 +118,6 @@ def save_tiny(folder, kind, **changes):
     model.save_pretrained(folder)
     tokenizer_like("gpt2" if EVERY[kind].causal else kind).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=list(EVERY))

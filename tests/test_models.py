@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from nbkit import models
 from nbkit.models import architectures, loading
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = "the cat sat on a mat and did not like dogs very much at all".split()
 TEXTS = ["the cat sat on a mat and did not like dogs", "cat sat", "very much at all"]
 SPECIAL = {"cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -124,16 +125,6 @@ def save_tiny(folder: Path, kind: str, **changes) -> Path:
     model.save_pretrained(folder)
     tokenizer_like(kind).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On matrices this small, threads only wait for each other (60 s instead of 10 on a busy
-    machine)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ def test_vectors_are_those_of_sentence_transformers(monkeypatch, normalize):
     options = {"normalize_embeddings": normalize, "show_progress_bar": False}
     expected = SentenceTransformer.encode(encoder, PHRASES, **options)
     encoder.encode(PHRASES[:2], **options)
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
     for _ in range(2):
         np.testing.assert_allclose(encoder.encode(PHRASES, **options), expected, atol=1e-6)
     monkeypatch.setattr(remembering, "MOST", 0)  # what is over the limit is embedded again

@@ -61,16 +61,20 @@ class Keyphrase:
 
     def complete_all(self, requests: Sequence[Messages]) -> list[Reply]:
         from keybert import KeyBERT
-        from keybert.backend._sentencetransformers import SentenceTransformerBackend
+        from keybert.backend import BaseEmbedder
         from sklearn.feature_extraction.text import CountVectorizer
 
         from nbkit.models import sentence_encoder
 
         if not requests:
             return []
-        # KeyBERT knows an encoder by its class's name, and would fetch another in its place
-        model: Any = self._encoder or SentenceTransformerBackend(sentence_encoder())
-        model = KeyBERT(model=model)
+        encoder: Any = self._encoder or sentence_encoder()
+
+        class Embedder(BaseEmbedder):  # else KeyBERT fetches another where it does not know the class's name
+            def embed(self, documents: Any, verbose: bool = False) -> Any:
+                return encoder.encode(list(documents), show_progress_bar=verbose)
+
+        model = KeyBERT(model=Embedder())  # pyright: ignore[reportArgumentType]
         texts = [messages[-1]["content"] for messages in requests]
         vectorizer = CountVectorizer(
             ngram_range=(1, 2), stop_words="english", token_pattern=r"(?u)\b[^\W\d]{3,}\b"

@@ -21,8 +21,8 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat1
 ENCODERS = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
 #: Where a multimodal model keeps its language model.
 LANGUAGE_MODELS = ("language_model", "text_model")
-#: Where Linux says what a group of processes (a container, a job of a cluster) may use and uses, and what
-#: of it is files that can go; today's form, and the one before.
+#: Where Linux keeps how much a group of processes (a container, a job of a cluster) may use and uses, and
+#: how much of it is files that can go; today's form, and the one before.
 GROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),

@@ -8,7 +8,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 MOST = 100_000  # strings kept, 150 MB
-PLAIN = {"batch_size", "show_progress_bar", "normalize_embeddings"}  # options that leave a string its vector
+#: Options that leave a string its vector: minilm's have length 1 in any case.
+PLAIN = {"batch_size", "show_progress_bar", "normalize_embeddings"}
 
 
 class Remembering(SentenceTransformer):
@@ -23,14 +24,10 @@ class Remembering(SentenceTransformer):
         if "_known" not in vars(self):
             self._known = {}
         known = self._known
-        normalized = options.get("normalize_embeddings", False)
         absent = [string for string in dict.fromkeys(inputs) if string not in known]
         if len(known) + len(absent) > MOST:
             known.clear()
             absent = list(dict.fromkeys(inputs))
         if absent:
-            asked: Any = {**options, "normalize_embeddings": False}
-            vectors = super().encode(absent, **asked)
-            known.update(zip(absent, vectors, strict=True))
-        found = np.stack([known[string] for string in inputs])
-        return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12) if normalized else found
+            known.update(zip(absent, super().encode(absent, **options), strict=True))
+        return np.stack([known[string] for string in inputs])

@@ -197,7 +197,7 @@ def auxiliary_loss(layer: int, weight: float) -> Axes:
         _box(ax, x, 1.4, wide, 0.8, text)
     _box(ax, 5.3, 1.4, 1.3, 0.8, "classifier")
     ax.text(7.1, 1.8, "loss of the task", fontsize=10, va="center")
-    _box(ax, 3.5, 0.2, 1.3, 0.8, "probe B\n(fixed)")
+    _box(ax, 3.5, 0.2, 1.3, 0.8, "probe B\n(fitted first)")
     _box(ax, 5.3, 0.2, 1.3, 0.8, "depths of\nsome tree")
     ax.text(7.1, 0.6, f"+ {weight:g} × distance to it", color=RED, fontsize=10, va="center")
     for start, end in (((1.2, 1.8), (1.65, 1.8)), ((3.0, 1.8), (3.45, 1.8)), ((4.8, 1.8), (5.25, 1.8))):
