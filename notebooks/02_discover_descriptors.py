@@ -51,9 +51,9 @@ prompt.messages("The soup was cold, and nobody came to ask.")
 # not drawn from the corpus: a request then depends on its text alone, and a reply that was paid for once
 # serves every later run. Examples of your own corpus, and a steer towards what its readers care about, are
 # arguments. A model follows the form of its examples closely, and when it is small also their words: without
-# examples SmolLM2 (135 million weights) finds descriptors for 4 of 40 texts of the sample, with three for all
-# 40 (`benchmarks/prompts.py`, with examples of an earlier version). `recorded:smollm2` replays what it
-# replied to the shipped prompt about every text of the sample.
+# examples SmolLM2 (135 million weights) finds descriptors for none of 40 texts of the sample, with the three
+# for all 40, and a sixth of these are the examples' own (`benchmarks/prompts.py`). `recorded:smollm2` replays
+# what it replied to the shipped prompt about every text of the sample.
 
 # %%
 own = descriptors.Prompt(

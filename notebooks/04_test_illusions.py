@@ -153,8 +153,10 @@ for kind, (site, pool) in KINDS.items():
 # %%
 report = reports["last layer, mean over tokens"]
 tags = report.units[report.units["above"]]
-changed = tags[tags["outcome"] == "changed"].sort_values("score").iloc[-1]
-lines = tags[(tags[["split", "corpus", "unit"]] == changed[["split", "corpus", "unit"]]).all(axis=1)]
+some = [tags[tags["outcome"] == "changed"], tags, report.units]  # the first that has a line
+one = next(found for found in some if len(found)).sort_values("score").iloc[-1]
+key = ["split", "corpus", "unit"]
+lines = report.units[(report.units[key] == one[key]).all(axis=1)]
 lines[["unit", "descriptor", "corpus", "score", "other", "transfer_score", "rival", "outcome"]].round(2)
 
 # %% [markdown]
@@ -293,6 +295,7 @@ pd.DataFrame(counts).fillna(0).astype(int)
 def strongest(kind, verdict):
     table = verdicts[kind].verdicts
     some = table[table["verdict"] == verdict]
+    some = some if len(some) else table  # no such tag in these texts: another
     return some.sort_values(["undecided", "score"], ascending=[True, False]).iloc[0]
 
 
@@ -303,7 +306,9 @@ with plots.style():
         line, stored = strongest(kind, verdict), captured(subject, *places[kind])
         rates = illusions.quintile_rates(stored, labels, line["unit"], line["descriptor"])
         plots.quintile_curves(rates, ax)
-        ax.set_title(f"{verdict}: “{plots.short(line['descriptor'])}”, {line['unit']}", fontsize="medium")
+        ax.set_title(
+            f"{line['verdict']}: “{plots.short(line['descriptor'])}”, {line['unit']}", fontsize="medium"
+        )
     plt.show()
 
 # %% [markdown]
