@@ -84,7 +84,7 @@ class Server:
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.3)
-        raise RuntimeError(f"the server did not start: {self.log.read_text()[-2000:]}")
+        raise RuntimeError(f"the server did not start: {self.log.read_text(encoding='utf-8')[-2000:]}")
 
     def kill(self) -> None:
         self.process.kill()

@@ -177,9 +177,9 @@ def test_any_change_makes_another_key(minilm, corpus, changed):
 def test_a_tampered_manifest_is_refused_with_the_field(minilm, corpus, tmp_path, field):
     activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
     path = next(tmp_path.glob("activations/*/manifest.json"))
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest[field] = "tampered" if field != "n_rows" else 4
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ValueError, match=f"field '{field}'"):
         activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path)
 
@@ -219,7 +219,7 @@ def test_a_run_cut_off_resumes_where_it_stopped_with_the_same_bytes(minilm, tmp_
         activations.capture(minilm, reviews, sites="layer.1.ffn", cache=tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("activations/*/manifest.json")), "a half store has its name"
     part = next((tmp_path / "cut").glob("activations/*.part/journal"))
-    part.write_text(part.read_text() + "30 4")  # the line that a kill tore
+    part.write_text(part.read_text(encoding="utf-8") + "30 4", encoding="utf-8")  # the line that a kill tore
     counted = []
     run = models.Subject.run
     monkeypatch.setattr(
@@ -475,7 +475,7 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_later(minilm, tmp_path
 
 
 def test_a_cache_that_cannot_be_written_is_said(minilm, corpus, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match="cannot be written .*NBKIT_CACHE"):
         activations.capture(minilm, corpus, sites="layer.1.ffn", cache=tmp_path / "file")
 
@@ -498,7 +498,7 @@ def test_killed_ten_times_and_resumed_the_store_has_the_same_bytes(minilm, tmp_p
         before, deadline = len(kept), time.monotonic() + 120
         more = before + int(rng.integers(1, 5))  # blocks of this run, then a moment within the next
         while time.monotonic() < deadline and process.is_alive():
-            lines = [p.read_text().splitlines() for p in (tmp_path / "killed").glob(journal)]
+            lines = [p.read_text(encoding="utf-8").splitlines() for p in (tmp_path / "killed").glob(journal)]
             if lines and len(lines[0]) >= more:
                 break
             time.sleep(0.001)
@@ -507,7 +507,7 @@ def test_killed_ten_times_and_resumed_the_store_has_the_same_bytes(minilm, tmp_p
         process.kill()
         process.join()
         kills += 1
-        after = next((tmp_path / "killed").glob(journal)).read_text().split("\n")[:-1]
+        after = next((tmp_path / "killed").glob(journal)).read_text(encoding="utf-8").split("\n")[:-1]
         assert after[: len(kept)] == kept and len(after) > len(kept)  # what was done stays done, once
         assert len(set(after)) == len(after)
         kept = after

@@ -238,7 +238,7 @@ def test_a_write_that_fails_leaves_the_file_whole(drawn, tmp_path, monkeypatch):
     before = (tmp_path / "ada.csv").read_bytes()
 
     def full(self, path, **kwargs):
-        path.write_text("half")
+        path.write_text("half", encoding="utf-8")
         raise OSError("no space left")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)

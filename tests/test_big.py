@@ -229,11 +229,11 @@ def test_a_limit_of_the_group_counts_less_what_is_used_and_cannot_go(tmp_path):
     names = memory.GROUPS[0]
     assert memory._left(names, tmp_path) is None
     for name, content in zip(names, ("1000\n", "700\n", "anon 1\ninactive_file 50\n"), strict=True):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     assert memory._left(names, tmp_path) == 350
-    (tmp_path / names[1]).write_text("2000\n")
+    (tmp_path / names[1]).write_text("2000\n", encoding="utf-8")
     assert memory._left(names, tmp_path) == 0
-    (tmp_path / names[0]).write_text("max\n")
+    (tmp_path / names[0]).write_text("max\n", encoding="utf-8")
     assert memory._left(names, tmp_path) is None
 
 
@@ -398,7 +398,7 @@ def test_files_of_a_model_that_are_no_json_are_named(tmp_path, folder_of):
         folder = shutil.copytree(folder_of("llama"), tmp_path / name)
         if name.startswith("model"):
             (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-        (folder / name).write_text("{half a file")
+        (folder / name).write_text("{half a file", encoding="utf-8")
         with pytest.raises(ValueError, match=what) as caught:
             models.load(folder)
         assert len(str(caught.value)) < 400 and name in str(caught.value)
@@ -408,7 +408,7 @@ def test_an_adapter_is_no_model(tmp_path, folder_of):
     folder = shutil.copytree(folder_of("llama"), tmp_path / "adapter")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     (folder / "config.json").unlink()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), encoding="utf-8")
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         models.load(folder)
 

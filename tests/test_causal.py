@@ -138,7 +138,9 @@ def test_the_layout_is_neuroxs(studied, tmp_path):
         assert file["0"].shape == (6, 3, 384) and file["0"].dtype == np.float32
     back = neurox.read(tmp_path / "twice.hdf5", sites=[f"layer.{i}.hidden" for i in range(6)])
     assert back.rows["form"].tolist() == ["so", "it", "is"] * 2
-    line = json.loads(neurox.write(tmp_path / "twice.json", stored).read_text().splitlines()[0])
+    line = json.loads(
+        neurox.write(tmp_path / "twice.json", stored).read_text(encoding="utf-8").splitlines()[0]
+    )
     assert line["linex_index"] == 0 and line["features"][1]["token"] == "it"
     assert [layer["index"] for layer in line["features"][0]["layers"]] == list(range(6))
 
@@ -149,7 +151,7 @@ def test_bad_neurox_files_are_named(studied, tmp_path):
         neurox.write(tmp_path / "x.npz", stored)
     with pytest.raises(FileNotFoundError, match="no file"):
         neurox.read(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text('{"features": 3}\n')
+    (tmp_path / "bad.json").write_text('{"features": 3}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="bad.json, line 1 is not NeuroX's"):
         neurox.read(tmp_path / "bad.json")
     (tmp_path / "bad.hdf5").write_bytes(b"nothing")

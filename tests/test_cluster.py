@@ -109,7 +109,12 @@ def test_a_worker_killed_half_way_costs_time_only(minilm, corpus, tmp_path, smal
 
     def kill(client):
         while (
-            not (lines := [p.read_text().count("\n") for p in tmp_path.glob("activations/*.part/journal")])
+            not (
+                lines := [
+                    p.read_text(encoding="utf-8").count("\n")
+                    for p in tmp_path.glob("activations/*.part/journal")
+                ]
+            )
             or lines[0] < 5
         ):
             time.sleep(0.005)
@@ -202,12 +207,12 @@ activations.capture(models.load(), corpus, sites="layer.0.ffn", cache=sys.argv[1
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     """It waited for ever: its workers ran it again, and waited for the store that it had locked."""
-    (tmp_path / "script.py").write_text(UNGUARDED)
+    (tmp_path / "script.py").write_text(UNGUARDED, encoding="utf-8")
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert ran.returncode != 0
     assert 'put it under `if __name__ == "__main__":`' in ran.stderr.splitlines()[-1]
     guarded = UNGUARDED.replace("\nactivations", "\nif __name__ == '__main__':\n    activations")
-    (tmp_path / "script.py").write_text(guarded)
+    (tmp_path / "script.py").write_text(guarded, encoding="utf-8")
     assert subprocess.run(command, capture_output=True, timeout=600, env=environment).returncode == 0

@@ -259,7 +259,7 @@ def test_the_editor_saves_every_change_and_refuses_bad_ones(tmp_path):
     assert again.result.frame.equals(editor.result.frame)
     with pytest.raises(ValueError, match="no descriptor here"):
         again.drop("nothing")
-    assert json.loads(path.read_text()) == editor.edits and not list(tmp_path.glob("*.part"))
+    assert json.loads(path.read_text(encoding="utf-8")) == editor.edits and not list(tmp_path.glob("*.part"))
     box, page = again.widget().children
     press = {button.description: button for button in box.children[3].children}
     press["undo all"].click()

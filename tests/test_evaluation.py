@@ -236,7 +236,7 @@ def test_people_are_read_by_majority(tmp_path):
         "w,x,no,a",
         "w,x,1,a",
     ]
-    path.write_text("unit,descriptor,rating,annotator\n" + "\n".join(lines))
+    path.write_text("unit,descriptor,rating,annotator\n" + "\n".join(lines), encoding="utf-8")
     gold = evaluation.from_annotations(path)
     assert gold[["unit", "descriptor", "votes"]].values.tolist() == [["u", "x", 3], ["w", "x", 1]]
     assert gold["share"].tolist() == pytest.approx([2 / 3, 1])
@@ -248,9 +248,9 @@ def test_ratings_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "ratings.csv"
     with pytest.raises(FileNotFoundError, match="no ratings"):
         evaluation.from_annotations(path)
-    path.write_text("unit,descriptor\nu,x\n")
+    path.write_text("unit,descriptor\nu,x\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no column rating"):
         evaluation.from_annotations(path)
-    path.write_text("unit,descriptor,rating\nu,x,yes\nu,y,perhaps\n")
+    path.write_text("unit,descriptor,rating\nu,x,yes\nu,y,perhaps\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 3 of the ratings: 'perhaps'"):
         evaluation.from_annotations(path)

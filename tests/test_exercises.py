@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import build_notebooks  # noqa: E402
 
-WITH = [source for source in build_notebooks.sources() if '"solution"' in source.read_text()]
+WITH = [source for source in build_notebooks.sources() if '"solution"' in source.read_text(encoding="utf-8")]
 NAMES = [source.stem for source in WITH]
 
 

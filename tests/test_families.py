@@ -339,7 +339,9 @@ def test_a_text_with_a_token_beyond_the_embedding_is_named(tmp_path):
 def test_auto_map_of_a_family_that_transformers_implements(tmp_path, caplog):
     folder = save_tiny(tmp_path / "nomic", "nomic_bert")
     edit_json(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModel": "evil.C"})
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    (folder / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n", encoding="utf-8"
+    )
     assert type(models.load(folder).model).__name__ == "NomicBertModel"
     assert not (tmp_path / "ran").exists()
 

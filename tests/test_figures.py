@@ -57,7 +57,7 @@ def test_the_manifest_comes_back_out_of_both_pictures(saved, sources):
     svg, png = (provenance.read(saved.with_suffix(suffix)) for suffix in (".svg", ".png"))
     assert svg == png and sources.items() <= svg.items()
     assert svg["versions"] == provenance.versions() and svg["figure"] == "03_line"
-    beside = json.loads(saved.with_suffix(".json").read_text())
+    beside = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
     assert svg.items() <= beside.items() and beside["machine"]
 
 
@@ -77,7 +77,7 @@ def test_the_command_runs_in_a_terminal(saved):
 
 def test_changed_numbers_are_noticed(saved, capsys):
     table = saved.with_suffix(".csv")
-    table.write_text(table.read_text().replace("0.25", "0.85"))
+    table.write_text(table.read_text(encoding="utf-8").replace("0.25", "0.85"), encoding="utf-8")
     assert states(saved)["data"] == "differs"
     assert workshop.figures.main([str(saved)]) == 1 and "03_line.csv was changed" in capsys.readouterr().out
     table.unlink()
@@ -124,7 +124,7 @@ def test_a_figure_that_says_nothing_is_named(tmp_path, capsys):
             provenance.read(path)
         assert workshop.figures.main([str(path)]) == 1 and "does not say" in capsys.readouterr().out
     broken = tmp_path / "broken.svg"
-    broken.write_text("<svg")
+    broken.write_text("<svg", encoding="utf-8")
     for bad in (broken, tmp_path / "absent.svg", tmp_path / "x.pdf"):
         assert workshop.figures.main([str(bad)]) == 1 and bad.name in capsys.readouterr().out
 
@@ -168,7 +168,7 @@ def assert_said(path, subject, corpora):
     """Its manifest is in both files and beside them, and everything that it names is here."""
     png = path.with_suffix(".png")
     assert provenance.read(path) == provenance.read(png)
-    beside = json.loads(path.with_suffix(".json").read_text())
+    beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert provenance.read(path).items() <= beside.items() and beside["machine"] and beside["made"]
     made = provenance.read(path)
     assert (ROOT / "notebooks" / f"{made['notebook']}.py").exists() and made["cell"] > 1
@@ -186,7 +186,7 @@ def assert_said(path, subject, corpora):
 def test_every_committed_figure_needs_no_font_and_has_its_width(path):
     from PIL import Image
 
-    svg = path.read_text()
+    svg = path.read_text(encoding="utf-8")
     assert "<text" not in svg and "font-family" not in svg and "@font-face" not in svg  # letters are outlines
     assert not re.search(r"(?:href|src)=\"(?!#|data:)", svg), "loads something from elsewhere"
     column = path.stem.rsplit("_", 1)[-1]
@@ -270,7 +270,7 @@ def test_the_csv_holds_what_was_given(saved, tmp_path):
     assert np.allclose(table["y"], [0.5, 0.25, 1 / 3], rtol=1e-5)
     frame = pd.DataFrame({"score": [0.125, np.nan]}, index=pd.Index(["u", "v"], name="unit"))
     path = plots.save(plt.figure(), "y", {"seed": 0}, folder=tmp_path, data=frame)
-    assert path.with_suffix(".csv").read_text() == "unit,score\nu,0.125\nv,\n"
+    assert path.with_suffix(".csv").read_text(encoding="utf-8") == "unit,score\nu,0.125\nv,\n"
     both = {"one": frame, "two": pd.DataFrame({"n": [4]})}
     path = plots.save(plt.figure(), "z", {"seed": 0}, folder=tmp_path, data=both)
     back = pd.read_csv(path.with_suffix(".csv"))
@@ -278,7 +278,7 @@ def test_the_csv_holds_what_was_given(saved, tmp_path):
     assert back["table"].tolist() == ["one", "one", "two"] and back["n"].dropna().tolist() == [4]
     estimates = pd.DataFrame({"k": [1], "precision": [Estimate(0.5, 0.25, 0.75, 9)]})
     path = plots.save(plt.figure(), "e", {"seed": 0}, folder=tmp_path, data={"_one": estimates})
-    assert path.with_suffix(".csv").read_text().splitlines() == [
+    assert path.with_suffix(".csv").read_text(encoding="utf-8").splitlines() == [
         "table,k,precision,precision_low,precision_high",
         "_one,1,0.5,0.25,0.75",
     ]
@@ -301,7 +301,7 @@ def test_a_column_has_its_width_and_letters_of_a_caption(tmp_path, column):
     with Image.open(path.with_suffix(".png")) as image:
         assert image.width == round(300 * plots.COLUMNS[column])
     points = plots.COLUMNS[column] * 72
-    svg = path.read_text()
+    svg = path.read_text(encoding="utf-8")
     assert f'width="{points:g}pt"' in svg
     assert "<text" not in svg and "font-family" not in svg  # letters are outlines
     with pytest.raises(ValueError, match="column='triple': there are single, double"):
@@ -353,7 +353,8 @@ def test_a_preset_says_what_is_missing(tmp_path, monkeypatch):
     file = tmp_path / "presets.toml"
     file.write_text(
         '[far]\nsubject = "minilm"\ndevice = "cuda"\ntreebank = "$NBKIT_DATA/ud_en_ewt"\n'
-        'generators = ["openai:small", "keyphrase"]\n[far.corpora]\nmine = "$NBKIT_DATA/mine.jsonl"\n'
+        'generators = ["openai:small", "keyphrase"]\n[far.corpora]\nmine = "$NBKIT_DATA/mine.jsonl"\n',
+        encoding="utf-8",
     )
     monkeypatch.setenv("NBKIT_DATA", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

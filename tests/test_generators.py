@@ -25,7 +25,7 @@ def test_the_sample_is_replayed_as_it_was_written():
 
 def test_a_recording_is_read_from_a_file_and_an_unknown_text_is_a_failure(tmp_path):
     path = tmp_path / "replies.jsonl"
-    path.write_text(json.dumps({"text": "a", "reply": '["b"]'}) + "\n")
+    path.write_text(json.dumps({"text": "a", "reply": '["b"]'}) + "\n", encoding="utf-8")
     generator = generators.connect(f"recorded:{path}")
     assert generator.complete_all([ask("a"), ask("x")]) == [
         generators.Reply('["b"]'),
@@ -36,7 +36,7 @@ def test_a_recording_is_read_from_a_file_and_an_unknown_text_is_a_failure(tmp_pa
 @pytest.mark.parametrize("line", ["{", '{"text": "a"}', "[1]"])
 def test_a_broken_recording_names_the_line(tmp_path, line):
     path = tmp_path / "replies.jsonl"
-    path.write_text('{"text": "a", "reply": "b"}\n' + line + "\n")
+    path.write_text('{"text": "a", "reply": "b"}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 2 of"):
         generators.connect(f"recorded:{path}")
 

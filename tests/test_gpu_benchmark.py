@@ -24,7 +24,7 @@ def test_the_benchmark_runs_on_tiny_shapes(tmp_path, capsys):
         "12",
     ]
     assert SCRIPT["main"]([*options, "--out", str(tmp_path / "gpu.json")]) == 0
-    result = json.loads((tmp_path / "gpu.json").read_text())
+    result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     (line,) = result["table"]
     assert {"bare", "reducers", "store", "scorers", "ratio reducers"} <= set(line)
     assert line["ratio reducers"] == pytest.approx(line["bare"] / line["reducers"])

@@ -282,7 +282,8 @@ def test_prose_has_no_private_vocabulary():
 
 def test_text_is_read_and_written_as_utf8():
     bare = set()
-    for source in (*package(), *readers()):
+    tests = (*of_folder("tests/*.py"), *of_folder("tests/browser/*.py"))  # some run in a plain locale
+    for source in (*package(), *readers(), *tests):
         for call in (node for node in ast.walk(source.tree) if isinstance(node, ast.Call)):
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             if name in ("read_text", "write_text") or (name == "open" and in_text_mode(call)):

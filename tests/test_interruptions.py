@@ -60,9 +60,11 @@ def checkout(tmp_path):
     for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py"):
         shutil.copy(path, home)
     settings = (
-        (ROOT / "notebooks" / "presets.toml").read_text().replace("[sample]\n", "[sample]\ntexts = 40\n")
+        (ROOT / "notebooks" / "presets.toml")
+        .read_text(encoding="utf-8")
+        .replace("[sample]\n", "[sample]\ntexts = 40\n")
     )
-    (home / "presets.toml").write_text(settings)
+    (home / "presets.toml").write_text(settings, encoding="utf-8")
     return home
 
 
@@ -93,7 +95,7 @@ def ended(process, said):
 
 
 def lines(home):
-    return (home.parent / "written").read_text().splitlines()
+    return (home.parent / "written").read_text(encoding="utf-8").splitlines()
 
 
 def right_stores(home, minilm, monkeypatch):
@@ -121,7 +123,8 @@ def test_a_notebook_killed_half_way_goes_on_from_its_finished_blocks(checkout, m
     assert len(list(stores.glob("*/manifest.json"))) == 1, "killed in the second of four stores"
     (journal,) = stores.glob("*.part/journal")
     finished = [
-        f"{journal.parent.name} {line.rsplit(' ', 1)[0]}" for line in journal.read_text().splitlines()
+        f"{journal.parent.name} {line.rsplit(' ', 1)[0]}"
+        for line in journal.read_text(encoding="utf-8").splitlines()
     ]
     finished += [line for line in lines(checkout) if line.split()[0] != journal.parent.name]
     assert len(finished) == 5  # four of the first store, one of the second
@@ -232,7 +235,9 @@ def test_what_an_earlier_notebook_keeps_is_asked_for_by_its_name(checkout):
 
 
 def test_every_frame_that_is_taken_has_its_maker():
-    sources = {path.stem: path.read_text() for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
+    sources = {
+        path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")
+    }
     pattern = r'preset\.{}\(f?"(\w+)'
     for name, text in sources.items():
         for first in re.findall(pattern.format("keep"), text):
@@ -275,7 +280,10 @@ def test_facts_torn_by_a_kill_do_not_take_the_others_with_them(checkout, monkeyp
         preset.record(texts=160)
     monkeypatch.setattr(Path, "write_text", write)
     preset.record(tags=7)
-    assert json.loads((preset.results / "summary.json").read_text()) == {"units": 9216, "tags": 7}
+    assert json.loads((preset.results / "summary.json").read_text(encoding="utf-8")) == {
+        "units": 9216,
+        "tags": 7,
+    }
 
 
 # ---------------------------------------------------------------------------------- two at once
@@ -287,7 +295,12 @@ def test_two_notebooks_at_once_end_in_the_same_stores(checkout, minilm, monkeypa
     assert [ended(*one)[0] for one in both] == [0, 0]
     assert len(lines(checkout)) == BLOCKS, "each block was computed by one of the two"
     assert right_stores(checkout, minilm, monkeypatch)
-    assert json.loads((checkout.parent / "results" / "sample" / "summary.json").read_text())["texts"] == 160
+    assert (
+        json.loads((checkout.parent / "results" / "sample" / "summary.json").read_text(encoding="utf-8"))[
+            "texts"
+        ]
+        == 160
+    )
 
 
 def record_many(home, who):
@@ -303,7 +316,7 @@ def test_facts_of_two_at_once_are_all_recorded(checkout, monkeypatch):
         process.start()
     for process in both:
         process.join(60)
-    known = json.loads((checkout.parent / "results" / "sample" / "summary.json").read_text())
+    known = json.loads((checkout.parent / "results" / "sample" / "summary.json").read_text(encoding="utf-8"))
     assert known == {f"{who}{i}": i for who in "ab" for i in range(40)}
 
 

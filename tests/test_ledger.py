@@ -271,7 +271,9 @@ def test_the_key_is_nowhere(proxy, connected, tmp_path, caplog, capfd, monkeypat
     said += [*capfd.readouterr(), ledger.failures().to_csv()]
     assert not [s for s in said if KEY in s]
     ledger.close()
-    (tmp_path / "manifest.json").write_text(json.dumps(provenance.manifest(generator=connected().identity)))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps(provenance.manifest(generator=connected().identity)), encoding="utf-8"
+    )
     found = descriptors.propose(Texts.from_list(["one"]), connected(retries=0))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(repr(connected()))])
     notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text=f"{found.attrs} {ledger!r}")]

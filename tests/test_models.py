@@ -490,13 +490,13 @@ def test_fingerprint_is_of_what_changes_numbers(subject, folders, kind, tmp_path
 
 def test_fingerprint_sees_tokenizer_config_and_attention(bert, folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
-    plain = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(plain.replace('"dogs"', '"hogs"'))
+    plain = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(plain.replace('"dogs"', '"hogs"'), encoding="utf-8")
     changed = models.load(str(folder))
     assert changed.tokenizer.convert_tokens_to_ids("hogs") == bert.tokenizer.convert_tokens_to_ids("dogs")
     assert changed.fingerprint != bert.fingerprint
 
-    (folder / "tokenizer.json").write_text(plain)
+    (folder / "tokenizer.json").write_text(plain, encoding="utf-8")
     edit_json(folder / "config.json", hidden_act="relu")
     assert models.load(str(folder)).fingerprint != bert.fingerprint
 
@@ -527,7 +527,7 @@ def test_fingerprint_without_pooler_in_the_checkpoint(folders, tmp_path):
 
 
 def edit_json(path: Path, **changes) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def test_repr_is_short(subject):
@@ -582,7 +582,7 @@ def cached(hub: Path, name: str, commit: str, source: Path, **files) -> Path:
     """Put `source` where the hub client keeps what it downloaded."""
     repository = hub / f"models--{name.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
     return Path(shutil.copytree(source, repository / "snapshots" / commit))
 
 
@@ -682,7 +682,9 @@ def test_model_without_values(folders):
 
 def test_remote_code_is_refused(folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "remote")
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    (folder / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n", encoding="utf-8"
+    )
     remote = {"AutoConfig": "evil.C", "AutoModel": "evil.C"}
     edit_json(folder / "config.json", auto_map=remote, model_type="evil")
     with pytest.raises(ValueError, match="auto_map.*runs none"):

@@ -29,13 +29,13 @@ def here(tmp_path):
     films.loc[7, "Review"] = films.loc[6, "Review"]
     films.to_csv(tmp_path / "films.csv", index=False, sep=";")
     (tmp_path / "wiki.txt").write_text(
-        "\n".join(f"The town {i} lies on a river." for i in range(90)), "utf-8"
+        "\n".join(f"The town {i} lies on a river." for i in range(90)), encoding="utf-8"
     )
     letters = tmp_path / "my letters"
     letters.mkdir()
     for i in range(3):
         lines = "\n".join(f"Dear aunt, this is line {i} {j}." for j in range(40))
-        (letters / f"{i}.txt").write_text(lines, "utf-8")
+        (letters / f"{i}.txt").write_text(lines, encoding="utf-8")
     (letters / "notes.docx").write_bytes(b"x")
     return tmp_path
 
@@ -117,8 +117,8 @@ def test_relative_paths_are_meant_from_where_the_command_was_typed(here, monkeyp
     section = '[a]\ntreebank = "sample:treebank"\ngenerators = []\n[a.corpora]\nx = "mine/x.txt"\n'
     (here / "notebooks").mkdir()
     (here / "mine").mkdir()
-    (here / "notebooks" / "presets.toml").write_text(section, "utf-8")
-    (here / "mine" / "x.txt").write_text("one\ntwo\n", "utf-8")
+    (here / "notebooks" / "presets.toml").write_text(section, encoding="utf-8")
+    (here / "mine" / "x.txt").write_text("one\ntwo\n", encoding="utf-8")
     preset = presets.load("a", here / "notebooks" / "presets.toml")
     monkeypatch.chdir(ROOT)
     assert not preset.missing() and len(preset.corpora()["x"]) == 2
@@ -128,12 +128,13 @@ def test_make_hands_over_what_was_typed(here):
     """The Makefile's own words, with the tool replaced by one that prints what it sees."""
     shown = here / "show.py"
     shown.write_text(
-        "import os, sys, json; print(json.dumps({k: os.environ.get(k) for k in sys.argv[1:]}))", "utf-8"
+        "import os, sys, json; print(json.dumps({k: os.environ.get(k) for k in sys.argv[1:]}))",
+        encoding="utf-8",
     )
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     text = text.replace("tools/make.py $@", f"{shown} TEXTS COLUMN TYPED_FROM")
     (here / "checkout").mkdir()
-    (here / "checkout" / "Makefile").write_text(text, "utf-8")
+    (here / "checkout" / "Makefile").write_text(text, encoding="utf-8")
     command = [
         "make",
         "-s",

@@ -154,7 +154,7 @@ def test_hand_drawn_names_are_plain_in_a_saved_file_and_powers_of_ten_stay(tmp_p
     ax.set_title("$\\foo$ and $5")
     numbers = pd.DataFrame({"_x": ["$1", "_a"]})
     path = plots.save(fig, "x", {"seed": 0}, data=numbers, folder=tmp_path)
-    assert path.with_suffix(".csv").read_text() == "_x\n$1\n_a\n"
+    assert path.with_suffix(".csv").read_text(encoding="utf-8") == "_x\n$1\n_a\n"
     assert ax.title.get_parse_math() is False
     assert all(label.get_parse_math() for label in ax.yaxis.get_ticklabels())
 

@@ -38,7 +38,7 @@ def test_this_machine_is_ready_and_nothing_asked_the_network():
 
 @pytest.mark.parametrize("place", ["file/cache", "file"])
 def test_a_cache_that_cannot_be_written(place, tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     monkeypatch.setenv("NBKIT_CACHE", str(tmp_path / place))
     status, lines = preflight_with(monkeypatch, capsys, "cache", "disk")
     assert status == 1

@@ -58,7 +58,9 @@ def test_a_store_is_written_resumed_and_read_on_other_systems(minilm, reviews, t
     monkeypatch.setattr(store, "_write_block", stops)
     with pytest.raises(KeyboardInterrupt):
         capture(minilm, reviews, tmp_path / "stopped")
-    assert len(blocks) == 3 and next((tmp_path / "stopped").glob("activations/*.part/journal")).read_text()
+    assert len(blocks) == 3 and next((tmp_path / "stopped").glob("activations/*.part/journal")).read_text(
+        encoding="utf-8"
+    )
     capture(minilm, reviews, tmp_path / "stopped")
     assert len(blocks) == 3 + 2  # of four: the one that was stopped and the one after it
     assert values_of(tmp_path / "stopped") == whole
@@ -77,7 +79,7 @@ def test_the_emulations_refuse_what_the_systems_refuse(tmp_path, monkeypatch):
     (folder / "mapped").write_bytes(bytes(4096))
     systems.play("plain,locking", monkeypatch)
     mapped = np.memmap(folder / "mapped", mode="r")
-    with held.open("w"):
+    with held.open("w", encoding="utf-8"):
         for act in (held.unlink, lambda: os.replace(held, tmp_path / "x"), lambda: os.rename(folder, "y")):
             with pytest.raises(PermissionError, match="in use"):
                 act()
@@ -107,14 +109,17 @@ def test_a_table_that_another_program_has_open_is_named(tmp_path, monkeypatch):
     systems.play("locking", monkeypatch)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     path = tmp_path / "report.csv"
-    path.write_text("before")
-    with path.open(), pytest.raises(PermissionError, match=r"report\.csv cannot be written: another program"):
+    path.write_text("before", encoding="utf-8")
+    with (
+        path.open(encoding="utf-8"),
+        pytest.raises(PermissionError, match=r"report\.csv cannot be written: another program"),
+    ):
         with provenance.atomic(path) as part:
             part.write_text("after", encoding="utf-8")
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "before" and list(tmp_path.iterdir()) == [path]
     with provenance.atomic(path) as part:
         part.write_text("after", encoding="utf-8")
-    assert path.read_text() == "after"
+    assert path.read_text(encoding="utf-8") == "after"
 
 
 def test_a_file_that_is_open_for_a_moment_is_replaced_after_it(tmp_path, monkeypatch):

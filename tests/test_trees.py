@@ -387,7 +387,7 @@ CONLLU = """\
 
 def test_odd_sentences_are_counted(tmp_path, sample):
     path = tmp_path / "odd.conllu"
-    path.write_text(CONLLU)
+    path.write_text(CONLLU, encoding="utf-8")
     found = trees.dataset(sample[0], texts.load(path), cache=tmp_path, progress=False)
     assert found.dropped["sentences not of 4 to 40 words"] == 1
     assert found.dropped["sentences whose heads are no tree"] == 1

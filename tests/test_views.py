@@ -87,7 +87,7 @@ def test_saved_figures_come_in_three_files_with_the_same_bytes(tmp_path):
     for suffix in ("svg", "png"):
         one, two = (tmp_path / f / f"01_line.{suffix}" for f in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
-    manifest = json.loads((tmp_path / "one" / "01_line.json").read_text())
+    manifest = json.loads((tmp_path / "one" / "01_line.json").read_text(encoding="utf-8"))
     assert manifest["seed"] == 0 and manifest["versions"]["torch"] and manifest["figure"] == "01_line"
 
 
@@ -137,7 +137,10 @@ def test_presets_hand_frames_on(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(preset.kept("labels/reviews"), frame)
     preset.record(a=1)
     preset.record(b=Estimate(0.5, 0.4, 0.6, 9))
-    assert json.loads((tmp_path / "sample" / "summary.json").read_text()) == {"a": 1, "b": [0.5, 0.4, 0.6, 9]}
+    assert json.loads((tmp_path / "sample" / "summary.json").read_text(encoding="utf-8")) == {
+        "a": 1,
+        "b": [0.5, 0.4, 0.6, 9],
+    }
 
 
 def test_an_unknown_preset_is_named_with_the_known_ones():

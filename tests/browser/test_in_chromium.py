@@ -82,7 +82,7 @@ def assert_within(view):
     assert view.evaluate("output => output.scrollWidth - output.clientWidth") <= 1
 
 
-TEXTS_SEEN = Path(__file__).with_name("texts_seen.js").read_text()
+TEXTS_SEEN = Path(__file__).with_name("texts_seen.js").read_text(encoding="utf-8")
 
 
 def assert_readable(page, selector="body *"):
@@ -315,7 +315,7 @@ def test_descriptors_are_edited_and_saved(notebook, photograph):
     expect(view.locator("table tr")).to_contain_text(["texts", "money", "cost"])
     assert_within(view)
     photograph(view, "lab-editor-1")
-    saved = json.loads((notebook.folder / "edits.json").read_text())
+    saved = json.loads((notebook.folder / "edits.json").read_text(encoding="utf-8"))
     assert saved == {"join": {}, "drop": ["mood"], "rename": {"price": "money"}}
 
 
@@ -502,7 +502,7 @@ def written_report(neurons, tmp_path, monkeypatch):
     built = [name for name in report.MORE if (preset.figures / f"{name}.svg").exists()]
     monkeypatch.setattr(report, "MORE", built)  # that all are built is for test_notebooks to say
     preset.results.mkdir()
-    (preset.results / "summary.json").write_text(json.dumps(FACTS))
+    (preset.results / "summary.json").write_text(json.dumps(FACTS), encoding="utf-8")
     (preset.results / "browser.html").write_text(neurons.to_html(), encoding="utf-8")
     return report.write_report(preset)
 
