@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import browsing
+import environment
 import make
 import pytest
 import test_dictionaries
@@ -72,16 +73,31 @@ def test_the_conda_environment_agrees():
 def called(monkeypatch, tmp_path):
     """What tools/make.py would run: a list of (arguments, environment); every call succeeds."""
     calls = []
-    monkeypatch.setattr(make, "VENV", tmp_path / "venv")
-    monkeypatch.setattr(make, "BIN", tmp_path / "venv" / "bin")
+    monkeypatch.delenv("PYTHON", raising=False)
+    monkeypatch.setattr(environment, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(environment, "BIN", tmp_path / "venv" / "bin")
 
     def call(command, cwd=None, env=None):
-        (tmp_path / "venv").mkdir(exist_ok=True)
         calls.append((command[1:], env))
+        if command[1:3] == ["-m", "venv"]:
+            made(tmp_path / "venv")
         return 0
 
-    monkeypatch.setattr(make.subprocess, "call", call)
+    monkeypatch.setattr(environment.subprocess, "call", call)
+    monkeypatch.setattr(
+        environment, "pip_install", lambda *names: calls.append((["pip", "install", *names], {}))
+    )
     return calls
+
+
+def made(venv, version=sys.version_info[:2], finished=()):
+    """An environment as far as the tool looks at it: a Python that tells its version."""
+    (venv / "bin").mkdir(parents=True, exist_ok=True)
+    (venv / "pyvenv.cfg").touch()
+    (venv / "bin" / "python").write_text(f"#!/bin/sh\necho {version[0]} {version[1]}\n", encoding="utf-8")
+    (venv / "bin" / "python").chmod(0o755)
+    for extras in finished:
+        (venv / f".ready-{extras}").touch()
 
 
 def test_the_makefile_and_the_tool_have_the_same_commands():
@@ -92,11 +108,12 @@ def test_the_makefile_and_the_tool_have_the_same_commands():
         assert all((ROOT / step[0]).exists() or step[0] == "-m" for step in steps)
 
 
-def test_the_tool_needs_the_standard_library_only():
-    tree = ast.parse((ROOT / "tools" / "make.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("file", ["make.py", "environment.py"])
+def test_the_tool_needs_the_standard_library_only(file):
+    tree = ast.parse((ROOT / "tools" / file).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
-    assert imported <= set(sys.stdlib_module_names)
+    assert imported <= set(sys.stdlib_module_names) | {"environment"}
 
 
 def test_the_first_command_installs_and_the_second_does_not(called, tmp_path, monkeypatch):
@@ -104,8 +121,8 @@ def test_the_first_command_installs_and_the_second_does_not(called, tmp_path, mo
     assert make.main(["run"]) == make.main(["run", "--preset", "treebank", "--data", str(tmp_path)]) == 0
     asked = [" ".join(arguments) for arguments, _ in called]
     pips = [line for line in asked if "pip install" in line]
-    assert asked[0].startswith("-m venv") and len(pips) == len(make.INSTALL["notebooks"])
-    assert "--constraint constraints.txt torch --editable" in pips[0]
+    assert asked[0].startswith("-m venv") and len(pips) == len(environment.INSTALL["notebooks"])
+    assert pips[0] == "pip install torch --editable .[cluster,notebooks]"
     assert [line for line in asked if line.startswith("tools")] == [
         "tools/run.py --preset sample",
         "tools/run.py --preset treebank",
@@ -117,15 +134,183 @@ def test_the_first_command_installs_and_the_second_does_not(called, tmp_path, mo
     assert called[-1][1]["OMP_NUM_THREADS"] == "1"
 
 
-def test_what_stops_the_tool_is_said_with_its_mend(called, monkeypatch, capsys):
-    monkeypatch.setattr(make.sys, "version_info", (3, 9))
+# ---------------------------------------------------------------------------- an environment that is stale
+
+
+def test_a_half_made_environment_of_another_python_is_said_and_made_anew(called, tmp_path, capsys):
+    made(tmp_path / "venv", (3, 15))
+    (tmp_path / "venv" / "old").touch()
+    assert make.main(["preflight"]) == 0
+    assert "was made with Python 3.15: it is made anew with Python" in capsys.readouterr().err
+    assert not (tmp_path / "venv" / "old").exists() and called[0][0][:2] == ["-m", "venv"]
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(called, tmp_path, capsys):
+    made(tmp_path / "venv", finished=["notebooks"])
+    python = tmp_path / "venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(tmp_path / "removed" / "python3.12")
+    assert make.main(["lab"]) == 0
+    assert "has no Python that starts: it is made anew" in capsys.readouterr().err
+    assert ["pip", "install", *environment.INSTALL["notebooks"][0]] in [command for command, _ in called]
+
+
+def test_a_finished_environment_is_used_whatever_python_made_it(called, tmp_path, monkeypatch, capsys):
+    """What worked yesterday works on the day, without a network, and with a Python that is too old."""
+    made(tmp_path / "venv", (3, 12), finished=["notebooks"])
+    monkeypatch.setattr(environment.sys, "version_info", (3, 9))
+    assert make.main(["lab"]) == 0 and [command for command, _ in called] == [make.COMMANDS["lab"][1][0]]
+    assert re.search(r"has Python 3.12 and is used. To have 3.9: rm -r", capsys.readouterr().err)
+
+
+def test_a_python_that_make_names_replaces_a_finished_environment(called, tmp_path, monkeypatch, capsys):
+    made(tmp_path / "venv", (3, 99), finished=["notebooks"])
+    monkeypatch.setenv("PYTHON", "python3.11")
+    assert make.main(["lab"]) == 0
+    assert "was made with Python 3.99: it is made anew" in capsys.readouterr().err
+    assert environment.version_in_venv() == sys.version_info[:2]
+
+
+def test_a_folder_that_is_no_environment_is_never_removed(called, tmp_path, capsys):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "thesis.txt").touch()
     assert make.main(["run"]) == 1 and not called
-    assert "nbkit needs Python >= 3.11" in (told := capsys.readouterr().err) and "PYTHON=" in told
-    monkeypatch.undo()
-    monkeypatch.setattr(make, "VENV", ROOT / "nowhere")
-    monkeypatch.setattr(make.subprocess, "call", lambda *_, **__: 1)
+    assert "is there and no virtual environment" in capsys.readouterr().err
+    assert make.main(["clean"]) == 1 and (tmp_path / "venv" / "thesis.txt").exists()
+
+
+def test_an_environment_that_is_in_use_is_said(called, tmp_path, monkeypatch, capsys):
+    made(tmp_path / "venv", (3, 15))
+
+    def held(path, **options):
+        raise PermissionError(13, "Access is denied", str(path / "python.exe"))
+
+    monkeypatch.setattr(environment.shutil, "rmtree", held)
+    assert make.main(["run"]) == 1 and not called
+    assert re.search(r"python.exe cannot be removed .* Close notebooks", capsys.readouterr().err)
+
+
+# ------------------------------------------------------------------------------- what stops an installation
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sys.version_info": (3, 9)}, "nbkit needs Python >= 3.11"),
+        ({"sys.version_info": (3, 15)}, "no wheel for a Python newer than 3.14"),
+        ({"sys.maxsize": 2**31 - 1}, "64 bits only"),
+        ({"sys.platform": "darwin", "platform.machine": lambda: "x86_64"}, "no wheel for Intel Macs"),
+    ],
+)
+def test_a_python_that_cannot_have_torch_is_refused_with_the_line_to_type(
+    called, monkeypatch, capsys, changes, message
+):
+    for name, value in changes.items():
+        monkeypatch.setattr(f"environment.{name}", value)
+    assert make.main(["run"]) == 1 and not called
+    told = capsys.readouterr().err
+    assert message in told and "make PYTHON=python3.13 preflight" in told
+
+
+def test_the_pythons_are_those_of_the_project():
+    assert PROJECT["requires-python"] == f">={environment.dotted(environment.OLDEST)}"
+    listed = {line.split(" :: ")[-1] for line in PROJECT["classifiers"] if "Python :: 3." in line}
+    assert listed == {f"3.{minor}" for minor in range(environment.OLDEST[1], environment.NEWEST[1] + 1)}
+
+
+def test_no_venv_is_said_with_its_mend(called, monkeypatch, capsys):
+    monkeypatch.setattr(environment.subprocess, "call", lambda *_, **__: 1)
     assert make.main(["run"]) == 1
-    assert "No virtual environment could be made" in capsys.readouterr().err
+    assert re.search(r"No virtual environment could be made .*python3-venv", capsys.readouterr().err)
+
+
+def test_what_an_installation_costs_is_said_before_pip_starts(called, monkeypatch, capsys):
+    assert make.main(["run"]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"pip is at work: what `notebooks` needs goes into {environment.VENV}")
+    monkeypatch.setattr(environment.sys, "platform", "win32")
+    windows = environment.cost("notebooks")
+    assert "about 600 MB to fetch and up to 2.3 GB on disk." in windows
+    for name in ("README.md", "WORKSHOP.md"):
+        page = (ROOT / name).read_text(encoding="utf-8")
+        assert f"{environment.DISK_GB} GB" in page and f"{environment.DISK_GB_GPU} GB" in page, name
+        assert f"{environment.FETCHED_MB} MB" in page or name == "README.md"
+
+
+@pytest.mark.parametrize("full", ["VENV", "TMPDIR"])
+def test_a_disk_that_is_too_small_is_said_before_pip_starts(called, monkeypatch, capsys, full):
+    place = environment.VENV if full == "VENV" else environment.tempfile.gettempdir()
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(
+        environment.shutil,
+        "disk_usage",
+        lambda folder: usage._replace(free=5 * 10**8 if folder == place else 10**11),
+    )
+    assert make.main(["run"]) == 1 and not called
+    needed = "2.9" if full == "VENV" else "0.6"
+    assert f"{needed} GB are needed in {place} and 0.5 GB are free: make room, or let {full}" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("refused, message", [("venv", "cannot be written"), ("a" * 95, "is too long")])
+def test_a_folder_that_is_read_only_or_too_deep_is_said(called, monkeypatch, capsys, refused, message):
+    mkdir = Path.mkdir
+
+    def limited(path, *arguments, **options):
+        if refused in (path.name, path.parent.name):
+            raise PermissionError(13, "Access is denied", str(path))
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", limited)
+    assert make.main(["run"]) == 1 and not called
+    told = capsys.readouterr().err
+    assert message in told and "Access is denied" in told and "Move this folder" in told
+
+
+PIP_SAID = {
+    "ERROR: HTTPSConnectionPool(): Max retries exceeded (Caused by ProxyError('x'))": "the proxy",
+    "WARNING: Retrying after 'NewConnectionError(': Failed to establish a new connection\nERROR: No matching"
+    " distribution found for torch": "was not reached",
+    "ERROR: Could not find a version that satisfies the requirement setuptools>=77 (from versions: none)": (
+        "was not reached"
+    ),
+    "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]": "certificates",
+    "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device": "disk is full",
+    "OSError: [Errno 2] No such file or directory\nHINT: ... Windows Long Path support enabled": "too long",
+    "ERROR: Could not install packages due to an OSError: [WinError 5] Access is denied: 'x.pyd'": "in use",
+    "ERROR: Could not install packages: [Errno 13] Permission denied: 'x'": "in use",
+    "ERROR: No matching distribution found for torch": "no torch for this Python",
+    "no such option: --no-user": "pip is too old",
+    "something new": "its lines above tell why",
+}
+
+
+@pytest.mark.parametrize("said", PIP_SAID)
+def test_what_pip_fails_at_is_told_with_its_mend(monkeypatch, tmp_path, capsys, said):
+    (tmp_path / "python").write_text(f"#!/bin/sh\ncat <<'E'\n{said}\nE\nexit 1\n", encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(environment, "BIN", tmp_path)
+    with pytest.raises(RuntimeError, match="pip could not install torch: .*" + PIP_SAID[said]) as raised:
+        environment.pip_install("torch")
+    assert said in str(raised.value) and "{" not in str(raised.value).split("pip could not")[1]
+
+
+@pytest.mark.slow
+def test_pip_itself_behind_a_proxy_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(environment, "BIN", Path(sys.executable).parent)
+    for name, value in {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "https://index.invalid/simple",
+        "PIP_PROXY": "http://127.0.0.1:9",
+        "PIP_RETRIES": "1",
+        "PIP_NO_CACHE_DIR": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(RuntimeError, match="the proxy does not let pip through"):
+        environment.pip_install("no-such-package-of-ours")
+    assert "WARNING: Retrying" in capsys.readouterr().err, "a warning is shown as it comes"
 
 
 def test_no_message_names_an_extra_of_a_strangers_package():

