@@ -146,8 +146,8 @@ merged.frame.head(12)
 # descriptor, the most frequent one fits every unit.
 
 # %%
-whole = all(len(asked[n]) == len(corpus) for n, corpus in corpora.items())  # else: closeness, calibrated
-way = "proposals" if whole else "similarity"
+whole = all(len(asked[n]) == len(corpus) for n, corpus in corpora.items())
+way = "proposals" if whole or "topics" in preset["generators"] else "similarity"  # of all texts, calibrated
 discovered = {
     n: descriptors.label(corpus, merged, way, proposals=proposals[n]) for n, corpus in corpora.items()
 }
@@ -176,12 +176,14 @@ with plots.style():
 # %%
 from sklearn.metrics import roc_auc_score
 
-by_similarity = descriptors.label(corpora[name], merged, "similarity", proposals=proposals[name])
-read = descriptors.label(corpora[name], merged, proposals=proposals[name])
-varied = [c for c in by_similarity if 5 <= read[c].sum() <= len(read) - 5]
-area = [roc_auc_score(read[c], by_similarity.loc[read.index, c]) for c in varied]
-print(f"{len(varied)} descriptors, median AUROC {np.median(area):.2f}")
-descriptors.agreement({"proposals": read, "similarity": by_similarity}, seed=SEED).round(2)
+given = {"proposals": proposals[name]}
+read = close = descriptors.label(corpora[name], merged, **given)
+if (read.sum() >= 5).any():  # else these texts share too few phrases to calibrate with
+    close = descriptors.label(corpora[name], merged, "similarity", **given)
+varied = [c for c in close if 5 <= read[c].sum() <= len(read) - 5]
+area = [roc_auc_score(read[c], close.loc[read.index, c]) for c in varied]
+print(f"{len(varied)} descriptors, median AUROC {np.median(area or [np.nan]):.2f}")
+descriptors.agreement({"proposals": read, "similarity": close}, seed=SEED).round(2)
 
 # %% [markdown]
 # Similarity puts the texts in a good order (AUROC), but the two ways hardly agree once their probabilities
