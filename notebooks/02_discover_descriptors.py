@@ -17,7 +17,10 @@
 # **Words** [descriptor](../docs/glossary.md#descriptor), [generator](../docs/glossary.md#generator),
 # [proposal](../docs/glossary.md#proposal), [merging](../docs/glossary.md#merging),
 # [label matrix](../docs/glossary.md#label-matrix),
-# [calibration of labels](../docs/glossary.md#calibration-of-labels), [kappa](../docs/glossary.md#kappa).
+# [calibration of labels](../docs/glossary.md#calibration-of-labels), [kappa](../docs/glossary.md#kappa),
+# [scorer](../docs/glossary.md#scorer), [tag](../docs/glossary.md#tag), [AUROC](../docs/glossary.md#auroc),
+# [baseline](../docs/glossary.md#baseline), [gold](../docs/glossary.md#gold),
+# [ranking](../docs/glossary.md#ranking).
 
 # %%
 import numpy as np

@@ -17,7 +17,8 @@
 # **Words** [interpretability illusion](../docs/glossary.md#interpretability-illusion),
 # [within](../docs/glossary.md#within), [across](../docs/glossary.md#across),
 # [kept](../docs/glossary.md#kept), [illusion gap](../docs/glossary.md#illusion-gap),
-# [AUROC](../docs/glossary.md#auroc), [CLS token](../docs/glossary.md#cls-token).
+# [AUROC](../docs/glossary.md#auroc), [CLS token](../docs/glossary.md#cls-token),
+# [claim](../docs/glossary.md#claim).
 
 # %%
 import functools

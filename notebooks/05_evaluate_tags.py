@@ -16,7 +16,8 @@
 # **Need** about a minute, the stores of notebooks 01 and 04, no network.
 # **Words** [planted unit](../docs/glossary.md#planted-unit), [gold](../docs/glossary.md#gold),
 # [precision at k](../docs/glossary.md#precision-at-k), [recall at k](../docs/glossary.md#recall-at-k),
-# [AUROC](../docs/glossary.md#auroc), [sanity test](../docs/glossary.md#sanity-test).
+# [AUROC](../docs/glossary.md#auroc), [sanity test](../docs/glossary.md#sanity-test),
+# [prevalence](../docs/glossary.md#prevalence), [polysemantic](../docs/glossary.md#polysemantic).
 
 # %%
 import numpy as np
