@@ -14,7 +14,9 @@
 # **Need** half a minute, 10 MB of disk, no network.
 # **Words** [subject](../docs/glossary.md#subject), [corpus](../docs/glossary.md#corpus),
 # [site](../docs/glossary.md#site), [unit](../docs/glossary.md#unit), [layer](../docs/glossary.md#layer),
-# [hidden](../docs/glossary.md#hidden), [FFN](../docs/glossary.md#ffn).
+# [hidden](../docs/glossary.md#hidden), [FFN](../docs/glossary.md#ffn), [text](../docs/glossary.md#text),
+# [word](../docs/glossary.md#word), [token](../docs/glossary.md#token),
+# [activation](../docs/glossary.md#activation), [store](../docs/glossary.md#store).
 #
 # Where the kit is installed the next cell does nothing. In a hosted notebook it is installed from the folder
 # above, and the torch, numpy and drivers of the place stay as they are.

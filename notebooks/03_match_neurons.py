@@ -18,7 +18,9 @@
 # [calibration and validation](../docs/glossary.md#calibration-and-validation),
 # [p value](../docs/glossary.md#p-value), [false discovery rate](../docs/glossary.md#false-discovery-rate),
 # [null](../docs/glossary.md#null), [baseline](../docs/glossary.md#baseline),
-# [covariate](../docs/glossary.md#covariate).
+# [covariate](../docs/glossary.md#covariate), [Pearson](../docs/glossary.md#pearson),
+# [significant](../docs/glossary.md#significant), [random direction](../docs/glossary.md#random-direction),
+# [composite](../docs/glossary.md#composite).
 
 # %%
 import numpy as np

@@ -17,9 +17,12 @@
 # **Words** [interpretability illusion](../docs/glossary.md#interpretability-illusion),
 # [within](../docs/glossary.md#within), [across](../docs/glossary.md#across),
 # [kept](../docs/glossary.md#kept), [illusion gap](../docs/glossary.md#illusion-gap),
-# [AUROC](../docs/glossary.md#auroc), [CLS token](../docs/glossary.md#cls-token).
+# [AUROC](../docs/glossary.md#auroc), [CLS token](../docs/glossary.md#cls-token),
+# [claim](../docs/glossary.md#claim).
 
 # %%
+import functools
+
 import pandas as pd
 from matplotlib import pyplot as plt
 
@@ -135,23 +138,23 @@ pd.DataFrame({n: exemplars.top(acts[n], corpora[n], unit, k=5)["text"] for n in 
 # - *silent*: neither of the two is related to the unit there; it says nothing we have words for,
 # - *undecided*: the texts are too few to say.
 
+
 # %%
-reports = {}
-for kind, (site, pool) in KINDS.items():
-    reports[kind] = illusions.compare(
-        captured(subject, site, pool),
-        labels,
-        min_positives=preset["min_positives"],
-        random_weights=captured(untrained, site, pool),
-        seed=SEED,
-    )
+@functools.cache
+def compared(kind):
+    asked = {"min_positives": preset["min_positives"], "seed": SEED}
+    own, without = captured(subject, *KINDS[kind]), captured(untrained, *KINDS[kind])
+    return illusions.compare(own, labels, random_weights=without, **asked)
+
+
+reports = {kind: compared(kind) for kind in KINDS}
 
 # %% [markdown]
 # Every tag has a line for every corpus it is looked up in. Here is one tag, worked through: where it was
 # chosen, its score there and in the other corpora, and what became of it.
 
 # %%
-report = reports["last layer, mean over tokens"]
+report = compared("last layer, mean over tokens")
 tags = report.units[report.units["above"]]
 some = [tags[tags["outcome"] == "changed"], tags, report.units]  # the first that has a line
 one = next(found for found in some if len(found)).sort_values("score").iloc[-1]
@@ -416,6 +419,8 @@ lost = {k: r.outcomes.query("kind == 'units' and where == 'across'").iloc[0, 2:]
 
 # %%
 preset.keep("opening", pd.DataFrame({"unit": [unit], "home": home, "away": away}))
+kept = [r.baselines[["kind", "within", "across"]].assign(units=kind) for kind, r in reports.items()]
+preset.keep("agreement", pd.concat(kept))
 preset.record(agreement={k: r.summary() for k, r in reports.items()}, outcomes=pd.DataFrame(lost).to_dict())
 page = preset.results / "browser.html"
 written = page.write_text(browser.to_html(title=f"Neurons of {subject.name}"), encoding="utf-8")

@@ -16,7 +16,7 @@
 # **Words** [depth](../docs/glossary.md#depth), [squared norm](../docs/glossary.md#squared-norm),
 # [X_sp, X_ssp, X_essp](../docs/glossary.md#x_sp-x_ssp-x_essp),
 # [profile entropy](../docs/glossary.md#profile-entropy), [UUAS](../docs/glossary.md#uuas),
-# [spanning tree](../docs/glossary.md#spanning-tree).
+# [spanning tree](../docs/glossary.md#spanning-tree), [collapsed](../docs/glossary.md#collapsed).
 
 # %%
 import pandas as pd

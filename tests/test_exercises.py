@@ -32,7 +32,7 @@ def test_a_check_speaks_and_never_raises():
     claims = ((lambda a: 0 < a < 1, "a share lies between 0 and 1"), (lambda a: a < 0.5, "that is too much"))
     said = [exercises.check(a, *claims) for a in (0.2, 0.7, 3, "x", None, ...)]
     outside = "Not yet: a share lies between 0 and 1."
-    assert said == ["Right.", "Not yet: that is too much.", outside, outside, outside, exercises.NOT_YET]
+    assert said == ["Right: 0.2.", "Not yet: that is too much.", outside, outside, outside, exercises.NOT_YET]
 
 
 def test_a_stub_keeps_the_task_and_the_name():
@@ -41,8 +41,27 @@ def test_a_stub_keeps_the_task_and_the_name():
     )
 
 
+def test_an_exercise_begins_with_the_cells_that_its_tasks_need_and_no_others():
+    cells = [
+        "import math\nimport json",
+        "a = 1",
+        "slow = sum(range(10))",
+        "a = 2",
+        "b = [a for slow in range(3)]",
+        "b[0] = math.pi",
+        "c = json.dumps(slow)",
+        "for a in (7, 8):\n    d = a",
+        "def f(x):\n    return x + b[0]",
+        "if not a:\n    b = None",
+    ]
+    made = [nbformat.v4.new_code_cell(source) for source in cells]
+    kept = [cells.index(c.source) for c in build_notebooks.slice_of(made, ["x = f(1)", "x + y"])]
+    # `a = 1` is made anew, `slow` is a loop's own, nobody asks for c, and f reads b when it is called
+    assert kept == [0, 3, 4, 5, 7, 8, 9]
+
+
 def test_there_are_exercises_in_most_notebooks():
-    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
+    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
     kept = (ROOT / "notebooks" / "exercises").glob("*.ipynb")
     assert sorted(path.stem for path in kept) == NAMES
 
@@ -68,7 +87,7 @@ def test_the_solution_passed_its_own_check(name):
         for c in built.cells
         if "check" in c.metadata.get("tags", []) and c.cell_type == "code"
     ]
-    assert said and set(said) == {"'Right.'"}
+    assert said and all(sentence.startswith("'Right: ") for sentence in said)
 
 
 def say(name, namespace, number=0, **answer):
@@ -88,7 +107,7 @@ def solved(name, namespace, number=0):
 def told(name, scope, number, answer, wrong):
     """The solution is right; each of the ``wrong`` answers is met by a sentence with its word."""
     solution = solved(name, scope, number)[answer]
-    assert say(name, scope, number, **{answer: solution}) == "Right."
+    assert say(name, scope, number, **{answer: solution}).startswith("Right: ")
     assert say(name, scope, number, **{answer: ...}) == exercises.NOT_YET
     for value, part in wrong:
         sentence = say(name, scope, number, **{answer: value})
@@ -124,7 +143,7 @@ def test_what_02_says():
 def test_what_03_says():
     for wrong in (0.0, 1.0, 0.04, "p", None):
         assert say("03_match_neurons", {}, smallest=wrong).startswith("Not yet: ")
-    assert say("03_match_neurons", {}, smallest=1 / 20) == "Right."
+    assert say("03_match_neurons", {}, smallest=1 / 20) == "Right: 0.05."
 
 
 def test_what_04_says():
@@ -140,7 +159,7 @@ def test_what_04_says():
     scope = {"told": gap.value}
     sentences = [say("04_test_illusions", scope, 1, gap_at_home=g) for g in (0.03, gap.value, 0.4, 2)]
     for sentence, part in zip(
-        sentences, ("Right.", "between the corpora", "near", "two shares"), strict=True
+        sentences, ("Right: 0.03.", "between the corpora", "near", "two shares"), strict=True
     ):
         assert part in sentence
 
@@ -182,7 +201,7 @@ def test_what_06_says():
     assert scope["rankings"]["greedy"].order[0] == 2
     highest = solved("06_find_salient_neurons", scope)["highest"]
     told = [say("06_find_salient_neurons", scope, highest=a) for a in (highest, "VERB", "DET", "ADJ", 7, [])]
-    assert highest == "NOUN" and told[0] == "Right."
+    assert highest == "NOUN" and told[0] == "Right: NOUN."
     for sentence, part in zip(told[1:], ("another", "lower", "one of", "one of", "one of"), strict=True):
         assert sentence.startswith("Not yet: ") and part in sentence
 
@@ -198,6 +217,15 @@ def test_what_08_says():
     ]
     wrong += [(runs["matthews"][:3].std(), "baselines"), (runs["matthews"][3:6].std(), "with trees vary")]
     told("08_finetune_with_trees", {"runs": runs, "sites": ["a", "b"]}, 0, "std_of_gains", wrong)
+
+
+def test_what_10_says(tmp_path):
+    (tmp_path / "paper").mkdir()
+    for name, rows in {"short": 2, "long": 9}.items():
+        pd.DataFrame({"x": range(rows)}).to_csv(tmp_path / "paper" / f"{name}_double.csv", index=False)
+    scope = {"preset": SimpleNamespace(figures=tmp_path)}
+    wrong = [("short", "more rows"), ("long_double", "without"), ("none", "name of a figure"), (3, "name")]
+    told("10_make_figures", scope, 0, "largest", wrong)
 
 
 def test_what_09_says():

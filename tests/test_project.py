@@ -14,6 +14,7 @@ from pathlib import Path
 
 import browsing
 import environment
+import jupytext
 import make
 import pytest
 import test_dictionaries
@@ -431,6 +432,25 @@ def test_every_link_to_the_glossary_names_a_word_of_it():
     for path in [*(ROOT / "notebooks").glob("*.py"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for word in re.findall(r"glossary\.md#([\w-]+)", path.read_text(encoding="utf-8")):
             assert word in words, (path.name, word)
+
+
+#: Words of the glossary that are also plain English: where they first stand says nothing.
+PLAIN = {"head", "within", "across", "kept", "changed", "silent"}
+
+
+def test_a_word_of_the_glossary_has_a_link_in_the_first_notebook_that_uses_it():
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    unlinked, used = [], 0
+    for word in set(re.findall(r"^### (.+)$", glossary, re.MULTILINE)) - PLAIN:
+        said = re.compile(rf"\b{re.escape(word)}(s|es)?\b", re.IGNORECASE)
+        link = "glossary.md#" + re.sub(r"[^\w -]", "", word).lower().replace(" ", "-") + ")"
+        for path in sorted((ROOT / "notebooks").glob("*.py")):
+            prose = "\n".join(c.source for c in jupytext.read(path).cells if c.cell_type == "markdown")
+            if said.search(re.sub(r"\]\(\S+\)|`[^`]*`|\s", " ", prose)):
+                used += 1
+                unlinked += [] if link in prose else [f"{path.stem}: {word}"]
+                break
+    assert not unlinked and used > 40
 
 
 @pytest.mark.slow

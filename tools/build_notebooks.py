@@ -7,8 +7,9 @@
 The .py file (jupytext percent format) is the source; nobody edits the .ipynb. Outputs are cleaned so that
 the committed file holds no progress bars, no widget state, no times of execution and no machine's paths.
 The seconds that each took go to notebooks/seconds.json; a test holds them to twice the minutes it states.
-A source with cells tagged ``solution`` also becomes an exercise, notebooks/exercises/NN_*.ipynb: the same
-cells without outputs, with a stub for each solution, as far as the last check.
+A source with cells tagged ``solution`` also becomes an exercise, notebooks/exercises/NN_*.ipynb: the cells
+from "## Exercises" to the last check, with a stub for each solution, and before them the code that these
+need and no more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import symtable
 import sys
 import time
 from pathlib import Path
@@ -113,17 +115,79 @@ def exercise(source: Path) -> nbformat.NotebookNode | None:
     tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
     if not any("solution" in of_cell for of_cell in tags):
         return None
+    first = next(i for i, cell in enumerate(notebook.cells) if "## Exercises" in cell.source)
     last = max(i for i, of_cell in enumerate(tags) if "check" in of_cell)
-    notebook.cells = notebook.cells[: last + 1]
-    for cell, of_cell in zip(notebook.cells, tags, strict=False):
+    tasks = notebook.cells[first : last + 1]
+    title = notebook.cells[0].source.splitlines()[0].split(":")[0]
+    opening = nbformat.v4.new_markdown_cell(f"{title}, exercises\n\n{BEFORE}")
+    tasks[0].source = tasks[0].source[tasks[0].source.index("## Exercises") :]
+    needed = slice_of(notebook.cells[:first], [cell.source for cell in tasks if cell.cell_type == "code"])
+    for cell in tasks:
         cell.source = cell.source.replace("](../docs/", "](../../docs/")  # it lies one folder deeper
+        of_cell = set(cell.metadata.get("tags", []))
         if "solution" in of_cell:
             cell.source = stub(cell.source)
             cell.metadata["tags"] = ["exercise"]
         if "check" in of_cell:  # what is right stands in it: folded away until it is run
             cell.metadata["jupyter"] = {"source_hidden": True}
+    notebook.cells = [opening, *needed, *tasks]
     _name_cells(notebook)
     return _cleaned(notebook)
+
+
+#: What an exercise begins with.
+BEFORE = "The cells before the tasks are those of the notebook that the tasks need."
+
+
+#: What Python calls them; they are run where they stand.
+COMPREHENSIONS = {"listcomp", "setcomp", "dictcomp", "genexpr"}
+
+
+def slice_of(cells: list[nbformat.NotebookNode], sources: list[str]) -> list[nbformat.NotebookNode]:
+    """Those of the code ``cells`` that make what the ``sources`` after them use, or what such cells use."""
+    code, kept, late = [cell for cell in cells if cell.cell_type == "code"], [], set()
+    while True:
+        needed, found, later = set(late), [], set(late)
+        for cell in [*map(nbformat.v4.new_code_cell, reversed(sources)), *reversed(code)]:
+            changed, anew, used, inside = names_of(cell.source)
+            if changed & needed or cell not in code:
+                needed = (needed - anew) | used
+                later |= inside  # a function reads them when it is called, below its cell
+                found.append(cell)
+        kept = [cell for cell in code if cell in found]
+        if later == late:
+            return kept
+        late = later
+
+
+def names_of(source: str) -> tuple[set[str], set[str], set[str], set[str]]:
+    """Names that a cell makes or changes; those of them that it always makes anew; names that it uses; and
+    those of them that it uses inside functions."""
+    used, inside, tables = set(), set(), [(symtable.symtable(source, "cell", "exec"), False)]
+    for table, later in tables:  # grows: a function's or a comprehension's own names are in a table of theirs
+        top = table.get_type() == "module"
+        read = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global())}
+        used, inside = used | read, inside | (read if later else set())
+        for child in table.get_children():
+            tables.append((child, later or child.get_name() not in COMPREHENSIONS))
+    tree = ast.parse(source)
+    parts = [node for node in ast.walk(tree) if isinstance(node, (ast.Subscript, ast.Attribute))]
+    changed = {_root(node) for node in parts if isinstance(node.ctx, ast.Store)}  # table["x"] = ...
+    blocks = (ast.If, ast.For, ast.With, ast.Try, ast.While)
+    always = ast.Module([node for node in tree.body if not isinstance(node, blocks)], [])
+    return _made(source) | changed, _made(ast.unparse(always)) - changed, used, inside
+
+
+def _made(source: str) -> set[str]:
+    symbols = symtable.symtable(source, "cell", "exec").get_symbols()
+    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+
+
+def _root(node: ast.AST) -> str:
+    """ "a" of a.b["c"]; "" where it is no name."""
+    while isinstance(node, (ast.Subscript, ast.Attribute)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def peak_megabytes() -> float | None:

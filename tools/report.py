@@ -13,9 +13,6 @@ from build_notebooks import ROOT
 from nbkit import provenance
 from nbkit.workshop import presets
 
-LAST = "last layer, mean over tokens"
-FFN = "FFN units, max over tokens"
-
 CAPTIONS = {
     "01_unit_by_corpus": "The activation of one unit over all texts of each corpus. The right tails are what"
     " exemplars are drawn from.",
@@ -39,15 +36,8 @@ CAPTIONS = {
     "08_trees_in_the_loss": "Fine-tuning to find reversed words, with a tree term at a layer: gain over the"
     " baseline of the same seed, and p by a paired t-test over the seeds, times the settings tried.",
 }
-MORE = (
-    "04_agreement",
-    "03_held_out",
-    "01_unit_by_corpus",
-    "06_salient_units",
-    "07_trees_by_layer",
-    "07_one_tree",
-)
-MORE += ("08_trees_in_the_loss",)
+FIRST = ("04_outcomes", "05_precision_recall")
+MORE = tuple(n for n in dict.fromkeys(("04_agreement", "03_held_out", *CAPTIONS)) if n not in FIRST)
 
 
 def summary_table(facts: dict[str, Any]) -> str:
@@ -118,14 +108,15 @@ def write_report(preset: presets.Preset) -> Path:
     folder = ROOT / "build" / "report"
     folder = folder if preset.name == "sample" else folder / preset.name
     folder.mkdir(parents=True, exist_ok=True)
-    browser = (preset.results / "browser.html").read_text(encoding="utf-8")
+    browser = preset.results / "browser.html"  # of notebook 04, which needs two corpora
+    shown = BROWSER.format(page=html.escape(browser.read_text(encoding="utf-8"))) if browser.exists() else ""
     page = PAGE.format(
         title=html.escape(preset["title"]),
         headline=_headline(facts),
         cards=_cards(facts),
-        figures="".join(_figure(preset, name) for name in ("04_outcomes", "05_precision_recall")),
-        more="".join(_figure(preset, name) for name in MORE if (preset.figures / f"{name}.svg").exists()),
-        browser=html.escape(browser),
+        figures=_figures(preset, FIRST),
+        more=_figures(preset, MORE),
+        browser=shown,
         rows=_rows(facts),
         seconds="".join(
             f"<tr><th>{html.escape(name)}</th><td>{value:.0f} s</td><td>{_megabytes(facts, name)}</td></tr>"
@@ -147,38 +138,61 @@ def _rows(facts: dict[str, Any]) -> str:
 
 def _headline(facts: dict[str, Any]) -> str:
     """What was found, in three sentences for somebody who has read nothing else."""
-    last, away = facts["agreement"][LAST], facts["outcomes"][LAST]
+    about = "; ".join(f"{name}: {', '.join(found[:3])}" for name, found in facts["largest"].items())
+    sentences = [f"What most texts are about: {about}."]
+    if "agreement" not in facts:
+        return f"{sentences[0]} One corpus was given, so whether a tag holds elsewhere could not be asked."
+    kind = judged_kind(facts)
+    found, away = facts["agreement"][kind], facts["outcomes"][kind]
     kept, changed, silent, undecided = (
         f"{away[name][0]:.0%}" for name in ("kept", "changed", "silent", "undecided")
     )
-    within, across, gap, same = (last[name][0] for name in ("within", "across", "gap", "same_encoding_gap"))
-    return (
-        "We gave the units of the last layer (mean over tokens) the descriptor they respond to in one corpus,"
-        f" and asked again: on other texts of that corpus {within:.0%} of these tags are still the first, in"
-        f" another corpus {across:.0%}. Of the tags looked up in another corpus, {kept} are kept, {changed}"
-        f" have become another descriptor, {silent} fall silent, and for {undecided} the texts are too few"
-        f" to say. Made-up units that mean the same everywhere show a gap of {same:.2f} by this procedure,"
-        f" these {gap:.2f}: so say with every tag which corpus it is from."
+    sentences.append(
+        f"We gave the units ({kind}) the descriptor they respond to in one corpus, and asked again: of"
+        f" {found['tags']:,} such tags {found['within'][0]:.0%} are still the first on other texts of that"
+        f" corpus and {found['across'][0]:.0%} in another, where {kept} are kept, {changed} have become"
+        f" another descriptor, {silent} fall silent, and for {undecided} the texts are too few to say."
     )
+    gap, same = found["gap"], found["same_encoding_gap"]
+    told = f"made-up units that mean the same everywhere show a gap of {same[0]:.2f}, these {gap[0]:.2f}"
+    if gap[1] > same[2]:
+        sentences.append(f"By this procedure {told}: so say with every tag which corpus it is from.")
+    else:
+        sentences.append(f"That is no more than chance may be: by this procedure {told}.")
+    return " ".join(sentences)
+
+
+def judged_kind(facts: dict[str, Any]) -> str:
+    """The kind of units with most tags: of the others these texts tell less."""
+    return max(facts["agreement"], key=lambda kind: facts["agreement"][kind]["tags"])
 
 
 def _cards(facts: dict[str, Any]) -> str:
-    at_two = {row["method"]: row for row in facts["precision_recall"] if row["k"] == 2}
-    home, away = at_two["pearson, same corpus"], at_two["pearson, other corpora"]
     cards = [
         (f"{facts['units']:,}", "units"),
         (f"{facts['descriptors']}", "descriptors"),
         (f"{facts['tags']:,}", "tags, q ≤ .05"),
-        (f"{home['precision'][0]:.0%} → {away['precision'][0]:.0%}", "precision@2, home → away"),
-        (f"{home['recall'][0]:.0%}", "recall@2, home"),
-        (f"{facts['agreement'][LAST]['gap'][0]:.2f}", "illusion gap, last layer"),
     ]
+    if "agreement" in facts:
+        at_two = {row["method"]: row for row in facts["precision_recall"] if row["k"] == 2}
+        home, away = at_two["pearson, same corpus"], at_two["pearson, other corpora"]
+        kind = judged_kind(facts)
+        cards += [
+            (f"{home['precision'][0]:.0%} → {away['precision'][0]:.0%}", "precision@2, home → away"),
+            (f"{home['recall'][0]:.0%}", "recall@2, home"),
+            (f"{facts['agreement'][kind]['gap'][0]:.2f}", f"illusion gap, {kind.split(',')[0]}"),
+        ]
     return "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for value, name in cards)
 
 
 def _megabytes(facts: dict[str, Any], name: str) -> str:
     peak = facts.get("peak_megabytes", {}).get(name)
     return f"{peak:,.0f} MB" if peak else ""
+
+
+def _figures(preset: presets.Preset, names: tuple[str, ...]) -> str:
+    """Those that were drawn: a single corpus has fewer."""
+    return "".join(_figure(preset, name) for name in names if (preset.figures / f"{name}.svg").exists())
 
 
 def _figure(preset: presets.Preset, name: str) -> str:
@@ -194,6 +208,11 @@ def _own_ids(svg: str, name: str) -> str:
         svg = svg.replace(attribute, f"{attribute}{name}-")
     return svg
 
+
+BROWSER = """<h2>Browse neurons</h2>
+<p>The best unit of every descriptor, and its nearest neighbour: tags in each corpus, and strongest texts with
+the tokens shaded by activation. Search by descriptor, word or site.</p>
+<iframe title="neuron browser" srcdoc="{page}"></iframe>"""
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -221,11 +240,8 @@ details{{margin:1rem 0}}
 <h1>What do the neurons respond to, and does the answer survive another corpus?</h1>
 <p class="lead">{headline}</p>
 <div class="cards">{cards}</div>
-<h2>Agreement and evaluation</h2>{figures}
-<h2>Browse neurons</h2>
-<p>The best unit of every descriptor, and its nearest neighbour: tags in each corpus, and strongest texts with
-the tokens shaded by activation. Search by descriptor, word or site.</p>
-<iframe title="neuron browser" srcdoc="{browser}"></iframe>
+{figures}
+{browser}
 <h2>On the way</h2>{more}
 <h2>All numbers</h2><table>{rows}</table>
 <details><summary>Time of each notebook, and its peak memory</summary><table>{seconds}</table></details>

@@ -117,7 +117,7 @@ def run_all(preset: presets.Preset) -> dict[str, float]:
     target = ROOT / "build" / "notebooks" / preset.name
     target.mkdir(parents=True, exist_ok=True)
     known = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))
-    names = [source.stem for source in sources()]
+    names = notebooks_of(preset)
     workers, threads = workers_and_threads()
     if preset.settings.get("device") == "cuda":
         workers, threads = 1, workers * threads
@@ -130,6 +130,16 @@ def run_all(preset: presets.Preset) -> dict[str, float]:
             print(f"         {line}", flush=True)
 
     return side_by_side(lambda name: execute(name, preset.name, target), names, workers, known, done)
+
+
+def notebooks_of(preset: presets.Preset) -> list[str]:
+    """Those that can run on its corpora, in order; what is left out is printed."""
+    names = [source.stem for source in sources()]
+    one = "groups" not in preset.settings and len(preset.settings.get("corpora", ())) == 1
+    left = [name for name in names if one and name.startswith(TWO_CORPORA)]
+    if left:
+        print(f"one corpus: not run are {', '.join(left)}, which need two", flush=True)
+    return [name for name in names if name not in left]
 
 
 class NotebookStopped(RuntimeError):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedKFold
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,17 @@ def _cross_fitted(
 ) -> np.ndarray:
     """Probability for each of ``x``; of the ``rows`` with known ``y`` from folds without their document."""
     probability = _fitted(x[rows], y)(x)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for train, test in folds.split(x[rows], y, documents):
-        # documents are indivisible: a fold may hold all positives, and then the others teach nothing
-        ready = 0 < y[train].sum() < len(train)
-        probability[rows[test]] = _fitted(x[rows[train]], y[train])(x[rows[test]]) if ready else y.mean()
+    # whole documents, stratified by whether any of their texts is positive: StratifiedGroupKFold of texts
+    # balances documents of unequal size, too, and took nineteen twentieths of the time of ``discover``
+    positive = np.bincount(documents, y) > 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # few documents without a positive
+        folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(positive, positive))
+    for _, left_out in folds:
+        test = np.isin(documents, left_out)
+        # a fold may hold all that is negative, and then the others teach nothing
+        ready = 0 < y[~test].sum() < (~test).sum()
+        probability[rows[test]] = _fitted(x[rows[~test]], y[~test])(x[rows[test]]) if ready else y.mean()
     return probability
 
 

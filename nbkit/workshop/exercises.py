@@ -7,7 +7,7 @@
 
 ``tools/build_notebooks.py`` makes ``notebooks/exercises`` from the sources: of a cell tagged ``solution``
 only its opening comment, the task, and the names to fill in are kept; the cell tagged ``check`` after it
-stays. A check says what is wrong, or "Right."; it never raises.
+stays. A check tells what is wrong, or that the answer is right, and repeats it; it never raises.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ NOT_YET = "Not answered yet: put your answer where the dots are, and run both ce
 
 
 def check(answer: Any, *claims: tuple[Callable[[Any], Any], str]) -> str:
-    """The sentence of the first of ``claims`` (what must hold, what to say otherwise) that fails, or "Right."
+    """The sentence of the first of ``claims`` (what must hold, what to say otherwise) that fails.
+
+    If none does: "Right: " and the answer.
 
     A claim that cannot even be asked of the answer (a text where a number was expected) has failed.
     """
@@ -32,4 +34,11 @@ def check(answer: Any, *claims: tuple[Callable[[Any], Any], str]) -> str:
             right = False
         if not right:
             return f"Not yet: {sentence}."
-    return "Right."
+    return f"Right: {_shown(answer)}."
+
+
+def _shown(answer: Any) -> str:
+    """Numbers with three digits, the rest as it is."""
+    if isinstance(answer, (list, tuple)):
+        return ", ".join(map(_shown, answer))
+    return f"{answer:.3g}" if isinstance(answer, float) else str(answer)

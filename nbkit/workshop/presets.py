@@ -32,7 +32,12 @@ import torch
 from nbkit import models, provenance, texts
 
 #: Which notebook keeps what others take, by the first part of its name.
-KEPT_BY = {"labels": "02_discover_descriptors", "tags": "03_match_neurons", "opening": "04_test_illusions"}
+KEPT_BY = {
+    "labels": "02_discover_descriptors",
+    "tags": "03_match_neurons",
+    "opening": "04_test_illusions",
+    "agreement": "04_test_illusions",
+}
 
 
 @dataclass(frozen=True)

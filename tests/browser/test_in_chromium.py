@@ -465,6 +465,7 @@ def test_the_page_of_trees(page, photograph, tmp_path):
 
 FOUND = [0.5, 0.4, 0.6, 9]
 FACTS = {
+    "largest": {"reviews": ["food", "water", "sleep", "sea"]},
     "units": 9216, "texts": 1840, "descriptors": 106, "shared": 32, "tags": 17229, "tags_shuffled": 0,
     "precision_recall": [
         {"method": f"{rule}, {where}", "k": 2, "precision": FOUND, "recall": FOUND}
@@ -473,11 +474,11 @@ FACTS = {
     "agreement": {
         kind: {"tags": 61, "baselines": {"permuted rows": FOUND}}
         | dict.fromkeys(("within", "across", "gap", "same_encoding_gap"), FOUND)
-        for kind in (report.FFN, report.LAST)
+        for kind in ("FFN units, max over tokens", "last layer, [CLS]")
     },
     "outcomes": {
         kind: dict.fromkeys(("kept", "significant", "changed", "silent", "undecided"), FOUND)
-        for kind in (report.FFN, report.LAST)
+        for kind in ("FFN units, max over tokens", "last layer, [CLS]")
     },
     "salience": {
         "greedy_30": 0.8, "greedy_100": 0.9, "all": 0.95, "units": 2688, "words": 2896,
