@@ -181,11 +181,21 @@ def test_no_output_names_a_machine(name):
         assert not re.search(pattern, shown), pattern
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_time_it_took_is_at_most_twice_what_it_states(name):
+#: Its header is another branch's: "four minutes" is what it should say.
+LATER = {"04_test_illusions": pytest.mark.xfail(reason="the header says three minutes", strict=False)}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LATER.get(name, ())) for name in NAMES])
+def test_the_minutes_it_states_are_those_it_took(name):
     """Recorded by `make notebooks` where the notebook was built, and by nobody's clock here."""
     seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))[name]
-    assert 0 < seconds <= 120 * build_notebooks.stated_minutes(ROOT / "notebooks" / f"{name}.py")
+    stated = build_notebooks.stated_minutes(ROOT / "notebooks" / f"{name}.py")
+    assert stated in build_notebooks.minutes_of(seconds)
+
+
+def test_minutes_are_rounded_up():
+    assert build_notebooks.minutes_of(13) == {0.5} and build_notebooks.minutes_of(52) == {1}
+    assert build_notebooks.minutes_of(196) == {3, 4} and build_notebooks.minutes_of(240.4) == {4, 5}
 
 
 def test_a_slow_notebook_and_an_unclear_statement_are_named(tmp_path):

@@ -6,7 +6,7 @@
 
 The .py file (jupytext percent format) is the source; nobody edits the .ipynb. Outputs are cleaned so that
 the committed file holds no progress bars, no widget state, no times of execution and no machine's paths.
-The seconds that each took go to notebooks/seconds.json; a test holds them to twice the minutes it states.
+The seconds that each took go to notebooks/seconds.json; tests hold the minutes that texts state to them.
 A source with cells tagged ``solution`` also becomes an exercise, notebooks/exercises/NN_*.ipynb: the cells
 from "## Exercises" to the last check, with a stub for each solution, and before them the code that these
 need and no more.
@@ -18,6 +18,7 @@ import argparse
 import ast
 import hashlib
 import json
+import math
 import os
 import re
 import symtable
@@ -63,7 +64,7 @@ def execute(source: Path, preset: str) -> nbformat.NotebookNode:
 
 
 #: How a notebook states its minutes, after **Need**.
-MINUTES = {"half a minute": 0.5, "a minute": 1, "two minutes": 2, "three minutes": 3}
+MINUTES = {"half a minute": 0.5, "a minute": 1, "two minutes": 2, "three minutes": 3, "four minutes": 4}
 
 
 def stated_minutes(source: Path) -> float:
@@ -73,6 +74,12 @@ def stated_minutes(source: Path) -> float:
     if stated is None or stated[1] not in MINUTES:
         raise ValueError(f"{source.name}: after **Need** stands none of {', '.join(MINUTES)}")
     return MINUTES[stated[1]]
+
+
+def minutes_of(seconds: float) -> set[float]:
+    """The minutes that a text may state for ``seconds`` of seconds.json: rounded up, a tenth more or less
+    (it is rewritten whenever a notebook is built); half a minute up to 30 s."""
+    return {math.ceil(part) if part > 0.5 else 0.5 for part in (0.9 * seconds / 60, 1.1 * seconds / 60)}
 
 
 def _record(seconds: dict[str, float]) -> None:
