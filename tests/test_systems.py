@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -278,3 +279,24 @@ def test_the_quick_part_of_the_rooms_of_files_on_other_systems(other):
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *QUICK]
     ran = subprocess.run(command, cwd=ROOT, env={**os.environ, **changed}, capture_output=True)
     assert ran.returncode == 0, ran.stdout.decode(errors="replace")[-5000:]
+
+
+# ------------------------------------------------------------------------------------------ a busy machine
+
+MINUTES = runpy.run_path(str(ROOT / "benchmarks" / "minutes.py"))
+
+
+def test_the_benchmark_of_a_busy_machine_compares_each_notebook_with_its_quiet_time():
+    printed = "[   9 s] 00_check_setup: 9 s\n         illusion gap: .11\n[ 104 s] 04_test_illusions: 95 s\n"
+    assert MINUTES["notebooks"](printed) == {"00_check_setup": 9, "04_test_illusions": 95}
+    quiet = {"median": 100.0, "notebooks": {"00_check_setup": 9.0, "04_test_illusions": 95.0}}
+    busy = {"median": 210.0, "notebooks": {"00_check_setup": 18.0, "04_test_illusions": 380.0}}
+    assert MINUTES["slower"](quiet, busy) == {"all": 2.1, "00_check_setup": 2.0, "04_test_illusions": 4.0}
+
+
+def test_the_spinning_programs_end_with_what_they_stand_beside(monkeypatch):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given: started.append(popen(*given)) or started[-1])
+    with MINUTES["spinning"](2):
+        assert len(started) == 2 and all(program.poll() is None for program in started)
+    assert all(program.poll() is not None for program in started)
