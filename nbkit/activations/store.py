@@ -142,7 +142,7 @@ def capture(
     cache     the cache folder; None is ``provenance.cache_root()``, False keeps all in memory
     engine    "local", "dask" (workers on this machine) or a ``distributed.Client`` whose workers see the
               cache folder
-    progress  a bar; before long work also a line that says what it takes (see ``estimate``)
+    progress  a bar; before long work also a line with its time and disk (see ``estimate``)
 
     Raises ``ValueError`` for an unknown site, row kind, pool, dtype or engine, for texts without a single
     token, for a store that does not match its manifest, and for activations that are not finite or overflow

@@ -1,4 +1,4 @@
-"""Training of planted units, and the wider model that holds them; ``planted`` says what they are."""
+"""Training of planted units, and the wider model that holds them (see ``planted``)."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def _planned(
 
 
 def groups_of(activations: Activations, groups: pd.Series | bool | None) -> np.ndarray | None:
-    """The group of each row; None where texts are independent. ``tag`` says what ``groups`` may be."""
+    """The group of each row; None where texts are independent. ``groups`` as in ``tag``."""
     rows = activations.rows
     if isinstance(groups, pd.Series):
         return of_texts(groups, rows["text_id"], "groups").to_numpy()

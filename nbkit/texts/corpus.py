@@ -69,7 +69,7 @@ def _ranges(numbers: list[int]) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Texts:
-    """A corpus. `nbkit.texts` says what the columns are; compare two corpora by `.fingerprint`."""
+    """A corpus. Its columns are listed in `nbkit.texts`; compare two corpora by `.fingerprint`."""
 
     name: str
     frame: pd.DataFrame  # one row per text: text_id, text, label columns
