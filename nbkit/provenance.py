@@ -8,7 +8,8 @@ which texts and which versions are behind it.
     stopwatch                                       ``with stopwatch() as clock: ...; clock.seconds``
     fingerprint(*parts)                             SHA-256 over strings, numbers and arrays
     cache_root()                                    where stores live: $NBKIT_CACHE, else ./cache
-    atomic(path)                                    ``with atomic(path) as part:`` write ``part`` (text: encoding="utf-8")
+    atomic(path)                                    ``with atomic(path) as part:`` and what is written to ``part``
+                                                    (``part.write_text(..., encoding="utf-8")``)
     replace(source, target)                         rename a file or folder, on any system
     file_name(name)                                 refuses what is no name of a file on some system
     place()                                         the notebook and cell, or the script, that is running
@@ -152,7 +153,8 @@ def replace(source: Path, target: Path) -> None:
     """Give a file or folder the name ``target``; a file takes the place of the one that has it.
 
     Windows refuses that while any program has one of them open. A virus scanner or a cloud client opens new
-    files for a moment, so it is tried for two seconds; then a ``PermissionError`` names the file and what may hold it.
+    files for a moment, so it is tried for two seconds; then a ``PermissionError`` names the file
+    and what may hold it.
     """
     for seconds in (0.05, 0.15, 0.3, 0.5, 1.0, None):
         try:
