@@ -204,7 +204,10 @@ LONG = "/".join(["a folder with a name of fifty letters, and of words"] * 4)
 )
 def test_everything_is_written_to_and_read_from_any_folder(minilm, tmp_path, folder):
     home = tmp_path / folder
-    home.mkdir(parents=True)
+    try:
+        home.mkdir(parents=True)
+    except UnicodeEncodeError:
+        pytest.skip("NOT RUN: Python makes no folder of such letters in this locale")
     table = home / "my texts.csv"
     table.write_text("text,n\n" + "".join(f"hello number {i},{i}\n" for i in range(12)), encoding="utf-8")
     corpus = texts.load(table)
