@@ -61,7 +61,7 @@ def make(
     """Write a preset for the texts that ``asked`` names, and their corpora, into a folder below ``folder``.
 
     asked       files, folders and patterns, separated by spaces (quoted where they hold some, unless there is
-                one only), ``hf:`` and ``sample:`` sources. A folder or pattern is a corpus, its files documents
+                one only), ``hf:`` and ``sample:`` sources. A folder or pattern is one corpus of documents
     bases       folders from which relative paths are tried, in this order; default: the current one
     column      of the texts in tables; None: ``text``, the only one of strings, or the likeliest by its name
     by          a column of the one source, whose values make the corpora
