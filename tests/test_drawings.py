@@ -52,6 +52,7 @@ def test_masks_keep_their_share_of_the_cells():
     [
         drawings.block,
         drawings.planting,
+        lambda: drawings.judging(["a", "b", "c"]),
         lambda: drawings.comparison(["a", "b", "c", "d", "e"]),
         lambda: drawings.auxiliary_loss(3, 0.1),
         lambda: drawings.links({"model": "ab12", "picture": "$x_1$"}),

@@ -34,7 +34,7 @@ def built(name):
 
 
 def test_the_sequence_is_there():
-    assert [n[:2] for n in NAMES] == [f"{n:02}" for n in range(11)]
+    assert [n[:2] for n in NAMES] == [f"{n:02}" for n in range(12)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -233,6 +233,36 @@ def test_the_table_of_trees_in_the_loss_is_that_of_the_benchmark():
     assert f"{found['train']:,} sentences" in README
 
 
+def pair(first, second):
+    return f"{short(first)} / {short(second)}"
+
+
+def test_the_table_of_discovery_is_that_of_the_benchmark():
+    ways, names = (
+        results_of("discovery")["ways"],
+        {
+            "topics": "clusters (`topics`)",
+            "smollm2": "SmolLM2, asked about 40 texts of a corpus",
+            "topics+smollm2": "both",
+            "keyphrase": "`keyphrase`",
+        },
+    )
+    for way, name in names.items():
+        found, mean = ways[way], ways[way]["means"]["all classes"]
+        assert row(name) == [
+            str(found["descriptors"]),
+            pair(mean["single"], mean["union"]),
+            pair(mean["random_single"], mean["random_union"]),
+            short(mean["supervised"]),
+            short(found["coverage"]),
+            pair(found["stable by name"], found["stable by direction"]),
+        ]
+    clusters = ways["topics"]
+    assert 0.5 <= clusters["means"]["all classes"]["way_single"] < 0.6 and clusters["seconds"] < 60
+    assert clusters["coverage"] < 0.78 and ways["topics+smollm2"]["coverage"] > clusters["coverage"] + 0.05
+    assert ways["topics+smollm2"]["means"]["all classes"]["union"] < clusters["means"]["all classes"]["union"]
+
+
 def test_the_tables_of_speed_and_scale_are_those_of_the_benchmark():
     found = results_of("capture")
     rates = {r["mode"]: r.get("sentences_a_second") for r in found["results"]}

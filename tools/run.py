@@ -40,7 +40,7 @@ OWN = {
     "generators": "where descriptors come from: topics, keyphrase, smollm2, openai:MODEL",
 }
 #: Notebooks that need two corpora.
-TWO_CORPORA = ("04", "05", "09", "10")
+TWO_CORPORA = ("04", "05", "09", "10", "11")
 
 
 def main(arguments: list[str] | None = None) -> int:

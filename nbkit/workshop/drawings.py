@@ -258,6 +258,25 @@ def links(made_from: Mapping[str, str]) -> Axes:
     return ax
 
 
+def judging(names: Sequence[str]) -> Axes:
+    """From a claim to its verdict, over several corpora (notebook 11)."""
+    high = max(2.2, 0.55 * len(names) + 0.5)
+    ax, middle = _canvas(9.6, high), high / 2
+    _box(ax, 0, middle - 0.45, 1.9, 0.9, "claim:\na unit and\na description")
+    _box(ax, 2.7, middle + 0.25, 2.2, 0.6, "labeller: which\ntexts have it?")
+    _box(ax, 2.7, middle - 0.85, 2.2, 0.6, "store: how high\nis the unit on each?")
+    for y in (middle + 0.55, middle - 0.55):
+        _arrow(ax, (1.9, middle), (2.68, y))
+    for i, name in enumerate(names):
+        y = high - 0.5 - i * (high - 0.6) / max(1, len(names) - 1)
+        for start in (middle + 0.55, middle - 0.55):
+            _arrow(ax, (4.9, start), (5.68, y), color=BLUE)
+        ax.text(5.75, y, f"AUROC in {name}", va="center", fontsize=9)
+        _arrow(ax, (7.65, y), (8.16, middle), color=RED)
+    _box(ax, 8.2, middle - 0.3, 1.3, 0.6, "verdict", edge=RED)
+    return ax
+
+
 # ---------------------------------------------------------------------------------- inside
 
 
