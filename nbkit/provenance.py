@@ -8,8 +8,8 @@ which texts and which versions are behind it.
     stopwatch                                       ``with stopwatch() as clock: ...; clock.seconds``
     fingerprint(*parts)                             SHA-256 over strings, numbers and arrays
     cache_root()                                    where stores live: $NBKIT_CACHE, else ./cache
-    atomic(path)                                    ``with atomic(path) as part:`` and what is written to ``part``
-                                                    (``part.write_text(..., encoding="utf-8")``)
+    atomic(path)                                    ``with atomic(path) as part:`` and then
+                                                    ``part.write_text(..., encoding="utf-8")``
     replace(source, target)                         rename a file or folder, on any system
     file_name(name)                                 refuses what is no name of a file on some system
     place()                                         the notebook and cell, or the script, that is running

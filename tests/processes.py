@@ -1,11 +1,20 @@
-"""Processes that tests start, kill and start again: forked from one that has imported everything once."""
+"""Processes that tests start, kill and start again: forked from one that has imported everything once, where
+there is forking. They play the system that the tests play (``systems.py``)."""
 
 import multiprocessing
 import os
 import sys
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["nbkit.descriptors", "nbkit.models", "nbkit.workshop.presets", "openai"])
+import pytest
+import systems
+
+if "forkserver" in multiprocessing.get_all_start_methods():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nbkit.descriptors", "nbkit.models", "nbkit.workshop.presets", "openai"])
+else:
+    context = multiprocessing.get_context("spawn")
+if multiprocessing.parent_process() is not None:
+    systems.play(os.environ.get("NBKIT_TEST_SYSTEM", ""), pytest.MonkeyPatch())
 
 
 def run_script(code, arguments, folder, environment, said):

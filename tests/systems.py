@@ -105,6 +105,7 @@ def spawn(patch: pytest.MonkeyPatch) -> None:
         return get(method)
 
     patch.setattr(multiprocessing, "get_context", context)
+    patch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     patch.delattr(os, "fork", raising=False)
 
 

@@ -55,6 +55,18 @@ def test_files_become_corpora_and_what_was_assumed_is_told(here, tmp_path):
     assert set(known) <= {*preset.settings}  # every setting that the notebooks ask for
 
 
+def test_paths_are_parted_as_they_are_typed_on_each_system(here):
+    typed = r"C:\data\films.csv 'D:\my texts\wiki.txt' ..\a.txt"
+    assert own._named(typed, [here], windows=True) == [
+        r"C:\data\films.csv",
+        r"D:\my texts\wiki.txt",
+        r"..\a.txt",
+    ]
+    assert own._named(r"my\ films.csv 'a b.txt'", [here], windows=False) == ["my films.csv", "a b.txt"]
+    assert own._named("my letters", [here]) == ["my letters"], "one alone needs no quotes"
+    assert own._named(" films.csv wiki.txt#1", [here]) == ["films.csv", "wiki.txt#1"]
+
+
 def test_a_folder_or_pattern_is_one_corpus_of_documents(here, tmp_path):
     made = own.make("'my letters' 'my letters/[01].txt'", tmp_path / "out", bases=[here])
     corpora = presets.load(made.name, made.path).corpora()

@@ -211,7 +211,7 @@ def test_a_python_that_cannot_have_torch_is_refused_with_the_line_to_type(
         monkeypatch.setattr(f"environment.{name}", value)
     assert make.main(["run"]) == 1 and not called
     told = capsys.readouterr().err
-    assert message in told and "make PYTHON=python3.13 preflight" in told
+    assert message in told and "python3.13 tools/make.py preflight" in told
 
 
 def test_the_pythons_are_those_of_the_project():
@@ -271,6 +271,7 @@ def test_a_folder_that_is_read_only_or_too_deep_is_said(called, monkeypatch, cap
 
 
 PIP_SAID = {
+    '(Caused by SSLError("Can\'t connect to HTTPS URL because the SSL module is not available.")': "Anaconda",
     "ERROR: HTTPSConnectionPool(): Max retries exceeded (Caused by ProxyError('x'))": "the proxy",
     "WARNING: Retrying after 'NewConnectionError(': Failed to establish a new connection\nERROR: No matching"
     " distribution found for torch": "was not reached",

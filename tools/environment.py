@@ -40,6 +40,9 @@ INSTALL = {
 }
 #: What pip prints when it fails, and the mend; the first that is found is told. Words in braces: ``typed``.
 MENDS = {
+    r"SSL module (?:in Python )?is not available": (
+        "this Python has SSL in its own prompt only. Open the Anaconda Prompt, {remove}, and type the same"
+    ),
     r"ProxyError|Cannot connect to proxy|Tunnel connection failed|407 Proxy": (
         "the proxy does not let pip through. Name the right one: {proxy}"
     ),
@@ -81,7 +84,7 @@ def typed(system: str = os.name) -> dict[str, str]:
         }
     return {
         "make": "make preflight",
-        "other": "make PYTHON=python3.13 preflight",
+        "other": "python3.13 tools/make.py preflight",
         "no_venv": "sudo apt-get install python3-venv (Debian, Ubuntu)",
         "remove": f"rm -r {folder}",
         "short": f'cd .. && mv "{ROOT.name}" ~/nbkit',

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import os
 import re
 import shutil
@@ -170,6 +171,8 @@ def refuse(event: str, arguments: tuple) -> None:
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's letters, in a plain locale
     failed = 0
     for check in CHECKS:
         try:

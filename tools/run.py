@@ -14,6 +14,7 @@ report to build/report/index.html (or build/report/PRESET/index.html): the check
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, what in OWN.items():
         parser.add_argument(f"--{name}", default=os.environ.get(name.upper()), help=what)
     given = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # headings of others' texts, in a plain locale
     if given.figures:
         os.environ["NBKIT_FIGURES"] = str(given.figures.resolve())  # the notebooks' kernels read it, too
     name, file = given.preset, os.environ.get("NBKIT_PRESETS", ROOT / "notebooks" / "presets.toml")
@@ -150,7 +153,9 @@ def execute(name: str, preset: str, target: Path) -> float:
     """The notebook executed in a process of its own, into ``target``; the seconds it took."""
     command = [sys.executable, str(ROOT / "tools" / "build_notebooks.py"), "--preset", preset]
     start = time.perf_counter()
-    done = subprocess.run([*command, "--to", str(target), name], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*command, "--to", str(target), name], stderr=subprocess.PIPE, text=True, errors="replace"
+    )
     if done.returncode:
         raise NotebookStopped(f"{name}:\n{done.stderr}")
     return round(time.perf_counter() - start, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -59,8 +60,8 @@ def make(
 ) -> Made:
     """Write a preset for the texts that ``asked`` names, and their corpora, into a folder below ``folder``.
 
-    asked       files, folders and patterns, separated by spaces (quoted where they hold some); also
-                ``hf:`` and ``sample:`` sources. A folder or pattern is one corpus, its files documents
+    asked       files, folders and patterns, separated by spaces (quoted where they hold some, unless there is
+                one only), ``hf:`` and ``sample:`` sources. A folder or pattern is one corpus of documents
     bases       folders from which relative paths are tried, in this order; default: the current one
     column      of the texts in tables; None: ``text``, the only one of strings, or the likeliest by its name
     by          a column of the one source, whose values make the corpora
@@ -72,7 +73,7 @@ def make(
     """
     bases, notes = [*(bases or [Path.cwd()])], []
     corpora: dict[str, texts.Texts] = {}
-    for source in shlex.split(asked):
+    for source in _named(asked, bases):
         corpus = _read(source, bases, column, notes)
         name = _free(corpus.name, corpora)
         corpora[name] = corpus
@@ -104,6 +105,17 @@ def make(
     with provenance.atomic(home / "presets.toml") as part:
         part.write_text(_toml(name, settings, sources), encoding="utf-8")
     return Made(home / "presets.toml", name, notes)
+
+
+def _named(asked: str, bases: Sequence[Path], windows: bool = os.name == "nt") -> list[str]:
+    """The sources in ``asked``: one that is there by the whole of it, or words as a shell parts them."""
+    if asked.strip() and any((base / asked.strip()).exists() for base in bases):
+        return [asked.strip()]
+    words = shlex.shlex(asked, posix=True)
+    words.whitespace_split, words.commenters = True, ""
+    if windows:
+        words.escape = ""  # a backslash there is part of a path
+    return list(words)
 
 
 def _read(source: str, bases: Sequence[Path], column: str | None, notes: list[str]) -> texts.Texts:
