@@ -154,8 +154,8 @@ pure = true[true["kind"] == "pure"]
 false = pure.assign(description=np.roll(pure["description"], 1), kind="another unit's")
 false = false[false["description"].to_numpy() != pure["description"].to_numpy()]
 known = pd.concat([true, false]).drop_duplicates(["unit", "description"], ignore_index=True)
-truth = claims.judge(parts, known, planted.held_out, labeller=planted.labels, seed=SEED)
-pd.crosstab(truth.verdicts["kind"], truth.verdicts["verdict"])
+on_planted = claims.judge(parts, known, planted.held_out, labeller=planted.labels, seed=SEED)
+pd.crosstab(on_planted.verdicts["kind"], on_planted.verdicts["verdict"])
 
 # %% [markdown]
 # TRUTH
