@@ -11,7 +11,8 @@ Needs the real corpora ($NBKIT_DATA), but for the speed. Units are planted in th
     some         a dataset-local unit and its descriptor in one corpus; right: it holds there, and does not
                  in the corpus in which the unit means something else
     false        a pure unit and the descriptor of another one
-    vague        "a text of some length": longer than the median; a unit for which it is true
+    vague        "a text of some length": longer than the median; units drawn from those for which it is true
+                 (AUROC of .75 in the first corpus)
 
 Labels are the gold descriptors, then the same with as many labels wrong as ``flips`` times the positives,
 half of them missing and half too many. Wanted: .95, .90, .95 right; of shuffled claims .05 hold at most.
@@ -29,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nbkit import activations, claims, evaluation, models, provenance, texts
+from nbkit import activations, claims, evaluation, matching, models, provenance, texts
 
 DATA = Path(os.environ.get("NBKIT_DATA", "../shared/data"))
 REGISTERS = ("product_reviews", "questions", "encyclopedia", "fiction", "dialogue")
@@ -72,10 +73,9 @@ def claims_of(made: evaluation.Planted, stored: dict, labels: dict, seed: int) -
     names = pure["descriptor"].unique()
     wrong = [rng.choice([name for name in names if name != own]) for own in pure["descriptor"]]
     first = next(iter(stored))
-    x = np.asarray(stored[first].values, dtype=np.float32)
-    on = labels[first][VAGUE].to_numpy()
-    r = ((x - x.mean(0)) * (on - on.mean())[:, None]).mean(0) / np.maximum(x.std(0), 1e-9)
-    long = stored[first].units["unit"].to_numpy()[np.argsort(-r)[20 : 20 + len(pure)]]
+    fits = matching.score(stored[first], labels[first][[VAGUE]], "auroc").iloc[0]
+    fits = fits[fits >= 0.75].index.to_numpy()
+    long = rng.choice(fits, min(len(pure), len(fits)), replace=False)
     return pd.concat(
         [
             pd.DataFrame({"unit": pure["unit"], "description": pure["descriptor"], "kind": "everywhere"}),
@@ -106,7 +106,7 @@ def flipped(labels: pd.DataFrame, flips: float, seed: int) -> pd.DataFrame:
 
 
 def right(judged: claims.Judged) -> pd.Series:
-    """Whether each verdict is right; a corpus with too few texts does not count."""
+    """[claim] Whether each verdict is right; a corpus with too few texts does not count."""
     outcome = judged.corpora.pivot(index="claim", columns="corpus", values="outcome")
     found = []
     for line in judged.verdicts.itertuples():
@@ -118,7 +118,7 @@ def right(judged: claims.Judged) -> pd.Series:
             found.append(len(known) > 0 and (known == "holds").all())
         else:
             found.append(line.verdict == ("fits many units" if line.kind == "vague" else "not found"))
-    return pd.Series(found).groupby(judged.verdicts["kind"].to_numpy()).agg(["mean", "size"])
+    return pd.Series(found, judged.verdicts.index)
 
 
 def verdicts(given: argparse.Namespace) -> dict:
@@ -142,9 +142,12 @@ def verdicts(given: argparse.Namespace) -> dict:
     for flips in FLIPS:
         noisy = {name: flipped(frame, flips, given.seed) for name, frame in known.items()}
         judged = claims.judge(stored, found, made.held_out, labeller=noisy, seed=given.seed)
-        shares = right(judged)
+        correct = right(judged)
+        shares = correct.groupby(judged.verdicts["kind"]).agg(["mean", "size"])
+        lost = judged.verdicts[~correct].merge(judged.corpora, on="claim").groupby(["kind", "outcome"]).size()
         shuffled = judged.baselines.set_index("kind").loc["shuffled"]
         line = {"flips": flips, **shares["mean"].round(3).to_dict()}
+        line["outcomes of the wrong"] = {" ".join(key): int(n) for key, n in lost.items()}
         line |= {"shuffled_holds": str(shuffled["holds_somewhere"]), "shuffled": int(shuffled["pairs"])}
         lines.append(line)
         print(line, flush=True)

@@ -1,7 +1,7 @@
 """How good discovery is: known classes that no step sees, between random directions and a supervised probe.
 
     python benchmarks/discovery.py                          six corpora of $NBKIT_DATA, topics alone
-    python benchmarks/discovery.py --ways topics smollm2 topics+smollm2 keyphrase topics+keyphrase
+    python benchmarks/discovery.py --ways topics smollm2 topics+smollm2 keyphrase
     python benchmarks/discovery.py --only registers         4,000 texts of five registers, from cold: seconds
 
 Classes: the service of a dialogue, the aspects of product reviews (20 sentences or more), the corpus, the
