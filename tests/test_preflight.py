@@ -108,7 +108,7 @@ def test_what_asks_the_network_is_refused_and_named(monkeypatch, capsys):
 def test_the_workshop_names_what_is_there():
     linked = re.findall(r"\]\(([^)]+)\)", WORKSHOP)
     planned = [Path(target).name[:2] for target in linked if target.startswith("notebooks/")]
-    assert planned == "00 01 02 03 04 09 05 06 07 08 10".split() and all(
+    assert planned == "00 01 02 03 04 09 05 06 07 08 10 11".split() and all(
         (ROOT / target).exists() for target in linked
     )
     assert set(re.findall(r"(?<!10 )make (?:[A-Z]+=\S+ )?([a-z]+)", WORKSHOP)) <= set(make.COMMANDS)

@@ -138,6 +138,7 @@ def test_a_file_that_is_open_for_a_moment_is_replaced_after_it(tmp_path, monkeyp
     assert path.read_bytes() == b"new" and len(tries) == 4
 
 
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="NOT RUN: there is no pwrite to compare with")
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=20)), max_size=8), st.integers(1, 9)
 )
