@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 11 · Judge claims: TITLE
+# # 11 · Judge claims: of 96 made on reviews .71 hold in all four corpora, of shuffled ones .01
 #
 # **Do** take explanations of units that somebody else made, and ask of each whether it holds on your texts: a
 # claim by hand, the kit's own claims, claims whose truth is known, and twenty that people wrote.
@@ -74,7 +74,7 @@ print(f'{unit}: "{claim}"')
 pd.Series({name: by_hand(name) for name in (opening["home"], opening["away"])}).round(2)
 
 # %% [markdown]
-# HAND
+# In fiction a text with a quotation is above one without in .92 of the cases, in reviews in .53: a coin.
 #
 # ## With the kit
 #
@@ -90,7 +90,10 @@ print(judged.verdicts["words"].iloc[0])
 judged.table().drop(columns=["unit", "verdict"])
 
 # %% [markdown]
-# KIT
+# One line for each corpus: how many texts have it, the AUROC with its interval, and q, which is small where
+# permuted labels hardly do as well. *Unit rank* is the unit's place among all units for this description:
+# 89th in fiction, in the middle elsewhere. So the claim holds where it was made, and not found is what the
+# others say.
 #
 # ## The kit's own claims
 #
@@ -116,19 +119,22 @@ outcomes = own.corpora.groupby("corpus", sort=False)["outcome"].value_counts().u
 outcomes.assign(claims=len(made))
 
 # %% [markdown]
-# OWN1
+# Of 96 claims 80 hold on the other half of the reviews, and between 75 and 86 in the other corpora. *Fits
+# many*: so do more than one unit in twenty; *too few*: of the texts that have it, to say.
 
 # %%
 own.counts()
 
 # %% [markdown]
-# OWN2
+# 68 hold in all corpora, 24 in some, 4 in none. These are the three clearest units of each descriptor: of
+# ordinary tags far fewer survive (notebook 04).
 
 # %%
 own.baselines.astype(str)
 
 # %% [markdown]
-# OWN3
+# The same descriptions, dealt out to each other's units: .05 of them hold somewhere, .01 everywhere. Without
+# this line nobody knows what .71 is worth.
 #
 # ## Claims whose truth is known
 #
@@ -158,6 +164,14 @@ on_planted = claims.judge(parts, known, planted.held_out, labeller=planted.label
 pd.crosstab(on_planted.verdicts["kind"], on_planted.verdicts["verdict"])
 
 # %% [markdown]
+# No claim of another unit is found, and each dataset-local unit holds somewhere and not everywhere, as it
+# should. Of the pure ones, which should hold everywhere, some do not. Why?
+
+# %%
+lines = on_planted.corpora.merge(on_planted.verdicts[["claim", "kind"]], on="claim")
+pd.crosstab(lines["kind"], lines["outcome"])
+
+# %% [markdown]
 # TRUTH
 #
 # ## Twenty claims that people wrote
@@ -171,10 +185,13 @@ written = subject.name == "minilm"  # they are about its units
 people = claims.read("claims.csv", subject) if written else made.assign(made_by="the tags of one corpus")
 on_people = claims.judge(stored, people, corpora, seed=SEED)
 table = on_people.verdicts[["made_by", "unit", "description", "verdict", "holds_in"]]
-table.sort_values(["made_by", "verdict"], ascending=[False, True]).reset_index(drop=True)
+table.sort_values(["made_by", "verdict"]).reset_index(drop=True)
 
 # %% [markdown]
-# PEOPLE
+# None of the six inventions holds; for one the texts are too few, since hardly any says "very". Of the
+# fourteen that a reader took from reviews nine hold everywhere and five in some corpora: *members of the
+# family* does not even hold in the reviews by this labeller. Is that the claim, or the labeller? Look at
+# the texts.
 #
 # ## A page for each claim
 #
@@ -187,7 +204,9 @@ card = plots.claim_card(claims.card(on_people, number, stored, corpora, k=1, sub
 card
 
 # %% [markdown]
-# CARD
+# On the left what speaks for the claim, in the middle texts on which the unit is high though the labeller
+# sees nothing of the kind, on the right texts that should have made it fire. The middle is often the
+# labeller's fault: a *singer* is music to a reader, and not close enough for the encoder.
 
 # %%
 index = plots.claim_cards(preset.results / "claims", on_people, stored, corpora, subject=subject, k=2)
@@ -206,7 +225,9 @@ found = claims.meanings(stored, corpora, people.head(3), seed=SEED)
 found[["unit", "claim", "claim_auroc", "meaning", "description", "texts", "auroc", "null_high", "p"]].round(2)
 
 # %% [markdown]
-# MEANINGS
+# `null_high` is what the best of as many descriptions of a random direction reaches. The first two units
+# have one meaning; the third has two clusters, water by day and ice, both above the null: two sides of one
+# claim.
 #
 # The other way round, `claims.sensitivity(subject, people, "smollm2")` has new texts written for each
 # description and asks whether the unit fires on them, beside texts for other descriptions. It needs a
@@ -274,7 +295,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# LEARNED Next: `10_make_figures`.
+# A claim is a sentence about a model, a corpus and a labeller. Of 96 made on reviews .71 hold in all four
+# corpora, where shuffled ones reach .01, and .96 hold in one at least. Before you believe one, ask who
+# labelled, and look at the texts against it. Next: claims of your own, on your own texts.
 
 # %%
 preset.record(claims={"made": len(made), **own.counts().to_dict()})

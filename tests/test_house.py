@@ -31,11 +31,9 @@ UNUSED: dict[str, str] = {
     "descriptors.topics": "the clusters of discover on their own",
     "descriptors.Question": 'what label(..., "asked") asks, for those who change its words',
     **{
-        f"claims.{name}": "notebook 11 is to use it"
-        for name in "LABELLERS asked label patterns read similarity".split()
+        f"claims.{name}": "a labeller of one's own choice; notebook 11 takes the usual ones"
+        for name in "LABELLERS asked label patterns similarity".split()
     },
-    "plots.claim_card": "notebook 11 is to use it",
-    "plots.claim_cards": "notebook 11 is to use it",
     "illusions.agreement_of": "it reads what people answered, which no notebook can hold",
 }
 

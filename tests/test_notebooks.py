@@ -181,11 +181,7 @@ def test_no_output_names_a_machine(name):
         assert not re.search(pattern, shown), pattern
 
 
-#: Its header is another branch's: "four minutes" is what it should say.
-LATER = {"04_test_illusions": pytest.mark.xfail(reason="the header says three minutes", strict=False)}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LATER.get(name, ())) for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_minutes_it_states_are_those_it_took(name):
     """Recorded by `make notebooks` where the notebook was built, and by nobody's clock here."""
     seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))[name]

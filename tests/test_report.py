@@ -31,7 +31,7 @@ FACTS = {
 
 def test_the_headline_is_of_the_units_with_most_tags_and_says_what_the_texts_are_about():
     told = report._headline(FACTS)
-    assert told.startswith("What most texts are about: films: plot, cast, music; wiki: towns, law, war. ")
+    assert told.startswith("What is found most often: in films plot, cast, music; in wiki towns, law, war. ")
     assert "the units (many)" in told and "4,537 such tags 60% are still the first" in told
     assert told.count(". ") == 2 and "love" not in told
 

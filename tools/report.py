@@ -138,8 +138,8 @@ def _rows(facts: dict[str, Any]) -> str:
 
 def _headline(facts: dict[str, Any]) -> str:
     """What was found, in three sentences for somebody who has read nothing else."""
-    about = "; ".join(f"{name}: {', '.join(found[:3])}" for name, found in facts["largest"].items())
-    sentences = [f"What most texts are about: {about}."]
+    about = "; ".join(f"in {name} {', '.join(found[:3])}" for name, found in facts["largest"].items())
+    sentences = [f"What is found most often: {about}."]
     if "agreement" not in facts:
         return f"{sentences[0]} One corpus was given, so whether a tag holds elsewhere could not be asked."
     kind = judged_kind(facts)
