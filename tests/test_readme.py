@@ -233,6 +233,25 @@ def test_the_table_of_trees_in_the_loss_is_that_of_the_benchmark():
     assert f"{found['train']:,} sentences" in README
 
 
+def test_the_table_of_claims_is_that_of_the_benchmark():
+    found = [results_of("claims-ewt"), results_of("claims-registers")]
+    names = {
+        "true in every corpus": ("everywhere", 0),
+        "true in one corpus, not in another": ("some", 0),
+        "another unit's": ("false", 0),
+        'vague: "a text of some length"': ("vague", 0),
+        "true in every corpus, labels wrong for half as many texts as have it": ("everywhere", 2),
+    }
+    for name, (kind, line) in names.items():
+        assert all(of["right"][2]["flips"] == 0.5 for of in found)
+        of_each = [f"{short(of['right'][line][kind])} of {of['claims'][kind]}" for of in found]
+        assert row(name) == of_each
+    shuffled = [of["right"][0]["shuffled_holds"].replace("0.", ".") for of in found]
+    assert row("shuffled over units: hold somewhere") == shuffled
+    for of in found:  # noise makes no claim
+        assert {line["false"] for line in of["right"]} == {1.0}
+
+
 def pair(first, second):
     return f"{short(first)} / {short(second)}"
 
