@@ -10,12 +10,12 @@
 # # 05 · Evaluate tags: precision@2 is .43 of at most .55 at home, and .22 of at most .25 in other corpora
 #
 # **Do** measure rules on units whose meaning is known, test whether a rule notices wrong labels, and
-# compute precision@k and recall@k on real units, on held-out texts and on the other corpora. **Learn** what
-# a gold standard for tags can be, why Pearson is the default, and why in another corpus half of the
-# precision is gone, whatever the rule: most units have nothing to be right about there. **Need** about a
-# minute, the stores of notebooks 01 and 04, no network. **Words** [planted
-# unit](../docs/glossary.md#planted-unit), [gold](../docs/glossary.md#gold), [precision at
-# k](../docs/glossary.md#precision-at-k), [recall at k](../docs/glossary.md#recall-at-k),
+# compute precision@k and recall@k on real units, on held-out texts and on the other corpora.
+# **Learn** what a gold standard for tags can be, why Pearson is the default, and why in another corpus half
+# of the precision is gone, whatever the rule: most units have nothing to be right about there.
+# **Need** about a minute, the stores of notebooks 01 and 04, no network.
+# **Words** [planted unit](../docs/glossary.md#planted-unit), [gold](../docs/glossary.md#gold),
+# [precision at k](../docs/glossary.md#precision-at-k), [recall at k](../docs/glossary.md#recall-at-k),
 # [AUROC](../docs/glossary.md#auroc), [sanity test](../docs/glossary.md#sanity-test),
 # [prevalence](../docs/glossary.md#prevalence), [polysemantic](../docs/glossary.md#polysemantic).
 

@@ -12,7 +12,7 @@
 # **Do** fine-tune a subject to tell well-formed sentences from broken ones, with and without trees in the
 # loss.
 # **Learn** to read a small gain: paired seeds, an interval, collapsed runs, and what was tried in all.
-# **Need** about four minutes, no disk, no network.
+# **Need** about three minutes, no disk, no network.
 # **Words** [auxiliary loss](../docs/glossary.md#auxiliary-loss),
 # [Matthews correlation](../docs/glossary.md#matthews-correlation),
 # [collapsed](../docs/glossary.md#collapsed), [paired seeds](../docs/glossary.md#paired-seeds).

@@ -12,7 +12,7 @@
 # **Do** draw the figures of a paper in single and double column, from activations that are already there, and
 # ask a file how it was made.
 # **Learn** what a figure has to carry so that somebody else, or you in a year, can make it again.
-# **Need** less than two minutes, the stores of notebooks 01 to 06, no network.
+# **Need** less than a minute, the stores of notebooks 01 to 06, no network.
 # **Words** [store](../docs/glossary.md#store), [baseline](../docs/glossary.md#baseline).
 
 # %%
@@ -291,7 +291,7 @@ exercises.check(
 )
 
 # %% [markdown]
-# One activation a text: a histogram hides most of what it was drawn from, its CSV does not.
+# A line for each unit: the picture shows where they lie, its CSV which one is which.
 #
 # ## What we learned
 #
