@@ -12,7 +12,7 @@
 # **Do** catch the activations of a feed-forward layer by hand, then let the kit do it for every layer
 # of four corpora, and look at the texts that drive one unit.
 # **Learn** what pooling leaves out, why padding must not be in it, and what a store is.
-# **Need** about a minute, 80 MB of disk, no network.
+# **Need** half a minute, 80 MB of disk, no network.
 # **Words** [token](../docs/glossary.md#token), [pooling](../docs/glossary.md#pooling),
 # [activation](../docs/glossary.md#activation), [store](../docs/glossary.md#store),
 # [exemplar](../docs/glossary.md#exemplar).

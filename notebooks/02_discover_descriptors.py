@@ -257,6 +257,8 @@ known, lines = names.get("people"), {}
 for way, some in {**names, "random phrases": drawn}.items():
     q = evaluation.recovered(some, known or some)
     lines[way] = {"descriptors": len(some), "recall": str(q.recall) if known else "", "distinct": q.distinct}
+
+# %%
 for way, words in ways.items():
     if all(word in ("topics", "keyphrase") or word.startswith("recorded:") for word in words):  # free
         lines[way] |= {"covered": covered(found[way]), "found again": found_again(words)}

@@ -12,7 +12,7 @@
 # **Do** search the units by descriptor and by word, look at one with its neighbours and in two corpora side
 # by side, and write a page of them that opens without a kernel.
 # **Learn** what to look at before you believe a tag, and that a unit's neighbours hang on the corpus too.
-# **Need** less than a minute, the store of notebook 01, no network.
+# **Need** half a minute, the store of notebook 01, no network.
 # **Words** [unit](../docs/glossary.md#unit), [tag](../docs/glossary.md#tag),
 # [exemplar](../docs/glossary.md#exemplar).
 

@@ -261,9 +261,8 @@ print(f"{len(few[home].units):,} units, {size / 1e6:.1f} MB")
 # %% tags=["solution"]
 # `own.corpora` has a line for every claim and corpus, with its `outcome`. Of the claims that hold on the
 # other half of their own corpus (`home`), which share holds in each of the other corpora as well?
-holds = own.corpora.assign(holds=own.corpora["outcome"] == "holds").pivot(
-    index="claim", columns="corpus", values="holds"
-)
+outcome = own.corpora.pivot(index="claim", columns="corpus", values="outcome")
+holds = outcome == "holds"
 survive = holds[holds[home]].all(axis=1).mean()
 
 # %% tags=["check"]

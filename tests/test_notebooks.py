@@ -195,7 +195,7 @@ def test_minutes_are_rounded_up():
 
 
 def test_a_slow_notebook_and_an_unclear_statement_are_named(tmp_path):
-    seconds = {name: 1.0 for name in NAMES} | {"04_test_illusions": 361.0, "05_evaluate_tags": 119.0}
+    seconds = {name: 1.0 for name in NAMES} | {"04_test_illusions": 481.0, "05_evaluate_tags": 119.0}
     assert run.slow(seconds) == ["04_test_illusions"]
     (tmp_path / "x.py").write_text("# **Need** some minutes, no network.", encoding="utf-8")
     with pytest.raises(ValueError, match="x.py: after .* none of half a minute"):
