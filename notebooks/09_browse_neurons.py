@@ -70,7 +70,9 @@ browser.best_units("negation", 3)
 # the model reads some texts with the word: how far is the unit, there, above its mean on the other words?
 
 # %%
-browser.search(word="because", n=3).round(1)
+forms = pd.concat([corpus.words["form"] for corpus in corpora.values()]).str.lower()
+word = "because" if (forms == "because").any() else forms[forms.str.len() > 4].mode()[0]
+browser.search(word=word, n=3).round(1)
 
 # %% [markdown]
 # Where to look, in this order:
