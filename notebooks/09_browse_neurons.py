@@ -70,7 +70,7 @@ browser.best_units("negation", 3)
 # the model reads some texts with the word: how far is the unit, there, above its mean on the other words?
 
 # %%
-forms = pd.concat([corpus.words["form"] for corpus in corpora.values()]).str.lower()
+forms = pd.concat([c.frame["text"].str.lower().str.findall(r"\w+").explode() for c in corpora.values()])
 word = "because" if (forms == "because").any() else forms[forms.str.len() > 4].mode()[0]
 browser.search(word=word, n=3).round(1)
 
