@@ -63,7 +63,7 @@ def with_reversals(corpus: texts.Texts, seed: int) -> texts.Texts:
 # %%
 corpora = preset.corpora(seed=SEED)
 both = texts.Texts.concat({n: with_reversals(c, SEED + i) for i, (n, c) in enumerate(corpora.items())})
-dev, train = both.sample(400, seed=SEED).split(0.4, seed=SEED)
+dev, train = both.sample(min(400, len(both)), seed=SEED).split(0.4, seed=SEED)
 print(train, dev)
 train.frame.groupby("acceptable")[["text", "acceptable"]].head(1)
 
