@@ -112,9 +112,10 @@ sentences = trees.dataset(
 )
 fitted = trees.fit(*trees.split(sentences, seed=SEED)[:2], "ssp", seed=SEED, progress=False)
 options = {"epochs": 2, "learning_rate": 3e-4, "half": False, "progress": False}
+few = train.sample(min(64, len(train)))
 for name, probes in {"fitted": fitted, "fresh": None}.items():
     one = {"sites": sites[:1], "weights": (1.0,), "seeds": (SEED,), "probes": probes}
-    run = trees.finetune(subject, train.sample(64), dev, "acceptable", **one, **{**options, "epochs": 1})
+    run = trees.finetune(subject, few, dev, "acceptable", **one, **{**options, "epochs": 1})
     print(f"{name} probe: the auxiliary loss is {run['auxiliary_loss'].iloc[-1]:.2f} over the first steps")
 
 # %% [markdown]
