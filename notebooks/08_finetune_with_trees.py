@@ -64,6 +64,7 @@ def with_reversals(corpus: texts.Texts, seed: int) -> texts.Texts:
 corpora = preset.corpora(seed=SEED)
 both = texts.Texts.concat({n: with_reversals(c, SEED + i) for i, (n, c) in enumerate(corpora.items())})
 dev, train = both.sample(min(400, len(both)), seed=SEED).split(0.4, seed=SEED)
+few = train.sample(min(64, len(train)))
 print(train, dev)
 train.frame.groupby("acceptable")[["text", "acceptable"]].head(1)
 
@@ -112,7 +113,6 @@ sentences = trees.dataset(
 )
 fitted = trees.fit(*trees.split(sentences, seed=SEED)[:2], "ssp", seed=SEED, progress=False)
 options = {"epochs": 2, "learning_rate": 3e-4, "half": False, "progress": False}
-few = train.sample(min(64, len(train)))
 for name, probes in {"fitted": fitted, "fresh": None}.items():
     one = {"sites": sites[:1], "weights": (1.0,), "seeds": (SEED,), "probes": probes}
     run = trees.finetune(subject, few, dev, "acceptable", **one, **{**options, "epochs": 1})
