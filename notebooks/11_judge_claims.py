@@ -18,6 +18,9 @@
 # [verdict](../docs/glossary.md#verdict), [sensitivity](../docs/glossary.md#sensitivity).
 
 # %%
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -183,7 +186,8 @@ pd.crosstab(lines["kind"], lines["outcome"])
 
 # %%
 written = subject.name == "minilm"  # they are about its units
-people = claims.read("claims.csv", subject) if written else made.assign(made_by="the tags of one corpus")
+file = Path(str(files("nbkit.data") / "claims.csv"))
+people = claims.read(file, subject) if written else made.assign(made_by="the tags of one corpus")
 on_people = claims.judge(stored, people, corpora, seed=SEED)
 table = on_people.verdicts[["made_by", "unit", "description", "verdict", "holds_in"]]
 table.sort_values(["made_by", "verdict"]).reset_index(drop=True)
