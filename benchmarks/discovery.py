@@ -150,22 +150,6 @@ def facts(found: descriptors.Discovery, seconds: float) -> dict:
     }
 
 
-class Remembering:
-    """An encoder that keeps what it has embedded, so that ways differ in what they do with it."""
-
-    name = "minilm"
-
-    def __init__(self) -> None:
-        self._model, self._known = models.sentence_encoder(), {}
-
-    def encode(self, strings: list[str], **options: Any) -> np.ndarray:
-        new = [s for s in dict.fromkeys(strings) if s not in self._known]
-        if new:
-            found = self._model.encode(new, normalize_embeddings=True, show_progress_bar=False)
-            self._known.update(zip(new, found, strict=True))
-        return np.stack([self._known[s] for s in strings])
-
-
 def read_texts(
     found: descriptors.Discovery, given: dict[str, texts.Texts]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -178,15 +162,13 @@ def read_texts(
 
 
 def discovered(
-    given: dict[str, texts.Texts], way: list[str], encoder: Remembering, ledger: Path
+    given: dict[str, texts.Texts], way: list[str], encoder: Any, ledger: Path
 ) -> descriptors.Discovery:
     n = min(ASKED.get(generator, 300) for generator in way)
     return descriptors.discover(given, way, n=n, encoder=encoder, ledger=ledger)
 
 
-def stability(
-    given: dict[str, texts.Texts], way: list[str], encoder: Remembering, ledger: Path
-) -> dict[str, float]:
+def stability(given: dict[str, texts.Texts], way: list[str], encoder: Any, ledger: Path) -> dict[str, float]:
     """Share of one half's descriptors that the other half has too, by name and by direction."""
     sides = []
     for side in (0, 1):
@@ -221,7 +203,7 @@ def main() -> None:
         target.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(record["five registers"])
         return
-    read, encoder, results = corpora(given.texts), Remembering(), {}
+    read, encoder, results = corpora(given.texts), models.sentence_encoder(), {}
     with provenance.stopwatch() as clock:
         for corpus in read.values():
             encoder.encode(corpus.frame["text"].tolist())

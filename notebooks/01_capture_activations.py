@@ -183,12 +183,7 @@ exercises.check(
 # part of it. A store with the same key is opened, not computed. Next: `02_discover_descriptors`.
 
 # %%
-sources = {
-    "subject": subject.fingerprint,
-    "corpora": {corpus: s.manifest["texts"] for corpus, s in stored.items()},
-    "unit": unit,
-    "seed": SEED,
-}
+sources = {"subject": subject, "corpora": corpora, "unit": unit, "seed": SEED}
 plots.save(fig, "01_unit_by_corpus", sources, data=table.reset_index(drop=True), folder=preset.figures)
 preset.record(units=len(store.units), texts=sum(map(len, stored.values())), preset=preset["title"])
 

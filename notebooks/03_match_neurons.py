@@ -293,7 +293,7 @@ exercises.check(
 # Next: `04_test_illusions`.
 
 # %%
-sources = {"subject": subject.fingerprint, "corpus": corpora[name].fingerprint, "seed": SEED}
+sources = {"subject": subject, "corpus": corpora[name], "seed": SEED}
 sources["descriptors"] = list(labels[name].columns)
 drawn = tags[name].loc[tags[name]["rank"] == 1, ["unit", "descriptor", "score", "validation_score", "q"]]
 plots.save(fig, "03_held_out", sources, data=drawn.reset_index(drop=True), folder=preset.figures)

@@ -406,11 +406,7 @@ exercises.check(
 # weaker, and many cannot be judged on so few texts. Next: look at them, `09_browse_neurons`.
 
 # %%
-sources = {
-    "subject": subject.fingerprint,
-    "corpora": {name: corpus.fingerprint for name, corpus in corpora.items()},
-    "settings": report.settings,
-}
+sources = {"subject": subject, "corpora": corpora, "settings": report.settings}
 drawn = {kind: r.baselines for kind, r in reports.items()}
 plots.save(fig, "04_agreement", sources, data=drawn, folder=preset.figures)
 shares = {kind: r.outcomes for kind, r in reports.items()}

@@ -278,7 +278,7 @@ exercises.check(
 # selectivity and without random units says little. Next: `07_probe_trees`.
 
 # %%
-sources = {"subject": subject.fingerprint, "corpus": treebank.fingerprint, "property": "upos", "seed": SEED}
+sources = {"subject": subject, "corpus": treebank, "property": "upos", "seed": SEED}
 drawn = {"accuracy": table.assign(everything=everything), "first 100 units": where}
 plots.save(fig, "06_salient_units", sources, data=drawn, folder=preset.figures)
 few = {f"{m}_{n}": float(table.loc[n, m]) for m, n in (("greedy", 30), ("greedy", 100), ("lca", 100))}

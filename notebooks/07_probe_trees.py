@@ -306,7 +306,7 @@ exercises.check(
 # model as well. Next: does training on such trees help a model? `08_finetune_with_trees`.
 
 # %%
-sources = {"subject": subject.fingerprint, "corpus": whole.fingerprint, "seed": SEED}
+sources = {"subject": subject, "corpus": whole, "seed": SEED}
 sources["sentences"] = len(treebank)  # drawn from the corpus by the seed
 published = pd.DataFrame(PUBLISHED).rename_axis("layer of 24").reset_index()
 drawn = {"UUAS": uuas, "loss": loss, "BERT-large, published": published}

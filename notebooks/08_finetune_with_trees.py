@@ -203,8 +203,7 @@ exercises.check(
 # could be seen. Here there was none: -.042 at layer 1, -.067 at layer 4. Next: `10_make_figures`.
 
 # %%
-sources = {"subject": subject.fingerprint, "train": train.fingerprint, "seed": SEED}
-sources["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
+sources = {"subject": subject, "train": train, "seed": SEED, "corpora": corpora}
 plots.save(fig, "08_trees_in_the_loss", sources, data=table, folder=preset.figures)
 best = table[table["site"] != "baseline"].sort_values("gain").iloc[-1]
 preset.record(

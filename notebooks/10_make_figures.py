@@ -55,8 +55,7 @@ def captured(site, pool):
 # scaling. What it was made from is said once.
 
 # %%
-made_from = {"preset": preset.name, "subject": subject.fingerprint, "seed": SEED}
-made_from["corpora"] = {name: corpus.fingerprint for name, corpus in corpora.items()}
+made_from = {"preset": preset.name, "subject": subject, "seed": SEED, "corpora": corpora}
 folder = preset.figures / "paper"
 
 
@@ -153,7 +152,7 @@ def held_out(column):
 
 # %%
 drawn = tags.loc[tags["rank"] == 1, ["unit", "descriptor", "score", "validation_score", "q"]]
-about = {"corpora": {home: corpora[home].fingerprint}, "permutations": 50}
+about = {"corpora": {home: corpora[home]}, "permutations": 50}
 make("held_out", held_out, drawn.reset_index(drop=True), **about)
 
 # %% [markdown]
@@ -248,7 +247,7 @@ def salient_units(column):
     return plots.accuracy_curves(accuracy, everything, ax=ax).figure
 
 
-about = {"corpora": {"treebank": treebank.fingerprint}, "property": "upos"}
+about = {"corpora": {"treebank": treebank}, "property": "upos"}
 make("salient_units", salient_units, accuracy.assign(everything=everything), **about)
 
 # %% [markdown]

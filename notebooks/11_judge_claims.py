@@ -210,7 +210,7 @@ card
 
 # %% [markdown]
 # On the left what speaks for the claim, in the middle texts on which the unit is high though the labeller
-# sees nothing of the kind, on the right texts that should have made it fire. The middle is often the
+# sees nothing of the kind, on the right texts that should have made it fire. Here the middle is the
 # labeller's fault: a *singer* is music to a reader, and not close enough for the encoder.
 
 # %%

@@ -1,5 +1,6 @@
 """Figures that say how they were made: from the file alone back to the numbers, and to what made them."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -107,6 +108,16 @@ def test_another_corpus_and_another_subject_are_named(tmp_path, saved, sources, 
     assert workshop.figures.main([str(path)]) == 1
     told = capsys.readouterr().out
     assert "000000000000 is nothing that was found here" in told and "see subject, corpus mine" in told
+
+
+def test_what_was_read_at_a_commit_is_named_with_it(tmp_path, minilm):
+    read = texts.Texts.from_list(["a", "b"], "news")
+    pinned = dataclasses.replace(read, source={"source": "hf:org/news", "revision": "c0ffee"})
+    sources = {"subject": minilm, "corpora": {"news": pinned, "mine": read}, "seed": 0}
+    made = provenance.read(plots.save(plt.figure(), "x", sources, data=NUMBERS, folder=tmp_path))
+    assert made["subject"] == minilm.fingerprint
+    assert made["corpora"] == {"news": pinned.fingerprint, "mine": read.fingerprint}
+    assert made["revisions"] == {pinned.fingerprint: "hf:org/news at c0ffee"}
 
 
 def test_without_a_named_preset_those_with_data_here_are_searched(tmp_path, sources, monkeypatch):

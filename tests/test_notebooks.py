@@ -22,7 +22,8 @@ import schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbkit.workshop import presets
+from nbkit import texts
+from nbkit.workshop import own, presets
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
@@ -310,6 +311,21 @@ sys.exit(f"the network was asked for {{preflight.ASKED}}" if preflight.ASKED els
 """
 
 
+def run_as_scripts(names, folder, environment):
+    """Each source in ``folder`` as a script without a network, beside other tests one at a time."""
+
+    def one(name):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", BLOCKED, f"{name}.py"],
+            cwd=folder, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))
+    schedule.side_by_side(one, names, schedule.workers_and_threads()[0] if alone else 1, seconds)
+
+
 @pytest.mark.slow
 def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
     environment = {
@@ -323,19 +339,35 @@ def test_every_source_runs_as_a_script_with_the_network_blocked(tmp_path):
     for path in [*SOURCES, ROOT / "notebooks" / "presets.toml"]:
         (copy / path.name).write_bytes(path.read_bytes())
 
-    def one(name):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", BLOCKED, f"{name}.py"],
-            cwd=copy, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
-
-    # where other tests run beside this one, one notebook at a time
-    alone = "PYTEST_XDIST_WORKER" not in os.environ
-    seconds = json.loads((ROOT / "notebooks" / "seconds.json").read_text(encoding="utf-8"))
-    schedule.side_by_side(one, NAMES, schedule.workers_and_threads()[0] if alone else 1, seconds)
+    run_as_scripts(NAMES, copy, environment)
     for folder in ("figures", "figures/paper"):
         made = {p.name for p in (tmp_path / "checkout" / "build" / folder).glob("*.svg")}
         assert made == {p.name for p in (ROOT / folder).glob("*.svg")}
     assert {p.name for p in (tmp_path / "checkout").iterdir()} == {"notebooks", "build"}
     assert {p.name for p in copy.iterdir()} <= {f"{name}.py" for name in NAMES} | {"presets.toml"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["reviews", "encyclopedia"], ["fiction"]], ids=["two corpora", "one"])
+def test_every_notebook_that_can_runs_on_few_texts_of_a_stranger(tmp_path, names):
+    """200 texts a file, without the word that notebook 09 searches for; the treebank is cut for speed."""
+    for name in names:
+        found = [text for text in texts.load(f"sample:{name}").frame["text"] if "because" not in text.lower()]
+        (tmp_path / f"{name}.txt").write_text("\n".join(found[:200]), encoding="utf-8")
+    made = own.make(" ".join(f"{name}.txt" for name in names), tmp_path / "own", bases=[tmp_path])
+    preset = made.path.read_text(encoding="utf-8")
+    for long, short in (("sentences = 1000", "sentences = 150"), ("probed = 1000", "probed = 100")):
+        assert long in preset
+        preset = preset.replace(long, short)
+    made.path.write_text(preset, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "NBKIT_PRESETS": str(made.path),
+        "NBKIT_PRESET": made.name,
+        "NBKIT_RESULTS": str(tmp_path / "results"),
+        "NBKIT_FIGURES": str(tmp_path / "figures"),
+        "NBKIT_CACHE": str(tmp_path / "cache"),
+    }
+    able = run.notebooks_of(presets.load(made.name, made.path))
+    assert len(able) == (len(NAMES) if len(names) == 2 else 7)
+    run_as_scripts(able, ROOT / "notebooks", environment)

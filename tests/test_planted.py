@@ -202,6 +202,19 @@ def test_impossible_requests_are_refused(minilm, sample, options, message):
         evaluation.plant(minilm, sample[0]["reviews"], sample[1]["reviews"], progress=False, **options)
 
 
+def test_a_kind_that_the_texts_do_not_allow_is_left_out_and_said(minilm, sample):
+    corpora, labels = sample
+    with pytest.warns(UserWarning, match="not planted: dataset-local units need two corpora"):
+        made = evaluation.plant(
+            minilm,
+            corpora["reviews"],
+            labels["reviews"],
+            kinds={"pure": 1, "dataset-local": 1},
+            progress=False,
+        )
+    assert set(made.units["kind"]) == {"pure"}
+
+
 def test_labels_that_do_not_fit_are_refused(minilm, sample):
     corpora, labels = sample
     with pytest.raises(ValueError, match="name them alike"):

@@ -152,18 +152,17 @@ COMPREHENSIONS = {"listcomp", "setcomp", "dictcomp", "genexpr"}
 
 def slice_of(cells: list[nbformat.NotebookNode], sources: list[str]) -> list[nbformat.NotebookNode]:
     """Those of the code ``cells`` that make what the ``sources`` after them use, or what such cells use."""
-    code, kept, late = [cell for cell in cells if cell.cell_type == "code"], [], set()
+    code, late = [cell for cell in cells if cell.cell_type == "code"], set()
+    steps = [names_of(cell.source) for cell in code] + [names_of(source) for source in sources]
     while True:
-        needed, found, later = set(late), [], set(late)
-        for cell in [*map(nbformat.v4.new_code_cell, reversed(sources)), *reversed(code)]:
-            changed, anew, used, inside = names_of(cell.source)
-            if changed & needed or cell not in code:
+        needed, kept, later = set(late), [], set(late)
+        for i, (changed, anew, used, inside) in reversed(list(enumerate(steps))):
+            if changed & needed or i >= len(code):
                 needed = (needed - anew) | used
                 later |= inside  # a function reads them when it is called, below its cell
-                found.append(cell)
-        kept = [cell for cell in code if cell in found]
+                kept.append(i)
         if later == late:
-            return kept
+            return [code[i] for i in sorted(kept) if i < len(code)]
         late = later
 
 

@@ -1,6 +1,7 @@
 """Claims: explanations of units made elsewhere, and whether they hold on your texts.
 
-A claim says what a unit responds to: unit "layer.3.ffn.512", "text about food". The usual loop:
+A claim is a unit and what it is believed to respond to: "layer.3.ffn.512", "text about food".
+The usual loop:
 
     found = claims.read("explanations/", subject)           from the files of other tools, as one table
     judged = claims.judge(stores, found, corpora)           {corpus: store}, claims, {corpus: Texts}

@@ -130,8 +130,8 @@ def plant(
                    dataset-local unit .6 of it is left in the mean of three)
     cache          where activations of the held-out texts are stored (see ``activations.capture``)
 
-    Impossible requests (unknown kind, one corpus for dataset-local units, too few texts with a
-    descriptor) are a ``ValueError``.
+    A kind for which the texts with a descriptor, or the corpora, are too few is left out, with a warning; a
+    ``ValueError`` where no other kind is left, and for an unknown kind.
     """
     corpora, matrices = _by_corpus(texts, labels)
     counts = _counts(kinds, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,7 +81,8 @@ def table_of(
 
 
 def targets_of(table: Table, counts: Mapping[str, int], rng: np.random.Generator) -> list[Target]:
-    """As many targets of each kind as ``counts`` says, as far as the labels allow."""
+    """As many targets of each kind as ``counts`` says. A kind that the labels do not allow is a warning, and
+    a ``ValueError`` where no other kind is left."""
     makers = {
         "pure": _pure,
         "polysemantic": _polysemantic,
@@ -88,7 +90,17 @@ def targets_of(table: Table, counts: Mapping[str, int], rng: np.random.Generator
         "distractor": _distractors,
         "dead": lambda table, n, rng: [Target("dead", ((None, None),))] * n,
     }
-    return [target for kind, n in counts.items() for target in makers[kind](table, n, rng)]
+    found, impossible = [], []
+    for kind, n in counts.items():
+        try:
+            found += makers[kind](table, n, rng)
+        except ValueError as error:
+            impossible.append(str(error))
+    if impossible and not found:
+        raise ValueError("; ".join(impossible))
+    for why in impossible:
+        warnings.warn(f"not planted: {why}", stacklevel=2)
+    return found
 
 
 def _pure(table: Table, n: int, rng: np.random.Generator) -> list[Target]:

@@ -263,9 +263,9 @@ def save(
     """Write NAME.svg, NAME.png, NAME.csv and NAME.json into ``folder``; the path of the SVG.
 
     name      a file's name that every system can have
-    sources   what the figure was made from: fingerprints of subject and corpora, seeds, settings.
-              ``subject``, ``corpora`` (or ``corpus``) and ``preset`` are looked up again by
-              ``provenance.check``
+    sources   what the figure was made from: subject, corpora, seeds, settings. A Subject and Texts become
+              their fingerprints, and ``revisions`` names those that were read at a commit. ``subject``,
+              ``corpora`` (or ``corpus``) and ``preset`` are looked up again by ``provenance.check``
     data      the frame that the figure was drawn from, or several by name (a column ``table`` says which).
               An ``Estimate`` becomes three columns: NAME, NAME_low, NAME_high
     column    "single" or "double": the width of the files, at 300 dots an inch. Draw within
@@ -285,7 +285,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     path, table = folder / f"{name}.svg", _csv(data)
     path.with_suffix(".csv").write_bytes(table)
-    made = {"figure": name, **sources, **provenance.place(), "data": hashlib.sha256(table).hexdigest()}
+    made = {"figure": name, **_marked(sources), **provenance.place(), "data": hashlib.sha256(table).hexdigest()}
     inside = json.dumps({**made, "versions": provenance.versions()}, default=str)
     _plain(fig.findobj(Text), fig.axes)
     with matplotlib.rc_context(look):
@@ -294,6 +294,24 @@ def save(
     kept = json.dumps(provenance.manifest(**made), indent=1, default=str)
     path.with_suffix(".json").write_text(kept + "\n", encoding="utf-8")
     return path
+
+
+def _marked(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Subject and texts as fingerprints, with "NAME at REVISION" of each that has a revision."""
+    revisions: dict[str, str] = {}
+
+    def mark(thing: Any) -> Any:
+        if isinstance(thing, Mapping):
+            return {key: mark(value) for key, value in thing.items()}
+        if not hasattr(thing, "fingerprint"):
+            return thing
+        asked = getattr(thing, "source", {})
+        if revision := asked.get("revision") or getattr(thing, "revision", None):
+            revisions[thing.fingerprint] = f"{asked.get('source', thing.name)} at {revision}"
+        return thing.fingerprint
+
+    marked = mark(sources)
+    return marked | ({"revisions": revisions} if revisions else {})
 
 
 def _csv(data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> bytes:
