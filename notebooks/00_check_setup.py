@@ -89,10 +89,11 @@ for corpus in corpora.values():
 
 # %%
 small = next(iter(corpora.values())).sample(100, seed=SEED)
+last = subject.select("hidden")[-1]
 with provenance.stopwatch() as first:
-    stored = activations.capture(subject, small, sites="layer.5.hidden", pool="mean")
+    stored = activations.capture(subject, small, sites=last, pool="mean")
 with provenance.stopwatch() as second:
-    again = activations.capture(subject, small, sites="layer.5.hidden", pool="mean")
+    again = activations.capture(subject, small, sites=last, pool="mean")
 stored
 
 # %%

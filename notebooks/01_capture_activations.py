@@ -41,11 +41,21 @@ pd.set_option("display.max_colwidth", 100)
 # ## By hand
 #
 # A feed-forward layer multiplies by a matrix, bends the result (GELU), and multiplies by a second
-# matrix. What lies between the two is its *units*. A hook on the second matrix sees them pass.
+# matrix. What lies between the two is its *units*. The second matrix is the last of its layer with a side as
+# long as there are units. Here is that of a layer in the middle:
+
+# %%
+layer = (subject.sites["layer"].max() + 1) // 2
+site, width = subject.sites.query("layer == @layer and kind == 'ffn'")[["site", "width"]].iloc[0]
+inside = [m for path, m in subject.model.named_modules() if f".{layer}." in path and hasattr(m, "weight")]
+second_matrix = [m for m in inside if width in m.weight.shape][-1]
+print(site, second_matrix)
+
+# %% [markdown]
+# A hook on it sees the units pass.
 
 # %%
 seen = {}
-second_matrix = subject.model.encoder.layer[3].output.dense
 hook = second_matrix.register_forward_pre_hook(lambda _, inputs: seen.update(ffn=inputs[0]))
 sentence = "Nobody told me that the train would not stop here."
 batch = subject.tokenizer([sentence, "Yes."], padding=True, return_tensors="pt").to(subject.model.device)
@@ -71,8 +81,8 @@ with plots.style():
 # Of thirteen positions (eight are drawn) only two belong to the text; the maximum is the framed one.
 
 # %%
-own = batch["attention_mask"].bool() & (batch["input_ids"] != subject.tokenizer.cls_token_id)
-own &= batch["input_ids"] != subject.tokenizer.sep_token_id
+special = torch.tensor(subject.tokenizer.all_special_ids, device=subject.device)
+own = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
 by_hand = seen["ffn"].masked_fill(~own[..., None], -torch.inf).amax(1).cpu()
 by_hand.shape  # text, unit
 
@@ -95,7 +105,7 @@ for store in stored.values():
 # %%
 
 toy = Texts.from_list([sentence, "Yes."], name="toy")
-captured = activations.capture(subject, toy, sites="layer.3.ffn", cache=False, progress=False)
+captured = activations.capture(subject, toy, sites=site, cache=False, progress=False)
 assert np.allclose(captured.values, by_hand, atol=2e-3), "the kit and the hand disagree"
 print(f"largest difference: {np.abs(captured.values - by_hand.numpy()).max():.4f}")
 
@@ -108,7 +118,7 @@ print(f"largest difference: {np.abs(captured.values - by_hand.numpy()).max():.4f
 
 # %%
 name, store = next(iter(stored.items()))
-store.units.iloc[[0, 1536, -1]]
+store.units.iloc[[0, width, -1]]
 
 # %% [markdown]
 # A unit's name says where it is: column 1,536 is the first unit of layer 1. And how it was made:

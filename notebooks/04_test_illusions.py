@@ -58,15 +58,16 @@ with plots.style():
 # ## Four kinds of units
 #
 # Feed-forward units, pooled by maximum or by mean, and the last layer's hidden units, pooled by mean or read
-# at [CLS], the first token, as in the paper. The untrained copy of the subject serves as a baseline.
+# at [CLS], the first token, as in the paper (a decoder has none: at the last token). The untrained copy of the subject serves as a baseline.
 
 # %%
-last = subject.select("hidden")[-1]
+last, has_cls = subject.select("hidden")[-1], subject.tokenizer.cls_token_id is not None
+one, pool = ("[CLS]", "cls") if has_cls else ("last token", "last")  # which has seen the whole text
 KINDS = {
     "FFN units, max over tokens": ("ffn", "max"),
     "FFN units, mean over tokens": ("ffn", "mean"),
     "last layer, mean over tokens": (last, "mean"),
-    "last layer, [CLS]": (last, "cls"),
+    f"last layer, {one}": (last, pool),
 }
 
 

@@ -107,7 +107,8 @@ by_hand
 # first, as in notebook 07, and compare where the two begin.
 
 # %%
-sites = ["layer.1.hidden", "layer.4.hidden"]
+layers = subject.select("hidden")  # one in the first half, one in the second
+sites = [layers[len(layers) // 6], layers[len(layers) * 2 // 3]]
 sentences = trees.dataset(
     subject, treebank.sample(min(500, len(treebank)), seed=SEED), sites=sites, progress=False
 )

@@ -148,15 +148,17 @@ plots.Views("Neighbours", {"unit": chosen, "corpus": list(corpora)}, neighbours_
 #
 # For the best units of thirty descriptors: which share of a unit's ten neighbours is the same on the two
 # halves of one corpus, and on halves of two corpora? The first is the control: halves differ by chance alone.
+# A unit that does not change at all on some half has no neighbours there and is left out.
 
 # %%
-halves = {name: corpus.split(0.5, seed=SEED) for name, corpus in corpora.items()}
-units = list(dict.fromkeys(browser.best_units(name, 1)[0] for name in browser.descriptors))[:30]
-nearest = {}
-for name, parts in halves.items():
-    for half, part in enumerate(parts):
-        store = stored[name].select(text_ids=part.frame["text_id"].tolist())
-        nearest[name, half] = {u: set(exemplars.neighbours(store, u)["unit"]) for u in units}
+stores = {}
+for name, corpus in corpora.items():
+    for half, part in enumerate(corpus.split(0.5, seed=SEED)):
+        stores[name, half] = stored[name].select(text_ids=part.frame["text_id"].tolist())
+best = dict.fromkeys(browser.best_units(name, 1)[0] for name in browser.descriptors)
+moving = [u for u in best if all(np.ptp(s.values[:, s.column(u)]) > 0 for s in stores.values())]
+units = moving[:30]
+nearest = {h: {u: set(exemplars.neighbours(s, u)["unit"]) for u in units} for h, s in stores.items()}
 
 
 # %%
