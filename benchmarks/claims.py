@@ -17,8 +17,8 @@ Needs the real corpora ($NBKIT_DATA), but for the speed. Units are planted in th
 
 Labels are the gold descriptors, then the same with as many labels wrong as ``flips`` times the positives,
 half of them missing and half too many. Wanted: .95, .90, .95 right; of shuffled claims .05 hold at most:
-of all that are judged, and of the ``clear`` ones, which the vague are not among (a unit of long texts fires for
-what long texts have, so that a shuffled claim about it may be true).
+of all that are judged, and of the ``clear`` ones, which the vague are not among (a unit of long texts fires
+for what long texts have, so that a shuffled claim about it may be true).
 Writes claims-CORPORA.json (claims-CORPORA-MODEL.json for another model than minilm) into benchmarks/results
 and prints it.
 """

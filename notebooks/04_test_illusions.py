@@ -58,7 +58,8 @@ with plots.style():
 # ## Four kinds of units
 #
 # Feed-forward units, pooled by maximum or by mean, and the last layer's hidden units, pooled by mean or read
-# at [CLS], the first token, as in the paper (a decoder has none: at the last token). The untrained copy of the subject serves as a baseline.
+# at [CLS], the first token, as in the paper (a decoder has none: at the last token). The untrained copy of
+# the subject serves as a baseline.
 
 # %%
 last, has_cls = subject.select("hidden")[-1], subject.tokenizer.cls_token_id is not None
@@ -74,6 +75,12 @@ KINDS = {
 # %%
 def captured(model, site, pool):
     return {n: activations.capture(model, c, sites=site, pool=pool) for n, c in corpora.items()}
+
+
+asked = {kind: {"sites": site, "pool": pool} for kind, (site, pool) in KINDS.items()}
+for model in (subject, untrained):  # all four kinds in one pass over a corpus
+    for corpus in corpora.values():
+        activations.capture_each(model, corpus, asked)
 
 
 # %% [markdown]

@@ -695,3 +695,79 @@ def test_rows_carry_the_documents_of_the_corpus_and_the_store_does_not_depend_on
     assert found[0] == found[1]
     plain = activations.capture(minilm, corpus, sites="layer.0.ffn", progress=False)
     assert "document" not in plain.rows and plain.manifest == found[0]
+
+
+# ---------------------------------------------------------------------------------- several stores, one pass
+
+
+EACH = {
+    "most": {"sites": "ffn", "pool": "max"},
+    "mean": {"sites": ["layer.1.ffn", "layer.5.hidden"], "pool": "mean", "dtype": "float32"},
+    "first": {"sites": "layer.5.hidden", "pool": "cls"},
+    "words": {"sites": "layer.2.hidden", "rows": "word", "pool": "last"},
+    "windows": {"sites": "layer.2.hidden", "pool": "mean", "long": "windows"},
+}
+
+
+def test_stores_of_one_pass_are_those_of_a_pass_each(minilm, tmp_path, monkeypatch):
+    corpus = texts.Texts.from_list([*SENTENCES, "word " * 900], name="long ones").tokenize()
+    passes = []
+    original = type(minilm).run
+    monkeypatch.setattr(type(minilm), "run", lambda *a, **k: passes.append(1) or original(*a, **k))
+    alone = {
+        name: activations.capture(minilm, corpus, cache=tmp_path / "alone", progress=False, **arguments)
+        for name, arguments in EACH.items()
+    }
+    separate = len(passes)
+    together = activations.capture_each(minilm, corpus, EACH, cache=tmp_path / "one", progress=False)
+    assert len(passes) - separate < separate, "nothing was shared"
+    assert list(together) == list(EACH)
+    for name, expected in alone.items():
+        found = together[name]
+        pd.testing.assert_frame_equal(found.rows, expected.rows)
+        pd.testing.assert_frame_equal(found.units, expected.units)
+        np.testing.assert_allclose(found.values, expected.values, atol=2e-3, rtol=1e-3)
+        fields = (
+            "subject",
+            "texts",
+            "sites",
+            "rows",
+            "pool",
+            "dtype",
+            "long",
+            "sinks",
+            "dropped",
+            "verified",
+        )
+        assert {f: found.manifest[f] for f in fields[:-1]} == {f: expected.manifest[f] for f in fields[:-1]}
+        assert len(found.manifest["verified"]) == len(expected.manifest["verified"])
+    done = len(passes)
+    again = activations.capture_each(minilm, corpus, EACH, cache=tmp_path / "one", progress=False)
+    assert len(passes) == done and (again["most"].values == together["most"].values).all()
+    activations.capture(minilm, corpus, cache=tmp_path / "one", progress=False, **EACH["mean"])
+    assert len(passes) == done, "capture finds what capture_each made"
+
+
+def test_what_does_not_fit_one_block_is_captured_one_after_another(minilm, tmp_path, monkeypatch):
+    monkeypatch.setattr("nbkit.activations.plan.BLOCK_BYTES", 2 * 9216 * 3)
+    corpus = texts.Texts.from_list(SENTENCES, name="blocks")
+    two = {"most": {"sites": "ffn", "pool": "max"}, "mean": {"sites": "ffn", "pool": "mean"}}
+    found = activations.capture_each(minilm, corpus, two, cache=tmp_path, progress=False)
+    assert all(len(store.manifest["checksums"]) > 1 for store in found.values())
+
+
+def test_a_pass_for_several_that_lacks_memory_goes_on_one_by_one(minilm, tmp_path, monkeypatch):
+    corpus = texts.Texts.from_list(SENTENCES, name="short of memory")
+    two = {"most": {"sites": "ffn", "pool": "max"}, "mean": {"sites": "ffn", "pool": "mean"}}
+    expected = activations.capture_each(minilm, corpus, two, cache=tmp_path / "a", progress=False)
+    original = type(minilm).run
+
+    def short(self, batch, sites, *, keep=None):
+        if hasattr(keep, "__qualname__") and "_pooled" in keep.__qualname__:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, batch, sites, keep=keep)
+
+    monkeypatch.setattr(type(minilm), "run", short)
+    found = activations.capture_each(minilm, corpus, two, cache=tmp_path / "b", progress=False)
+    for name in two:
+        np.testing.assert_allclose(found[name].values, expected[name].values, atol=2e-3)

@@ -7,6 +7,7 @@
     stored.manifest    what made it: subject, texts, arguments, versions, and what was dropped
     stored.select(sites=..., units=..., text_ids=...)
 
+    capture_each(subject, texts, {"mean": {"pool": "mean"}, ...})   several stores, one forward pass
     estimate(subject, texts, sites=...)                      disk, memory and seconds, before a long run
     verify(subject, texts)                                   are the numbers right for this subject?
     reduce(subject, texts, {"top": TopK(10), ...})           the same pass without a store
@@ -34,7 +35,8 @@ and rows are pooled over the tokens of the whole text. What is dropped is counte
 texts cut, words beyond the cut, words and texts without a token.
 
 A text goes through three files, once each: ``plan`` (tokens and rows), ``forward`` (passes and pooling),
-``store``. With ``engine="dask"`` Dask workers compute the same blocks of texts (``nbkit.activations.dask``).
+``store`` (several stores: ``together``). With ``engine="dask"`` Dask workers compute the same blocks of texts
+(``nbkit.activations.dask``).
 """
 
 from nbkit.activations import exemplars, neurox
@@ -43,6 +45,7 @@ from nbkit.activations.forward import batches
 from nbkit.activations.plan import plan_of
 from nbkit.activations.reducers import LabelSums, Moments, Quantiles, TopK, reduce
 from nbkit.activations.store import Activations, capture
+from nbkit.activations.together import capture_each
 
 __all__ = [
     "Activations",
@@ -52,6 +55,7 @@ __all__ = [
     "TopK",
     "batches",
     "capture",
+    "capture_each",
     "estimate",
     "exemplars",
     "neurox",

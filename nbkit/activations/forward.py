@@ -43,7 +43,7 @@ def block_values(subject: Subject, work: Work, block: tuple[int, int], bar: tqdm
             values[_on(rows, values)] = run_batch(subject, work, batch).to(dtype)
         if bar is not None:
             bar.update(len(batch))
-    _check_finite(values, work, base)
+    check_finite(values, work, base)
     return values
 
 
@@ -53,7 +53,8 @@ def progress_bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
     return tqdm(total=len(texts), desc=name, unit=" texts", disable=not progress, leave=False)
 
 
-def _check_finite(values: torch.Tensor, work: Work, base: int) -> None:
+def check_finite(values: torch.Tensor, work: Work, base: int) -> None:
+    """``ValueError`` with the first unit and text whose value is not finite; ``base``: row of the first."""
     # one sum instead of a table of flags: a NaN or an infinity survives in it (two cancel into a NaN)
     if bool(torch.isfinite(values.sum(dtype=torch.float64))):
         return

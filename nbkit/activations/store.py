@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -157,11 +158,11 @@ def capture(
     if cache is False:
         return _with_documents(_in_memory(subject, texts, identity, progress), texts)
     root = provenance.cache_root() if cache is None or cache is True else Path(cache)
-    folder = root / "activations" / key_of(identity)
+    folder = folder_of(root, identity)
     if not (folder / "manifest.json").exists():
-        with _locked(folder):
+        with locked(folder):
             if not (folder / "manifest.json").exists():  # nobody filled it while we waited
-                _fill_store(folder, subject, texts, identity, engine, progress)
+                filled(folder, subject, texts, identity, engine=engine, progress=progress)
     return _with_documents(load(folder, expect=identity), texts)
 
 
@@ -210,6 +211,11 @@ def key_of(identity: dict[str, Any]) -> str:
     return provenance.fingerprint([identity[field] for field in IDENTITY])[:24]
 
 
+def folder_of(root: Path, identity: dict[str, Any]) -> Path:
+    """Where the store is, below a cache folder."""
+    return root / "activations" / key_of(identity)
+
+
 def as_numpy(values: torch.Tensor) -> np.ndarray:
     """The same numbers; numpy knows bfloat16 only through ml_dtypes."""
     values = values.cpu()
@@ -219,7 +225,7 @@ def as_numpy(values: torch.Tensor) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process at a time for a store; a cache that cannot be written is said so."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -236,10 +242,20 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fill_store(
-    folder: Path, subject: Subject, texts: Texts, identity: dict, engine: Any, progress: bool
+def filled(
+    folder: Path,
+    subject: Subject,
+    texts: Texts,
+    identity: dict,
+    *,
+    engine: Any = "local",
+    progress: bool = True,
+    ready: torch.Tensor | None = None,
 ) -> None:
-    """Compute what is missing of a store beside ``folder``, then give it its name."""
+    """Compute what is missing of a store beside ``folder``, then give it its name.
+
+    ``ready``: the values [row, unit] of its only block, which are then not computed.
+    """
     _clear(folder)
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
@@ -250,15 +266,15 @@ def _fill_store(
     checks = verify(subject, texts, sites=identity["sites"], dtype=identity["dtype"], n=VERIFIED_TEXTS)
     for line in checks[~checks["ok"]].itertuples():
         log.warning("%s: check %r failed, %s %.2g", subject.name, line.check, line.tolerance, line.error)
-    if progress:
+    if progress and ready is None:
         announce(subject, work, [block for block in work.blocks if block not in done])
     with (
         open(part / "journal", "a", encoding="utf-8", newline="\n") as journal,
-        progress_bar(subject, texts, progress) as bar,
+        progress_bar(subject, texts, progress and ready is None) as bar,
     ):
         bar.update(sum(b - a for a, b in done))
         with _or_say_deleted(journal, part), provenance.stopwatch() as clock:
-            _fill_blocks(subject, work, done, part, engine, journal, bar)
+            _fill_blocks(subject, work, done, part, engine, journal, bar, ready)
         facts = {"corpus": texts.name, "model": subject.name, "gated": subject.gated}
         facts["device"] = str(subject.device)
         facts |= {"verified": checks.round(6).to_dict("records"), "seconds": round(clock.seconds, 3)}
@@ -280,11 +296,18 @@ def _clear(folder: Path) -> None:
 
 
 def _fill_blocks(
-    subject: Subject, work: Work, done: dict, part: Path, engine: Any, journal: TextIO, bar: tqdm
+    subject: Subject,
+    work: Work,
+    done: dict,
+    part: Path,
+    engine: Any,
+    journal: TextIO,
+    bar: tqdm,
+    ready: torch.Tensor | None,
 ) -> None:
     """Compute the blocks that are not in ``done``; each goes there, and into the journal, once on disk."""
     todo = [block for block in work.blocks if block not in done]
-    fill = _fill_here if engine == "local" else _fill_by_workers
+    fill = functools.partial(_fill_here, ready=ready) if engine == "local" else _fill_by_workers
     for block, crc in fill(subject, work, todo, part / "values.bin", engine, bar):
         if not _is_there(journal, part):
             raise FileNotFoundError(part)
@@ -334,12 +357,21 @@ def _or_say_deleted(journal: TextIO, part: Path) -> Iterator[None]:
         raise gone
 
 
-def _fill_here(subject: Subject, work: Work, blocks: list, path: Path, engine: str, bar: tqdm) -> Iterator:
+def _fill_here(
+    subject: Subject,
+    work: Work,
+    blocks: list,
+    path: Path,
+    engine: str,
+    bar: tqdm,
+    *,
+    ready: torch.Tensor | None,
+) -> Iterator:
     """Blocks with their checksums once on disk; one is written while the next one is computed."""
     with ThreadPoolExecutor(1) as writer:
         pending = None
         for block in blocks:
-            values = _leaving(block_values(subject, work, block, bar))
+            values = _leaving(block_values(subject, work, block, bar) if ready is None else ready)
             if pending is not None:
                 yield pending[0], pending[1].result()
             pending = block, writer.submit(_write_block, path, values, work, block)

@@ -210,7 +210,7 @@ class Subject:
         sites: str | Iterable[str],
         *,
         stop: bool = False,
-        keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        keep: Callable[[torch.Tensor], Any] | None = None,
     ) -> Iterator[dict[str, torch.Tensor]]:
         """Inside `with`, every `subject.model(**batch)` refills the dict that is yielded.
 
@@ -219,7 +219,7 @@ class Subject:
         makes of each tensor as soon as there is one. With `stop`, the forward pass raises a
         private exception after the last site; `run` is the way to use that.
         """
-        wanted, recorded = set(self.select(sites)), {}
+        wanted, recorded = set(self.select(sites)), dict[str, Any]()
 
         def put(site: str, tensor: torch.Tensor) -> None:
             if site in wanted:
@@ -306,8 +306,8 @@ class Subject:
         batch: Mapping[str, torch.Tensor],
         sites: str | Iterable[str],
         *,
-        keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> dict[str, torch.Tensor]:
+        keep: Callable[[torch.Tensor], Any] | None = None,
+    ) -> dict[str, Any]:
         """One forward pass over a tokenized batch, up to the last site asked for.
 
         `batch` is what the tokenizer returns with `return_tensors="pt"`; entries the model does

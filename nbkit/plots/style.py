@@ -285,7 +285,12 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     path, table = folder / f"{name}.svg", _csv(data)
     path.with_suffix(".csv").write_bytes(table)
-    made = {"figure": name, **_marked(sources), **provenance.place(), "data": hashlib.sha256(table).hexdigest()}
+    made = {
+        "figure": name,
+        **_marked(sources),
+        **provenance.place(),
+        "data": hashlib.sha256(table).hexdigest(),
+    }
     inside = json.dumps({**made, "versions": provenance.versions()}, default=str)
     _plain(fig.findobj(Text), fig.axes)
     with matplotlib.rc_context(look):
