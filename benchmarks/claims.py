@@ -160,7 +160,32 @@ def verdicts(given: argparse.Namespace) -> dict:
         lines.append(line)
         print(line, flush=True)
     sizes = {"claims": shares["size"].to_dict(), "texts": {n: len(c) for n, c in made.held_out.items()}}
+    vague = found.loc[found["kind"] == "vague", "unit"].tolist()
+    sizes["others' descriptors hold"] = others(made, stored, vague, given.seed)
     return {"right": lines, **sizes, "descriptors": names, "model": subject.name, "seed": given.seed}
+
+
+def others(made: evaluation.Planted, stored: dict, long: list[str], seed: int) -> dict[str, str]:
+    """Every planted unit, and those of ``long`` texts, with every descriptor that is not its own: in how many
+    corpora such a claim holds, of those in which it can be judged. Of a dataset-local unit its two corpora,
+    where it was taught what to fire on, and the others, where it was not, are counted by themselves."""
+    known = made.units[made.units["planted"]]
+    meant = known.groupby(["unit", "kind"]).agg(own=("descriptor", set), taught=("corpus", set)).reset_index()
+    vague = pd.DataFrame({"unit": long, "kind": "long texts", "own": [set()] * len(long)})
+    units = pd.concat([meant, vague], ignore_index=True)
+    names = pd.Series(next(iter(made.labels.values())).columns, name="description")
+    pairs = units.merge(names, how="cross")
+    pairs = pairs[[d not in own for d, own in zip(pairs["description"], pairs["own"], strict=True)]]
+    judged = claims.judge(
+        stored, pairs.reset_index(drop=True), made.held_out, labeller=made.labels, seed=seed
+    )
+    told = judged.corpora.merge(judged.verdicts[["claim", "kind", "taught"]], on="claim")
+    local = told["kind"] == "dataset-local"
+    taught = [isinstance(those, set) and c in those for c, those in told[["corpus", "taught"]].to_numpy()]
+    told["kind"] = told["kind"].mask(local, np.where(taught, "local, taught here", "local, elsewhere"))
+    told = told[told["outcome"] != "too few"]
+    found = (told["outcome"] == "holds").groupby(told["kind"]).agg(["sum", "size"])
+    return {str(name): f"{int(line['sum'])} of {int(line['size'])}" for name, line in found.iterrows()}
 
 
 def speed(n_claims: int = 1000, n_texts: int = 2000, n_units: int = 9216) -> dict:

@@ -88,7 +88,7 @@ def test_planted_units_get_their_descriptors(method):
     first = tags[tags["rank"] == 1].set_index("unit")
     names = [f"layer.0.ffn.{i}" for i in range(4)]
     assert first.loc[names, "descriptor"].tolist() == ["d0", "d1", "d2", "d0"]
-    assert (first.loc[names, "q"] <= 0.2).all() and (first.loc[names, "p"] == 0.01).all()
+    assert (first.loc[names, "q"] <= 1e-3).all() and (first.loc[names, "p"] < 1e-4).all()
     assert (abs(first.loc[names, "score"] - first.loc[names, "validation_score"]) < 0.15).all()
     second = tags[(tags["rank"] == 2) & (tags["unit"] == names[3])]
     assert second["descriptor"].item() == "d1"
@@ -182,7 +182,7 @@ def test_a_unit_may_mean_something_when_it_is_low():
     both = matching.tag(activations, labels, ends="both", permutations=39, progress=False)
     name = "layer.0.ffn.1"
     first = both[(both["unit"] == name) & (both["rank"] == 1)].iloc[0]
-    assert (first["descriptor"], first["sign"], first["p"]) == ("d1", -1, 1 / 40)
+    assert (first["descriptor"], first["sign"]) == ("d1", -1) and first["p"] < 1 / 40
     assert (high["sign"] == 1).all()
     assert high.loc[(high["unit"] == name) & (high["rank"] == 1), "descriptor"].item() != "d1"
     gated = dataclasses.replace(activations, manifest={**activations.manifest, "gated": True})

@@ -49,6 +49,45 @@ def test_first_tags_of_documents_without_relation_are_nominal_and_not_without_th
     assert np.mean(without) >= 0.15  # what permuting single texts gives
 
 
+def heavy(rng: np.random.Generator, rows: int, units: int) -> np.ndarray:
+    """Activations as those of FFN units: many near 0, a few large."""
+    return np.maximum(rng.standard_normal((rows, units)), 0) ** 3
+
+
+@pytest.mark.parametrize("method", ["pearson", "auroc"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_few_units_among_thousands_are_significant_and_none_without_them(method, grouped):
+    """p of 1 / 51 for thousands of units would leave no q below .05, whatever the score."""
+    found, by_chance = [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        labels, values = rng.random((400, 20)) < rng.uniform(0.04, 0.3, 20), heavy(rng, 400, 3000)
+        rows = {"document": np.arange(400) // 4} if grouped else {}
+        options = {"method": method, "top": 1, "permutations": 50, "progress": False, "seed": seed}
+        none = matching.tag(stored(values, **rows), labelled(labels), **options)
+        by_chance.append(int(none["tagged"].sum()))
+        values[:, :5] += 8 * labels[:, :5]
+        some = matching.tag(stored(values, **rows), labelled(labels), **options)
+        found.append(int(some["tagged"].iloc[:5].sum()))
+        by_chance.append(int(some["tagged"].iloc[5:].sum()))
+    assert sum(found) >= 18, found
+    assert sum(by_chance) <= 3, by_chance
+
+
+@pytest.mark.parametrize("method", ["pearson", "auroc"])
+def test_p_below_what_permutations_reach_is_as_rare_as_it_says(method):
+    """120,000 units without relation, 20 permutations: p below 1 / 21 comes from the closed form alone."""
+    p = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels, values = rng.random((300, 10)) < rng.uniform(0.05, 0.3, 10), heavy(rng, 300, 6000)
+        options = {"method": method, "top": 1, "permutations": 20, "progress": False, "seed": seed}
+        p.append(matching.tag(stored(values), labelled(labels), **options)["p"].to_numpy())
+    p = np.concatenate(p)
+    for level in (1e-2, 1e-3, 1e-4):
+        assert (p <= level).mean() <= level + 3 * np.sqrt(level / len(p)), (level, (p <= level).mean())
+
+
 def test_permutation_test_of_pairs_in_documents_is_nominal():
     shares = []
     for seed in range(12):

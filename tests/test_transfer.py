@@ -13,9 +13,9 @@ from nbkit import illusions, matching, stats
 from nbkit.activations import Activations
 from nbkit.illusions import resampling, transfer, weighted
 from nbkit.illusions.agreement import agreement
-from nbkit.illusions.association import association
 from nbkit.illusions.corpora import Corpus
 from nbkit.illusions.transfer import Rule
+from nbkit.matching import association
 
 D, U = 4, 60  # descriptors and units
 

@@ -1,7 +1,7 @@
 """Scores of every descriptor and unit, and how far each is above what permuted labels would give.
 
 ``auroc`` and ``pearson`` are linear in the ranks or the activations, so that the test of a pair has a closed
-form (``association``) and costs nothing beside the score. Other scorers permute labels, pair by pair.
+form (``matching.association``) and costs nothing beside the score. Others permute labels, pair by pair.
 Units are read in blocks: beside the scores only one block is in memory, as float32.
 """
 
@@ -13,10 +13,8 @@ import numpy as np
 import scipy.special
 
 from nbkit import matching, stats
-from nbkit.illusions.association import association
 from nbkit.illusions.corpora import Corpus
 
-CLOSED = ("auroc", "pearson")  # scorers whose test has a closed form
 NUMBERS_AT_ONCE = 2**21  # activations [unit, row] of a block
 
 
@@ -76,7 +74,7 @@ def _block(part: Corpus, method: str, some: slice, tested: bool) -> Scores:
             f"the activations of unit {bad} are not finite (NaN or infinity): capture them again, in float32"
             " if they are too large for float16, or leave the unit out"
         )
-    if method not in CLOSED:
+    if method not in matching.CLOSED:
         return Scores(matching.scorer_of(method)(x, part.labels).astype(np.float32), None)
     if method == "auroc":
         null, z, c = 0.5, stats.ranks(x.T).T / np.float32(len(x)), _in_pairs(part.labels)
@@ -85,7 +83,7 @@ def _block(part: Corpus, method: str, some: slice, tested: bool) -> Scores:
     if not tested:
         return Scores((null + c.T @ (z - z.mean(0))).astype(np.float32), None)
     cells = None if part.covariates is None or part.groups is not None else matching.cells_of(part.covariates)
-    total, normal = association(z, c, cells=cells, groups=part.groups)
+    total, normal = matching.association(z, c, cells=cells, groups=part.groups)
     return Scores((null + total).astype(np.float32), normal.astype(np.float32))
 
 

@@ -6,6 +6,7 @@
     coverage(tags, labels)             shares of units and descriptors with a tag; ``collisions(tags)``
     compose(stored, labels, units)     "a and not b", where that beats the best single descriptor
     permutation_test(values, labels, descriptors, units)      p of pairs that were chosen on other texts
+    association(x, y)                  the same for all pairs, of a linear score, in closed form
     residuals(values, covariates)      activations without what length, corpus or the like explain
     pooled(stored, labels)             several corpora as one
 
@@ -40,7 +41,10 @@ the score with the best that the unit reaches over all descriptors when the rows
     descriptor        the tag
     score             on the calibration texts
     validation_score  of the same tag on the others
-    p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations).
+    p                 rank 1: (1 + permutations whose best score reaches ``score``) / (1 + permutations);
+                      where none does, for pearson and auroc, the p of the pair in closed form
+                      (``association``) times the number of descriptors, if that is less: among many units
+                      1 / (1 + permutations) may be too much for any to be significant.
                       Rank 2 and below: does this descriptor add to the earlier tags? Their part is
                       removed from the activations, and rows are permuted only among texts with the same
                       earlier tags. NaN where the rank above is not significant (q > ``alpha``)
@@ -61,15 +65,18 @@ compositional explanations (Mu and Andreas 2020); its test on held-out texts is 
 the best of all descriptors, covariates by residuals within cells, ties shared at the edge of the exemplars.
 """
 
+from nbkit.matching.association import CLOSED, association
 from nbkit.matching.baselines import baselines, collisions, coverage
 from nbkit.matching.composites import compose
 from nbkit.matching.scorers import SCORERS, TOGETHER, align, auroc, iou, pearson, score, scorer_of
 from nbkit.matching.tags import cells_of, permutation_test, pooled, residuals, tag
 
 __all__ = [
+    "CLOSED",
     "SCORERS",
     "TOGETHER",
     "align",
+    "association",
     "auroc",
     "baselines",
     "cells_of",

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+import scipy.special
 from tqdm.auto import tqdm
 
 from nbkit import stats
 from nbkit.activations import Activations
+from nbkit.matching.association import CLOSED, association
 from nbkit.matching.scorers import TOGETHER, NotFinite, Scorer, align, both, checked, named, scorer_of
 from nbkit.stats import correlation_interval, halves, p_values, q_values, resampled
 
@@ -79,8 +81,9 @@ def tag(
                   the negated unit; the column ``sign`` says which. None: "both" for FFN units of a gated
                   network (act(gate) * up, whose values are as often negative), else "high"
     permutations  of the label rows; under each, a unit's best score over all descriptors is its null
-                  (0: no test, p and q are NaN). The smallest p is 1 / (1 + permutations): where only a share
-                  s of the units responds, q <= alpha takes more than 1 / (s * alpha) of them
+                  (0: no test, p and q are NaN). For pearson and auroc a closed form goes on where they end;
+                  for others the smallest p is 1 / (1 + permutations): where only a share s of the units
+                  responds, q <= alpha takes more than 1 / (s * alpha) of them
     min_score     and ``alpha``: a line is ``tagged`` if score >= min_score and q <= alpha
     resamples     bootstrap resamples of the held-out texts (or groups) for the interval of
                   ``validation_score``: percentiles, for auroc their variance in Wilson's interval. pearson
@@ -195,14 +198,19 @@ class _Plan:
             return values
         return _without(values, self.cells, self.numbers, (self.first, self.second))
 
+    def inside(self, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What the calibration rows are permuted within, for ``stats.permutations``: and within ``cells``."""
+        found = {} if cells is None else {"cells": cells}
+        if self.groups is not None:
+            found["groups"] = self.groups[self.first]
+        elif self.cells is not None:
+            own = self.cells[self.first]
+            found["cells"] = own if cells is None else cells * (self.cells.max() + 1) + own
+        return found
+
     def within(self, cells: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
         """As many permutations as in ``orders``, within ``cells`` of the calibration rows."""
-        options: dict[str, np.ndarray] = {"cells": cells}
-        if self.groups is not None:
-            options["groups"] = self.groups[self.first]
-        elif self.cells is not None:
-            options["cells"] = cells * (self.cells.max() + 1) + self.cells[self.first]
-        return stats.permutations(len(self.first), len(self.orders), generator, **options)
+        return stats.permutations(len(self.first), len(self.orders), generator, **self.inside(cells))
 
 
 def _planned(
@@ -264,7 +272,9 @@ def _tag_block(
     ranks = 1 + (held_out[None] > validation[:, None]).sum(1)
     low, high = _intervals(values, labels, best, validation, plan, scorer)
     p = np.full(scores.shape, np.nan)
-    p[0] = p_values(scores[0], _null(values[plan.first], labels[plan.first], plan.orders, scorer))
+    x, y = values[plan.first], labels[plan.first]
+    p[0] = p_values(scores[0], _null(x, y, plan.orders, scorer))
+    p[0] = _beyond(p[0], x, y, best[0], len(found), plan, plan.inside())
     return best, scores, validation, p, ranks, low, high
 
 
@@ -292,8 +302,10 @@ def _test_further_ranks(
             cells = np.unique(y[:, tags] > 0.5, axis=0, return_inverse=True)[1].ravel()
             left = _without(x, cells, y[:, tags], everywhere)
             orders = list(plan.within(cells, np.random.default_rng(seed)))
-            scores = np.take_along_axis(scorer(left, y), best[[rank]][:, mine], axis=0)[0]
-            p[rank, mine] = p_values(scores, _null(left, y, orders, scorer))
+            every = scorer(left, y)
+            scores = np.take_along_axis(every, best[[rank]][:, mine], axis=0)[0]
+            drawn, inside = p_values(scores, _null(left, y, orders, scorer)), plan.inside(cells)
+            p[rank, mine] = _beyond(drawn, left, y, best[rank, mine], len(every), plan, inside)
 
 
 def _tag_frame(names: np.ndarray, descriptors: np.ndarray, found: list[np.ndarray], top: int) -> pd.DataFrame:
@@ -325,6 +337,32 @@ def _null(values: np.ndarray, labels: np.ndarray, orders: Sequence[np.ndarray], 
         # [(end,) permutation, descriptor; unit]
         parts.append(found.reshape(-1, len(some), n, found.shape[1]).max((0, 2)))
     return np.concatenate(parts)
+
+
+def _beyond(
+    p: np.ndarray,
+    values: np.ndarray,
+    labels: np.ndarray,
+    best: np.ndarray,
+    choices: int,
+    plan: _Plan,
+    inside: dict[str, np.ndarray],
+) -> np.ndarray:
+    """``p`` [unit], but where no permutation reached the score the closed form, if it is less: p of the pair
+    times the ``choices`` that the unit had (Bonferroni). It is asked only where the first p is the smallest
+    that it can be, so that together they are a p-value, too.
+    """
+    units = np.flatnonzero(p <= 1 / (1 + len(plan.orders)))
+    if plan.method not in CLOSED or not plan.orders or not len(units):
+        return p
+    n, p = labels.shape[1], p.copy()
+    x = values[:, units]
+    x, y = (x, labels) if plan.method == "pearson" else (stats.ranks(x.T).T, labels > 0.5)
+    _, normal = association(x.astype(np.float32), y.astype(np.float32), **inside)
+    low = best[units] >= n  # the end of the unit that was chosen
+    normal = normal[best[units] % n, np.arange(len(units))] * np.where(low, -1, 1)
+    p[units] = np.minimum(p[units], choices * scipy.special.ndtr(-normal.astype(float)))
+    return p
 
 
 def _at_once(orders: Sequence[np.ndarray], size: int) -> Iterator[Sequence[np.ndarray]]:

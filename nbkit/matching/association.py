@@ -8,6 +8,8 @@ import numpy as np
 
 from nbkit.stats import exchangeable
 
+CLOSED = ("auroc", "pearson")  # scorers whose test has a closed form: linear in the ranks or the activations
+
 
 def association(
     x: np.ndarray, y: np.ndarray, *, cells: np.ndarray | None = None, groups: np.ndarray | None = None
