@@ -63,7 +63,8 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# The blue names are sites. Each of the six layers has all of them, so there are many units:
+# The blue names are sites. Each of the six layers has these four; the embeddings come before the first layer.
+# `count` is the number of sites of a kind, `sum` the number of units in all of them:
 
 # %%
 subject.sites.groupby("kind", sort=False)["width"].agg(["count", "sum"])
@@ -84,8 +85,9 @@ for corpus in corpora.values():
 # %% [markdown]
 # ## One pass, then none
 #
-# `capture` runs the model over a corpus and keeps the activations in a store. Asked again with the
-# same arguments, it opens the store instead.
+# `capture` runs the model over 100 texts of a corpus and keeps a number for each text and unit in a store:
+# here the mean over the text's tokens (more in notebook 01). Asked again with the same arguments, it opens
+# the store instead.
 
 # %%
 small = next(iter(corpora.values())).sample(100, seed=SEED)

@@ -12,8 +12,8 @@
 # **Do** measure rules on units whose meaning is known, test whether a rule notices wrong labels, and
 # compute precision@k and recall@k on real units, on held-out texts and on the other corpora.
 # **Learn** what a gold standard for tags can be, why Pearson is the default, and why in another corpus half
-# of the precision is gone, whatever the rule: half and more of the units have nothing to be right about
-# there.
+# of the precision is gone, whatever the rule: half and more of the units that are judged have nothing to be
+# right about there.
 # **Need** about a minute, the stores of notebooks 01 and 04, no network.
 # **Words** [planted unit](../docs/glossary.md#planted-unit), [gold](../docs/glossary.md#gold),
 # [precision at k](../docs/glossary.md#precision-at-k), [recall at k](../docs/glossary.md#recall-at-k),
@@ -68,9 +68,9 @@ evaluation.precision_at_k(toy_tags, by_people, k=1)
 #
 # Nobody knows what a real unit means. So we build some for which we do: rows added to the feed-forward
 # matrices of this very model, each trained to detect one descriptor (*pure*) or either of two
-# (*polysemantic*), and nobody downstream listens to them. Some detect only the length of a text, or its
-# corpus (*distractor*), some nothing (*dead*). They are trained on one part of the texts. Those with an
-# AUROC of .85 on a second part count as planted, and the third part judges.
+# (*polysemantic*), added beside the real ones, and nobody downstream listens to them. Some detect only the
+# length of a text, or its corpus (*distractor*), some nothing (*dead*). They are trained on one part of the
+# texts. Those with an AUROC of .85 on a second part count as planted, and the third part judges.
 
 # %%
 with plots.style():
@@ -120,14 +120,16 @@ pd.DataFrame(known_units).set_index("method")
 # %% [markdown]
 # Each line is a rule: the share of its first tags that are right for units with one meaning (pure), and of
 # its first two for units with two (polysemantic). With as many right descriptors as tags, precision is
-# recall. Most rules find the one meaning; the second one tells them apart.
+# recall. Brackets are 95 % intervals over the units. Most rules find the one meaning; the second one tells
+# them apart.
 #
 # ## Does a rule notice wrong labels?
 #
 # NeuronEval's sanity test: zero half of a descriptor's positives, or add as many wrong ones. A rule that is
 # worth something gives a lower score, for more than 90 % of the units. Here the units are the pure ones,
 # whose meaning is known, and texts are left out until 1 % have the descriptor: the test is about rare ones.
-# Units whose descriptor more than half of the texts have are left out, since it cannot be doubled.
+# Units whose descriptor more than half of all texts have are left out. `missing` and `extra` are the shares
+# of the `units` whose score falls.
 
 # %%
 pure = made.units[(made.units["kind"] == "pure") & made.units["planted"]]
@@ -138,12 +140,13 @@ sane = {m: evaluation.sanity(m, some, known, pairs=pairs, prevalence=0.01, seed=
 pd.DataFrame(sane, index=["missing", "extra", "units", "passed"]).T
 
 # %% [markdown]
-# AUROC ranks the planted units best (there are only 11 polysemantic ones: its interval and Pearson's
-# overlap), but it barely moves when labels of a rare descriptor are missing: at a prevalence of 1 % its
-# excess over .5 shrinks by only .5 %. Pearson is as good on the pure units, finds three in four of the
-# meanings of the polysemantic, and notices both kinds of damage; only cosine does so too. So Pearson chooses
-# the tags, and AUROC, which does not depend on how frequent a descriptor is, compares corpora and serves as
-# gold below. (The full table on UD English EWT is in `benchmarks/results/matching-treebank.json`.)
+# AUROC finds most of the second meanings; but a unit counts as planted by its AUROC, which favours it, and
+# there are only 11 polysemantic ones. And it barely moves when labels of a rare descriptor are missing: at a
+# prevalence of 1 % its excess over .5 shrinks by only .5 %. Pearson is as good on the pure units, finds three
+# in four of the meanings of the polysemantic, and notices both kinds of damage; of the ten rules that can be
+# tested (`soft_wpmi` scores a unit beside others) only cosine does so too. So Pearson chooses the tags, and
+# AUROC, which does not depend on how frequent a descriptor is, compares corpora and serves as gold below.
+# (The full table on UD English EWT is in `benchmarks/results/matching-treebank.json`.)
 #
 # ## Units that mean nothing
 #
@@ -226,13 +229,14 @@ measured.groupby(["where", "method", "k"])[["precision", "recall"]].mean().round
 # %% [markdown]
 # Away, both rules lose half of their precision. Recall rises there, because it is over what the units still
 # respond to: few things, and the easy ones. And the paper's rule, which named all but three of the thirty
-# pure planted units, is right for one real unit in six: planted units are strong, and real ones compete with
-# frequent descriptors.
+# pure planted units, is right for one in six of the real units that have gold: planted units are strong, and
+# real ones compete with frequent descriptors.
 #
 # Precision@2 has a ceiling: a unit with one right descriptor cannot have two right tags. And the gold has a
-# say in which rule wins: "top share" calls a descriptor right when a unit's twenty highest texts have it more
-# often, by half of them, than all texts do. The scorecard shows both golds, at home, with the ceiling, the
-# share of it that is reached, the share of units with a right tag among two, and how few units are judged.
+# say in which rule wins: "top share" calls a descriptor right when its share among the unit's twenty highest
+# texts is larger by .5 than among all texts. The scorecard of the first corpus shows both golds, at home,
+# with the ceiling, the share of it that is reached, the share of units with a right tag among two, and how
+# few units are judged.
 
 # %%
 home, cards = next(iter(corpora)), {}
@@ -244,7 +248,7 @@ pd.DataFrame(cards).map(lambda value: f"{value:.2f}" if isinstance(value, float)
 
 # %% [markdown]
 # By the gold "auroc", the rule `auroc` is ahead (.76 against .69), by "top share", `pearson` (.93 against
-# .80): which rule is ahead depends on the gold, and in neither case do the intervals part the two. Only 12 %
+# .80): which rule is ahead depends on the gold, and each gold prefers the rule that is most like it. Only 12
 # and 3 % of the units have any right descriptor.
 
 # %%
@@ -264,12 +268,14 @@ in_others = np.mean([best_possible(a, b) for a, b in pairs if a != b])
 print(f"best possible precision@2 at home: {at_home:.2f}, in other corpora: {in_others:.2f}")
 
 # %% [markdown]
-# In other corpora even a rule that is always right reaches less than half: half and more of the units
-# with gold at home have no right descriptor there at all. Pearson reaches .22 of that .25, and .43 of .55
-# at home: what is lost away is mostly what the units respond to, not the rule.
+# In other corpora even a rule that is always right reaches .25, less than half of the .55 at home: half and
+# more of the units with gold at home have no right descriptor there at all. Pearson reaches .22 of that .25,
+# and .43 of .55 at home: what is lost away is mostly gold, not the rule. (A part of the gold is lost by
+# selection alone: the units were chosen by it at home.)
 #
 # Units are averaged within each pair of corpora, then pairs are averaged; the intervals resample the pairs,
-# because the corpora, not the units, are what we generalise over; with four corpora they are a rough guide.
+# because the corpora, not the units, are what we generalise over. Four corpora make twelve pairs that are not
+# independent: the intervals are too narrow.
 
 # %%
 rows = []

@@ -37,7 +37,7 @@ treebank = whole.sample(min(preset["probed"], len(whole)), seed=SEED)
 print(treebank)
 
 # %% [markdown]
-# ## By hand: depths of a tree, and the nearest tree to some numbers
+# ## By hand: depths of a tree, and a tree near some numbers
 #
 # In "the old dog barked" the verb is the root (depth 1), the dog hangs on it (2), and "the" and "old" on
 # the dog (3). A treebank has the heads, and depths and distances follow from them: the first words of a
@@ -66,8 +66,8 @@ with plots.style():
 # A *depth profile* is what depths look like when sorted: one 1, then 2, then each the same as the one
 # before or one more.
 #
-# Give every word a number, and ask for the depth profile nearest to them: sort, begin with 1 and 2, and
-# then keep or add one, whichever is nearer.
+# Give every word a number, and ask for a depth profile near to them: sort, begin with 1 and 2, and then keep
+# or add one, whichever is nearer (the published rule; one step at a time, so not always the nearest of all).
 
 # %%
 numbers = [2.4, 3.1, 1.2, 0.3]  # the, old, dog, barked
@@ -116,7 +116,8 @@ summary = trees.intervals(distance)
 uuas = summary[summary["figure"] == "uuas"]
 baseline = trees.linear_baseline(test)
 print(f"adjacent words joined: UUAS {baseline['uuas']:.2f}")
-uuas.pivot_table(index="site", columns="null", values="value", sort=False).round(2)
+shown = uuas.pivot_table(index="site", columns="null", values="value", sort=False)
+shown.rename(columns={"none": "the subject"}).round(2)
 
 # %% [markdown]
 # Layers 1 to 3 are above both; layer 0 is level with adjacent words. In layer 4 the subject is no better than
@@ -126,7 +127,7 @@ uuas.pivot_table(index="site", columns="null", values="value", sort=False).round
 # ## The tree topological probe: depths
 #
 # Three losses, all of squared norms s. `sp`: how far is s from the gold depths. `ssp`: how far is s from
-# *some* depth profile, the nearest one. `essp`: the same profile, written to the words in reversed order.
+# *some* depth profile, one near to it. `essp`: the same profile, written to the words in reversed order.
 # The paper that proposes them sees `ssp` and `essp` as bounds below and above `sp`. Beside them stands what
 # one constant for all words reaches as `sp`: a probe that is not below it found nothing.
 
@@ -135,7 +136,7 @@ nulls = ("none", "shuffled", "random weights", "gaussian")
 topological = trees.measure(subject, treebank, ["sp", "ssp", "essp"], nulls=nulls, **options)
 bounds = trees.bounds(topological)
 print(f"ssp <= sp <= essp at {bounds['holds'].sum()} of {len(bounds)} sites and nulls")
-bounds[bounds["null"] == "none"].round(3)
+bounds[bounds["null"] == "none"].replace("none", "the subject").round(3)
 
 # %% [markdown]
 # `ssp` is below `sp` everywhere. `essp` is not above it at 12 sites of 28, four of them the subject's: the
@@ -150,11 +151,12 @@ bounds[bounds["null"] == "none"].round(3)
 
 # %%
 ssp = topological[topological["metric"] == "ssp"]
-ssp.groupby("null", sort=False)[["loss", "mean_depth", "entropy"]].mean().round(3)
+profiles = ssp.groupby("null", sort=False)[["loss", "mean_depth", "entropy"]].mean()
+profiles.rename({"none": "the subject"}).round(3)
 
 # %% [markdown]
-# The profiles do not tell them apart either: depth and entropy of the subject are those of shuffled words.
-# None has collapsed to one 1 and 2 for all others (a mean depth below 2).
+# Nor do the profiles tell the subject from shuffled words: depth and entropy are the same. (Random weights
+# and noise have deeper ones.) On average none has become one 1 and 2 for all others (a mean depth below 2).
 #
 # The curves, with the values that the paper prints for BERT-large on a log scale (24 layers, another
 # corpus, padding scored as well: see `trees.published_dataset`); at the right below, the three that should be
@@ -193,10 +195,10 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# The subject's line rises above the dotted one in layers 1 to 3 only. X_sp, the distance to the gold depths,
-# is below all baselines up to layer 4. X_ssp, the distance to *some* profile, is no less for the subject than
-# for shuffled words and random weights: a small X_ssp alone does not show a tree; published values come
-# without these baselines.
+# The subject's line rises clearly above the dotted one in layers 1 to 3 only (bands: 95 % over the test
+# sentences). X_sp, the distance to the gold depths, is below all baselines up to layer 4. X_ssp, the distance
+# to *some* profile, is on average no less for the subject than for shuffled words and random weights: a small
+# X_ssp alone does not show a tree; published values come without these baselines.
 #
 # ## One sentence
 #
@@ -252,9 +254,9 @@ table = pd.DataFrame({task: found.set_index("site")["accuracy"] for task, found 
 table.assign(selectivity=table["gold"] - table["control_task"]).round(2)
 
 # %% [markdown]
-# It reaches as much by heart: in the embeddings, layer 0 and the last layer more than for the gold heads, in
-# layers 1 to 4 nearly as much (a selectivity of .01 to .03). The control task is the easier one, with three
-# possible heads; an accuracy of .73 alone is not yet syntax.
+# On the control task it is right as often: in the embeddings, layer 0 and the last layer more often than for
+# the gold heads, in layers 1 to 4 nearly as often (a selectivity of .01 to .03). That task is the easier one,
+# with three possible heads, so the difference cannot be read as syntax; nor can an accuracy of .73 alone.
 #
 # ## Exercises
 #

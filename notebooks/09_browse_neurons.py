@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 09 · Browse neurons: .47 of a unit's neighbours are its neighbours in another corpus, .59 at home
+# # 09 · Browse neurons: of a unit's ten neighbours .59 are the same on other texts, .47 in another corpus
 #
 # **Do** search the units by descriptor and by word, look at one with its neighbours and in two corpora side
 # by side, and write a page of them that opens without a kernel.
@@ -41,8 +41,9 @@ pd.set_option("display.max_colwidth", 90)
 # %% [markdown]
 # ## By hand: search by descriptor
 #
-# Which units respond to questions? In every corpus the score of each unit for *question*, and of a unit's
-# scores the highest: a unit that is good in one corpus only shall be found, too. That is where illusions are.
+# Which units respond to questions? We score each unit for *question* in every corpus (Pearson) and order the
+# units by the highest of their scores: a unit that is good in one corpus only shall be found, too. That is
+# where illusions are.
 
 # %%
 by_corpus = pd.DataFrame(
@@ -67,7 +68,8 @@ browser.best_units("negation", 3)
 
 # %% [markdown]
 # A word is searched for in another way. What a unit does on the word itself is not in a store of texts, so
-# the model reads some texts with the word: how far is the unit, there, above its mean on the other words?
+# the model reads some texts with the word: how far is the unit, there, above its mean on the other words, in
+# standard deviations of these?
 
 # %%
 forms = pd.concat([c.frame["text"].str.lower().str.findall(r"\w+").explode() for c in corpora.values()])
@@ -83,10 +85,11 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# It opens on the unit that notebook 04 began with. Look at four things, in this order. The **table**:
-# is the frame, the best tag, in the same line in every corpus? The **histograms**: two heaps, or one with a
-# long tail? The **texts**: would you have said the same without the tag? The **shading**: is it one word that
-# lights up, or the sentence? Then choose a descriptor or type a word, and another unit.
+# It opens on the unit that notebook 04 began with. Look at four things, in this order. The **table**: is the
+# frame, the best tag, in the same line in every corpus? (Scores are Pearson correlations here, AUROC in
+# notebook 04; where no text of a corpus has a descriptor it is 0.) The **histograms**: two heaps, or one with
+# a long tail? The **texts**: would you have said the same without the tag? The **shading**: is it one word
+# that lights up, or the sentence? Then choose a descriptor or type a word, and another unit.
 
 # %%
 browser
@@ -96,6 +99,8 @@ browser
 #
 # Is the best tag the same? Do the scores of all descriptors agree? And what does the test of notebook 04 say:
 # in how many random cuts was the tag chosen, was it the best on the other half, and in the other corpus, too?
+# (`over units`: how far the scores of all units for this descriptor agree between the two corpora; `best
+# units`: how many of its ten best units are the same.)
 
 # %%
 best = [browser.best_units(name, 1)[0] for name in browser.descriptors[:12]]
@@ -174,10 +179,11 @@ print(f"difference, unit by unit:        {stats.bootstrap(np.subtract(same, away
 print(f"by chance, ten of {len(browser.units) - 1:,} others:   {10 / (len(browser.units) - 1):.3f}")
 
 # %% [markdown]
-# Thirty units with ten neighbours each; at home a mean over four corpora, away over twelve pairs of them.
-# Four in ten are lost already from one half of a corpus to the other, because each half has few texts.
-# Another corpus takes some more; by chance next to nothing would stay. So a group of neurons that "belong
-# together" is a finding about a model and a corpus, like a tag, and needs the same control.
+# Thirty units, the best of their descriptors, with ten neighbours each; at home a mean over four corpora,
+# away over twelve pairs of them; the intervals are over the thirty units. Four in ten are lost already from
+# one half of a corpus to the other, because each half has few texts. Another corpus takes some more; by
+# chance next to nothing would stay. So a group of neurons that "belong together" is a finding about a model
+# and a corpus, like a tag, and needs the same control.
 #
 # ## A page for others
 #
@@ -220,9 +226,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to: of a
-# unit's ten nearest .59 are the same on other texts of its corpus, and .47 in another. Next:
-# `05_evaluate_tags`.
+# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to: of
+# thirty well tagged units' ten nearest .59 are the same on other texts of the corpus, and .47 in another.
+# Next: `05_evaluate_tags`.
 
 # %%
 provenance.show()

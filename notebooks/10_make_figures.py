@@ -12,7 +12,7 @@
 # **Do** draw the figures of a paper in single and double column, from activations that are already there, and
 # ask a file how it was made.
 # **Learn** what a figure has to carry so that somebody else, or you in a year, can make it again.
-# **Need** less than a minute, the stores of notebooks 01 to 06, no network.
+# **Need** half a minute, the stores of notebooks 01 to 06, no network.
 # **Words** [store](../docs/glossary.md#store), [baseline](../docs/glossary.md#baseline).
 
 # %%
@@ -124,7 +124,8 @@ with plots.style():
 
 # %% [markdown]
 # `read` takes the manifest out, `check` holds it against what is here: the subject, the corpora, the numbers,
-# the versions. In a terminal: `python -m nbkit.workshop figures/paper/unit_by_corpus_double.svg`.
+# and the versions, which get a line where they differ. In a terminal: `python -m nbkit.workshop
+# figures/paper/unit_by_corpus_double.svg`.
 
 # %%
 assert provenance.read(picture) == by_hand, "hand and kit disagree"
@@ -139,7 +140,7 @@ pd.DataFrame(workshop.figures.check(picture))
 
 # %%
 home = next(iter(corpora))
-tags = matching.tag(ffn[home], labels[home], groups=corpora[home].documents, permutations=50, seed=SEED)
+tags = matching.tag(ffn[home], labels[home], groups=corpora[home].documents, seed=SEED)
 
 
 def held_out(column):
@@ -152,16 +153,16 @@ def held_out(column):
 
 # %%
 drawn = tags.loc[tags["rank"] == 1, ["unit", "descriptor", "score", "validation_score", "q"]]
-about = {"corpora": {home: corpora[home]}, "permutations": 50}
+about = {"corpora": {home: corpora[home]}, "permutations": 200}
 make("held_out", held_out, drawn.reset_index(drop=True), **about)
 
 # %% [markdown]
-# The weak tags lose most: they were the best of many by luck.
+# The weak tags lose the largest share of their score: the best of many is partly luck.
 #
 # ## Within and across corpora
 #
-# The distance between blue and red is the illusion gap. Comparing took notebook 04 minutes; it kept what it
-# found, so that a figure can be drawn again in another width.
+# The distance between the two large points, blue and orange, is the illusion gap. Comparing took notebook 04
+# minutes; it kept what it found, so that a figure can be drawn again in another width.
 
 # %%
 found = preset.kept("agreement")

@@ -81,9 +81,9 @@ pd.Series({name: by_hand(name) for name in (opening["home"], opening["away"])}).
 #
 # ## With the kit
 #
-# `judge` does the same for every corpus, and asks for more: that permuted labels do not do as well, that no
-# other description explains the unit better, and that not every other unit fits as well. Here the labeller
-# is the label matrix of notebook 02.
+# `judge` does the same for every corpus, and asks for more: an AUROC of .7 at least, that permuted labels do
+# not do as well, that no other description explains the unit better, and that no more than one unit in twenty
+# fits as well. Here the labeller is the label matrix of notebook 02.
 
 # %%
 one = pd.DataFrame({"unit": [unit], "description": [claim]})
@@ -94,9 +94,10 @@ judged.table().drop(columns=["unit", "verdict"])
 
 # %% [markdown]
 # One line for each corpus: how many texts have it, the AUROC with its interval, and q, which is small where
-# permuted labels hardly do as well. *Unit rank* is the unit's place among all units for this description:
-# 89th in fiction, in the middle elsewhere. So the claim holds where it was made, and not found is what the
-# others say.
+# permuted labels hardly do as well (over all claims that are judged together; *rank* is among their
+# descriptions, of which there is one here). *Unit rank* is the unit's place among all units for this
+# description: 89th in fiction, far down elsewhere. So the claim holds where it was made. In the encyclopedia
+# the unit is related to it, but below .7: not found, as in the others.
 #
 # ## The kit's own claims
 #
@@ -122,15 +123,16 @@ outcomes = own.corpora.groupby("corpus", sort=False)["outcome"].value_counts().u
 outcomes.assign(claims=len(made))
 
 # %% [markdown]
-# Of 96 claims 80 hold on the other half of the reviews, and between 75 and 86 in the other corpora. *Fits
-# many*: so do more than one unit in twenty; *too few*: of the texts that have it, to say.
+# Of 96 claims 80 hold on the other half of the reviews, and between 75 and 86 in the other corpora (the half
+# has 230 texts, the others 460, so that more can be decided there). *Fits many*: more than one unit in twenty
+# fits as well. *Too few*: too few texts have what is claimed.
 
 # %%
 own.counts()
 
 # %% [markdown]
-# 68 hold in all corpora, 24 in some, 4 in none. These are the three clearest units of each descriptor: of
-# ordinary tags far fewer survive (notebook 04).
+# 68 hold in all corpora, 24 in some, 4 in none. These are the three clearest units of each descriptor;
+# notebook 04 asked another question of all tags, whether they are first again.
 
 # %%
 own.baselines.astype(str)
@@ -157,6 +159,10 @@ parts = {n: activations.capture(planted.subject, c, cache=False) for n, c in pla
 meant = planted.units[planted.units["planted"]]
 meant.groupby("kind")["unit"].nunique()
 
+# %% [markdown]
+# Of sixteen of each kind these reached an AUROC that makes them planted. Each dataset-local unit was taught
+# one descriptor in one corpus and another in a second; what it does in the other two nobody taught it.
+
 # %%
 true = meant.rename(columns={"descriptor": "description"})[["unit", "description", "kind"]]
 pure = true[true["kind"] == "pure"]
@@ -167,8 +173,8 @@ on_planted = claims.judge(parts, known, planted.held_out, labeller=planted.label
 pd.crosstab(on_planted.verdicts["kind"], on_planted.verdicts["verdict"])
 
 # %% [markdown]
-# No claim of another unit is found, and each dataset-local unit holds somewhere and not everywhere, as it
-# should. Of the pure ones, which should hold everywhere, some do not. Why?
+# No claim of another unit is found. The ten of the dataset-local units, two of each, all hold somewhere and
+# none everywhere. Of the pure ones, which should hold everywhere, some do not. Why?
 
 # %%
 lines = on_planted.corpora.merge(on_planted.verdicts[["claim", "kind"]], on="claim")
@@ -176,7 +182,9 @@ pd.crosstab(lines["kind"], lines["outcome"])
 
 # %% [markdown]
 # A line for each claim and corpus. Of the 48 of the pure units 42 hold, five have too few texts (184 a corpus
-# are left to judge on), and once many units fit as well. It is the texts that are few.
+# are left to judge on), and once many units fit as well: in five of six lines it is the texts that are few.
+# The ten claims about dataset-local units hold in 20 of 40 lines, more than the ten that were taught: what a
+# unit does in a corpus where nobody taught it anything may be like what it was taught elsewhere.
 #
 # ## Twenty claims that people wrote
 #
@@ -194,9 +202,9 @@ table.sort_values(["made_by", "verdict"]).reset_index(drop=True)
 
 # %% [markdown]
 # None of the six inventions holds; for one the texts are too few, since hardly any says "very". Of the
-# fourteen that a reader took from reviews nine hold everywhere and five in some corpora: *members of the
-# family* does not even hold in the reviews by this labeller. Is that the claim, or the labeller? Look at
-# the texts.
+# fourteen that a reader took from reviews nine hold everywhere (in the reviews these are the texts that the
+# reader saw; the other three corpora are the test) and five in some corpora: *members of the family* does not
+# even hold in the reviews by this labeller. Is that the claim, or the labeller? Look at the texts.
 #
 # ## A page for each claim
 #
@@ -230,9 +238,9 @@ found = claims.meanings(stored, corpora, people.head(3), seed=SEED)
 found[["unit", "claim", "claim_auroc", "meaning", "description", "texts", "auroc", "null_high", "p"]].round(2)
 
 # %% [markdown]
-# `null_high` is what the best of as many descriptions of a random direction reaches. The first two units
-# have one meaning; the third has two clusters, water by day and ice, both above the null: two sides of one
-# claim.
+# `null_high` is what the best of as many descriptions of a random direction reaches. For the first two units
+# one cluster is found; for the third two, named *water / day* (just above the null) and *water / ice*: two
+# sides of one claim, if they are two.
 #
 # The other way round, `claims.sensitivity(subject, people, "smollm2")` has new texts written for each
 # description and asks whether the unit fires on them, beside texts for other descriptions. It needs a

@@ -52,7 +52,7 @@ def execute(source: Path, preset: str) -> nbformat.NotebookNode:
     environment.setdefault("NBKIT_CACHE", str(ROOT / "cache"))
     client = NotebookClient(
         notebook,
-        timeout=1800,
+        timeout=4 * 3600,  # of a cell: fine-tuning a decoder on a slow machine takes an hour
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,

@@ -22,9 +22,9 @@ FIGURES = {
     "q": lambda x: f"{x['q']:.2g}",
     "rank among descriptions": lambda x: f"{x['rank']:,} of {x['rivals'] + 1:,}",
     "rank among units": lambda x: f"{x['unit_rank']:,} of {x['units']:,}",
-    "other units as good": lambda x: f"{x['as_good']:,}",
-    "top texts that have it": lambda x: f"{x['top_has']:.2f} (all texts {x['positives'] / x['texts']:.2f})",
-    "of those that have it, high": lambda x: f"{x['has_high']:.2f}",
+    "other units within its interval": lambda x: f"{x['as_good']:,}",
+    "of its top texts have it": lambda x: f"{x['top_has']:.2f} (all texts {x['positives'] / x['texts']:.2f})",
+    "of texts that have it, among its highest": lambda x: f"{x['has_high']:.2f}",
     "outcome": lambda x: x["outcome"],
 }
 
