@@ -183,8 +183,8 @@ with plots.style():
 
 # %% [markdown]
 # Strong tags lie near the diagonal, a little below; most points are weak tags, and many of these lose most of
-# their score. Units whose tag has .3 on *both* halves are in all layers, more of them in layers 2 and 3 than
-# elsewhere.
+# their score. Units whose first tag has .3 or more on the held-out half are in all layers, more of them in
+# layers 2 and 3 than elsewhere.
 #
 # ## How good is that? The baselines
 #

@@ -53,7 +53,7 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# Held-out texts, the blue arrow, are what most studies test on. The illusion is on the red arrows.
+# Held-out texts, the blue arrow, are what most studies test on. The illusion is on the orange arrows.
 #
 # ## Four kinds of units
 #
@@ -270,7 +270,9 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# How far apart are the corpora? A linear SVM guesses from the last layer which corpus a text is from.
+# The top texts of fiction (diamonds) lie at one side, apart from those of the other three corpora: other
+# texts, of another kind. How far apart are the corpora? A linear SVM guesses from the last layer which corpus
+# a text is from.
 
 # %%
 last_layer = captured(subject, last, "mean")

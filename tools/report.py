@@ -21,9 +21,9 @@ CAPTIONS = {
     "04_outcomes": "What becomes of a tag on held-out texts of its corpus and in the other corpora: it is"
     " kept, another one is better there (changed), nothing answers there (silent), or the texts are too"
     " few to say. Thin bars are baselines: units with the same encoding everywhere, random directions,"
-    " shuffled labels.",
+    " random weights.",
     "04_agreement": "How often a unit's first tag is still its first tag: on held-out texts of its corpus"
-    " (blue), and in the other corpora (red). The distance is the illusion gap. Small marks are baselines.",
+    " (blue), and in the other corpora (orange). The distance is the illusion gap. Small marks are baselines.",
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",

@@ -267,7 +267,7 @@ def layers(tags: pd.DataFrame, min_score: float = 0.3, ax: Axes | None = None) -
     layer = tags["unit"].str.extract(r"layer\.(\d+)\.")[0].astype(int)
     found = layer[(tags["rank"] == 1) & (tags["validation_score"] >= min_score)]
     sns.countplot(x=found, order=range(layer.max() + 1), color=BLUE, saturation=1, ax=ax)
-    ax.set(xlabel="layer", ylabel=f"units with a tag ≥ {min_score:g}")
+    ax.set(xlabel="layer", ylabel=f"units with a tag ≥ {min_score:g}, held out")
     return plain(ax)
 
 
