@@ -183,7 +183,7 @@ from sklearn.metrics import roc_auc_score
 
 given = {"proposals": proposals[name]}
 read = close = descriptors.label(corpora[name], merged, **given)
-if (read.sum() >= 5).any():  # else these texts share too few phrases to calibrate with
+if read.sum().between(5, len(read) - 5).any():  # else there is too little to calibrate with
     close = descriptors.label(corpora[name], merged, "similarity", **given)
 varied = [c for c in close if 5 <= read[c].sum() <= len(read) - 5]
 area = [roc_auc_score(read[c], close.loc[read.index, c]) for c in varied]

@@ -1,6 +1,7 @@
 """Trees: the closed form against the paper's loop and brute force, gold trees against networkx-free search,
 probes against planted trees, spanning trees and rank correlations against scipy."""
 
+import dataclasses
 import itertools
 from dataclasses import replace
 
@@ -211,6 +212,30 @@ def test_a_planted_tree_is_found_and_noise_is_not(metric):
         assert table.loc["planted", "uuas"] > 0.95 and table.loc["noise", "uuas"] < baseline + 0.2
     else:
         assert table.loc["planted", "root_accuracy"] > 0.95 and table.loc["noise", "root_accuracy"] < 0.5
+
+
+def test_a_tree_is_found_in_long_vectors_with_a_sink_in_front():
+    """As in a decoder: vectors of length 300, and the first word of each sentence a hundred times longer."""
+    plain = planted()
+    values = plain.values.float() * 300 / plain.values.float().norm(dim=2).median()
+    first = torch.zeros(values.shape[1], dtype=torch.bool)
+    first[torch.from_numpy(plain.starts)] = True
+    values[:, first] *= 50
+    found = {}
+    for name, (vectors, scale) in {
+        "as they are": (values, None),
+        "evened": treebank._evened(values)[:2],
+    }.items():
+        some = dataclasses.replace(plain, values=vectors, scale=scale)
+        train, dev, test = trees.split(some)
+        probes = trees.fit(train, dev, "distance", **{**OPTIONS, "learning_rate": 1e-3})
+        found[name] = trees.score(probes, test).set_index("site").loc["planted", "uuas"]
+    assert found["evened"] > found["as they are"] + 0.2, found
+    evened, scale, shortened = treebank._evened(values)
+    assert evened.float().norm(dim=2).median().item() == pytest.approx(treebank.LENGTH, rel=0.05)
+    assert shortened == 2 * len(plain) and (scale < 0.1).all()
+    same, one, none = treebank._evened(plain.values)
+    assert torch.equal(same, plain.values) and (one == 1).all() and none == 0
 
 
 def test_all_sites_together_are_each_site_alone():

@@ -247,7 +247,8 @@ def _start(subject: Subject, site: str, probes: Probes | None, rank: int | None,
     if probes is not None:
         if site not in probes.sites:
             raise ValueError(f"the probes are of {', '.join(probes.sites)}, not of {site}")
-        return probes.weight[probes.sites.index(site)].clone().to(subject.device)
+        at, scale = probes.sites.index(site), probes.options.get("scale")
+        return probes.weight[at].clone().to(subject.device) * (1.0 if scale is None else float(scale[at]))
     width = int(subject.sites.set_index("site")["width"][site])
     generator = torch.Generator().manual_seed(seed)
     shape = (width, rank or width // 2)

@@ -33,7 +33,7 @@ class Probes:
     weight: torch.Tensor  # [site, width, rank] B
     heads: torch.Tensor | None  # [site, width, rank] C of edge
     dev: list[np.ndarray]  # [epoch][site] loss on the development sentences
-    options: dict[str, Any]
+    options: dict[str, Any]  # of ``fit``, and the ``scale`` of the vectors it saw
 
     def rank(self) -> np.ndarray:
         """Effective rank [site]: exp of the entropy of the squared singular values."""
@@ -100,7 +100,8 @@ def fit(
         best = torch.where(better, now, best)
         for keep, weight in zip(kept, weights, strict=True):
             keep[better] = weight.detach()[better]
-    options = {"rank": rank, "assign": assign, "projection": projection, "task": task, "seed": seed}
+    options: dict[str, Any] = {"rank": rank, "assign": assign, "projection": projection, "task": task}
+    options |= {"seed": seed, "scale": train.scale}
     return Probes(metric, train.sites, kept[0], kept[1] if metric == "edge" else None, history, options)
 
 

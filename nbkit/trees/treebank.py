@@ -20,6 +20,8 @@ from nbkit.trees.depths import depths, distances, heads_of, not_trees
 
 NULLS = ("none", "shuffled", "random weights", "gaussian")
 WORDS_AT_ONCE = 640  # words in a step of the probes' training
+LONG, LENGTH = 40.0, 10.0  # a site whose median vector is longer than the first is scaled to the second
+LONGEST = 4.0  # times the median: a longer vector is shortened
 PUNCTUATION = "PUNCT"
 
 
@@ -41,6 +43,8 @@ class TreeDataset:
     text_ids: np.ndarray  # [sentence]
     distance: list[np.ndarray]  # [sentence] of [word, word] edges apart
     dropped: dict[str, int]  # sentences left out, by reason
+    scale: torch.Tensor | None = None  # [site] what the subject's vectors were multiplied by; None: by 1
+    shortened: int = 0  # vectors that were far longer than the others of their site
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -93,6 +97,10 @@ def dataset(
               "random weights": the untrained subject; "gaussian": noise with the norm of each vector
     cache, progress   of ``activations.capture``
 
+    The probes' steps suit vectors as long as an encoder's. Where the median length at a site is over 40, its
+    vectors are scaled to a median of 10 (``scale``); one of over four times the median, an attention sink, is
+    shortened to that (``shortened`` counts them over all sites). In MiniLM neither happens.
+
     Left out and counted in ``dropped``: sentences of other lengths, whose heads are no tree, in which words
     share a vector (those of a multiword token, and "can" "not" in a model that has "cannot" as one token), or
     which lost words in the tokenizer. No trees, no sentence left, or several widths: ``ValueError``.
@@ -117,9 +125,11 @@ def dataset(
     if words.empty:
         raise ValueError(f"no sentence of {treebank.name} is left: {dropped}")
     values = _sites_first(stored.values, place, len(widths))
+    values, scale, shortened = _evened(values)
     if null == "gaussian":
         values = _gaussian(values, seed)
-    return _dataset_of(values, list(widths.index), words, dropped)
+    found = _dataset_of(values, list(widths.index), words, dropped)
+    return replace(found, scale=scale, shortened=shortened)
 
 
 def _found(
@@ -198,6 +208,20 @@ def _sites_first(values: np.ndarray, place: np.ndarray, n_sites: int) -> torch.T
     width = values.shape[1] // n_sites
     parts = [np.asarray(values[:, i * width : (i + 1) * width])[place] for i in range(n_sites)]
     return torch.from_numpy(np.stack(parts))
+
+
+def _evened(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """``values`` at the length that probes are made for, the factor [site], and how many were shortened."""
+    found, scale, shortened = torch.empty_like(values), torch.ones(len(values)), 0
+    for i, site in enumerate(values):
+        length = site.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
+        typical = length.median()
+        if typical > LONG:
+            scale[i] = LENGTH / typical
+        factor = (LONGEST * typical / length).clamp(max=1)
+        shortened += int((factor < 1).sum())
+        found[i] = (site.float() * factor * scale[i]).to(values.dtype)
+    return found, scale, shortened
 
 
 def _gaussian(values: torch.Tensor, seed: int) -> torch.Tensor:
