@@ -23,7 +23,7 @@ CAPTIONS = {
     " few to say. Thin bars are baselines: units with the same encoding everywhere, random directions,"
     " random weights.",
     "04_agreement": "How often a unit's first tag is still its first tag: on held-out texts of its corpus"
-    " (blue), and in the other corpora (orange). The distance is the illusion gap. Small marks are baselines.",
+    " (blue), and in other corpora (orange). The distance is the illusion gap. Small marks are baselines.",
     "05_precision_recall": "Precision and recall of the first k tags, with gold from held-out texts at home"
     " (left) and away (right), for Pearson and for the rule of the paper. Recall away is over what the units"
     " still respond to away.",
