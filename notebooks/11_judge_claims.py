@@ -256,7 +256,9 @@ found[["unit", "claim", "claim_auroc", "meaning", "description", "texts", "auroc
 layer = subject.select("ffn")[-1]
 few = {n: s.select(units=s.units.query("site == @layer")["unit"].tolist()) for n, s in stored.items()}
 words = {n: frame[shared] for n, frame in labels.items()}
-site = plots.atlas(preset.results / "atlas", subject, corpora, few, words, judged=on_people, word_texts=0)
+about = on_people.verdicts["unit"].isin(few[home].units["unit"]).any()  # does a claim speak of this layer?
+told = {"judged": on_people if about else None, "word_texts": 0}
+site = plots.atlas(preset.results / "atlas", subject, corpora, few, words, **told)
 size = sum(path.stat().st_size for path in site.parent.rglob("*") if path.is_file())
 print(f"{len(few[home].units):,} units, {size / 1e6:.1f} MB")
 

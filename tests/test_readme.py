@@ -354,6 +354,13 @@ def test_the_time_of_each_notebook_is_the_one_measured():
     assert together / 2 < minutes <= together / 2 + 2 and minutes == presets["sample"]["minutes"]
 
 
+def test_the_table_of_encoder_and_decoder_is_that_of_the_runs():
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    found = results_of("decoder")
+    for name, encoder in found["sample"].items():
+        assert f"| {name} | {encoder} | {found['decoder'][name]} |" in page
+
+
 def test_what_how_we_know_names_is_there():
     """Every test, benchmark and notebook that the book's page names exists, and no benchmark is unnamed."""
     page = (ROOT / "docs" / "how_we_know.md").read_text(encoding="utf-8")
