@@ -100,8 +100,7 @@ def fit(
         best = torch.where(better, now, best)
         for keep, weight in zip(kept, weights, strict=True):
             keep[better] = weight.detach()[better]
-    options: dict[str, Any] = {"rank": rank, "assign": assign, "projection": projection, "task": task}
-    options |= {"seed": seed, "scale": train.scale}
+    options = dict(rank=rank, assign=assign, projection=projection, task=task, seed=seed, scale=train.scale)
     return Probes(metric, train.sites, kept[0], kept[1] if metric == "edge" else None, history, options)
 
 
