@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import shortest_path
 from sklearn.metrics import matthews_corrcoef
 
 from nbkit import models, texts, trees
-from nbkit.trees import probes, treebank
+from nbkit.trees import finetuning, probes, treebank
 from nbkit.trees.depths import ASSIGN
 
 
@@ -236,6 +236,14 @@ def test_a_tree_is_found_in_long_vectors_with_a_sink_in_front():
     assert shortened == 2 * len(plain) and (scale < 0.1).all()
     same, one, none = treebank._evened(plain.values)
     assert torch.equal(same, plain.values) and (one == 1).all() and none == 0
+
+
+def test_a_probe_of_scaled_vectors_begins_at_the_size_of_the_models_own(minilm):
+    weight = torch.ones(1, 384, 2)
+    fitted = probes.Probes("ssp", ["layer.1.hidden"], weight, None, [], {})
+    scaled = dataclasses.replace(fitted, options={"scale": torch.tensor([0.25])})
+    plain = finetuning._start(minilm, "layer.1.hidden", fitted, None, 0)
+    assert torch.equal(finetuning._start(minilm, "layer.1.hidden", scaled, None, 0), 0.25 * plain)
 
 
 def test_all_sites_together_are_each_site_alone():

@@ -5,6 +5,7 @@ is pooled into rows as soon as it is there, so that only the pooled values are k
 packing only through float rounding (of the order of 1e-6 in float32).
 
     block_values(subject, work, block, bar)   [row, unit] of a block of texts
+    values_of(subject, works, block, bar)     the same for several works on the same tokens, in one pass
     run_batch(subject, work, texts)           [row, unit] of a few texts, in halves where memory is short
     batches(subject, plan)                    all texts as inputs, for forward passes of your own
     pool_tokens(values, members, pool)        [piece, token, unit] -> [row, unit]
@@ -12,7 +13,6 @@ packing only through float rounding (of the order of 1e-6 in float32).
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -33,18 +33,30 @@ GPU_BATCH_TOKENS = 2**15  # the same on a GPU; not measured. Halved where the me
 
 def block_values(subject: Subject, work: Work, block: tuple[int, int], bar: tqdm | None) -> torch.Tensor:
     """Values ``[row, unit]`` of one block of texts, on the subject's device."""
-    plan, dtype = work.plan, getattr(torch, work.identity["dtype"])
-    base = plan.first_row[block[0]]
-    n_rows = int(plan.first_row[block[1]] - base)
-    values = torch.empty(n_rows, len(work.units), dtype=dtype, device=subject.device)
-    for batch in batches_of(plan, block, token_budget(subject)):
-        rows = rows_of(plan, batch) - base
-        if len(rows):
-            values[_on(rows, values)] = run_batch(subject, work, batch).to(dtype)
+    (values,) = values_of(subject, [work], block, bar)
+    return values
+
+
+def values_of(
+    subject: Subject, works: Sequence[Work], block: tuple[int, int], bar: tqdm | None
+) -> list[torch.Tensor]:
+    """``block_values`` of each work, in one pass: their plans differ in rows, and have the same tokens."""
+    found, bases = [], [work.plan.first_row[block[0]] for work in works]
+    for work, base in zip(works, bases, strict=True):
+        shape = int(work.plan.first_row[block[1]] - base), len(work.units)
+        dtype = getattr(torch, work.identity["dtype"])
+        found.append(torch.empty(shape, dtype=dtype, device=subject.device))
+    for batch in batches_of(works[0].plan, block, token_budget(subject)):
+        rows = [rows_of(work.plan, batch) - base for work, base in zip(works, bases, strict=True)]
+        asked = [i for i, some in enumerate(rows) if len(some)]  # a text need not have a word
+        pooled = _run_batch(subject, [works[i] for i in asked], batch) if asked else []
+        for i, part in zip(asked, pooled, strict=True):
+            found[i][_on(rows[i], found[i])] = part.to(found[i].dtype)
         if bar is not None:
             bar.update(len(batch))
-    check_finite(values, work, base)
-    return values
+    for work, values, base in zip(works, found, bases, strict=True):
+        _check_finite(values, work, base)
+    return found
 
 
 def progress_bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
@@ -53,8 +65,7 @@ def progress_bar(subject: Subject, texts: Texts, progress: bool) -> tqdm:
     return tqdm(total=len(texts), desc=name, unit=" texts", disable=not progress, leave=False)
 
 
-def check_finite(values: torch.Tensor, work: Work, base: int) -> None:
-    """``ValueError`` with the first unit and text whose value is not finite; ``base``: row of the first."""
+def _check_finite(values: torch.Tensor, work: Work, base: int) -> None:
     # one sum instead of a table of flags: a NaN or an infinity survives in it (two cancel into a NaN)
     if bool(torch.isfinite(values.sum(dtype=torch.float64))):
         return
@@ -149,10 +160,15 @@ def _padded(rows: list[np.ndarray], fill: Any) -> torch.Tensor:
 
 def run_batch(subject: Subject, work: Work, batch: list[int]) -> torch.Tensor:
     """Pooled activations ``[row, unit]`` of a few texts, in their order; in halves where memory is short."""
+    (values,) = _run_batch(subject, [work], batch)
+    return values
+
+
+def _run_batch(subject: Subject, works: Sequence[Work], batch: list[int]) -> list[torch.Tensor]:
     try:
-        return _forward(subject, work, batch)
+        return _forward(subject, works, batch)
     except torch.OutOfMemoryError as error:
-        tokens = padded_tokens(work.plan, batch)
+        tokens = padded_tokens(works[0].plan, batch)
         if len(batch) == 1:
             raise RuntimeError(
                 f"a single text of {tokens} tokens does not fit in the memory of {subject.device}: capture"
@@ -162,17 +178,26 @@ def run_batch(subject: Subject, work: Work, batch: list[int]) -> torch.Tensor:
         torch.cuda.empty_cache()
     log.warning("%s: out of memory with %s tokens in a batch, going on in halves", subject.device, tokens)
     half = len(batch) // 2
-    return torch.cat([run_batch(subject, work, part) for part in (batch[:half], batch[half:])])
+    parts = [_run_batch(subject, works, part) for part in (batch[:half], batch[half:])]
+    return [torch.cat(both) for both in zip(*parts, strict=True)]
 
 
 @torch.inference_mode()
-def _forward(subject: Subject, work: Work, batch: list[int]) -> torch.Tensor:
-    plan, identity = work.plan, work.identity
-    members, pieces = [plan.members(t) for t in batch], plan.n_pieces[batch]
-    pool = functools.partial(pool_tokens, members=members, pool=identity["pool"], pieces=pieces)
-    found = subject.run(inputs_of(subject, plan, batch), identity["sites"], keep=pool)
+def _forward(subject: Subject, works: Sequence[Work], batch: list[int]) -> list[torch.Tensor]:
+    plan = works[0].plan
+    members = [[work.plan.members(t) for t in batch] for work in works]
+    pools, pieces = [work.identity["pool"] for work in works], plan.n_pieces[batch]
+
+    def pooled(values: torch.Tensor) -> list[torch.Tensor]:
+        return [pool_tokens(values, own, how, pieces) for own, how in zip(members, pools, strict=True)]
+
+    sites = list(dict.fromkeys(site for work in works for site in work.identity["sites"]))
+    found = subject.run(inputs_of(subject, plan, batch), sites, keep=pooled)
     # of a model on several devices each block pools where it is: only rows move
-    return torch.cat([found[site].to(subject.device) for site in identity["sites"]], dim=1)
+    return [
+        torch.cat([found[site][i].to(subject.device) for site in work.identity["sites"]], dim=1)
+        for i, work in enumerate(works)
+    ]
 
 
 # ---------------------------------------------------------------------------------- pooling

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from nbkit import provenance
-from nbkit.activations.forward import (
-    batches_of,
-    check_finite,
-    inputs_of,
-    pool_tokens,
-    progress_bar,
-    rows_of,
-    run_batch,
-    token_budget,
-)
-from nbkit.activations.plan import Work, identity_of, work_of
+from nbkit.activations.forward import progress_bar, values_of
+from nbkit.activations.plan import identity_of, work_of
 from nbkit.activations.store import Activations, capture, filled, folder_of, locked
 from nbkit.models import Subject
 from nbkit.texts import Texts
@@ -54,49 +42,9 @@ def capture_each(
         for long in ("truncate", "windows"):
             alike = {folder: work for folder, work in whole.items() if work.identity["long"] == long}
             if len(alike) > 1:
-                values = _in_one_pass(subject, texts, list(alike.values()), progress)
+                with progress_bar(subject, texts, progress) as bar:
+                    values = values_of(subject, list(alike.values()), (0, len(texts)), bar)
                 for (folder, work), ready in zip(alike.items(), values, strict=True):
                     filled(folder, subject, texts, work.identity, progress=progress, ready=ready)
     options = {"cache": root, "progress": progress}
     return {name: capture(subject, texts, **arguments, **options) for name, arguments in asked.items()}
-
-
-def _in_one_pass(subject: Subject, texts: Texts, works: Sequence[Work], progress: bool) -> list[torch.Tensor]:
-    """Values [row, unit] of each work, whose plans have the same tokens."""
-    plan, found = works[0].plan, []
-    for work in works:
-        dtype = getattr(torch, work.identity["dtype"])
-        found.append(torch.empty(len(work.plan.rows), len(work.units), dtype=dtype, device=subject.device))
-    with progress_bar(subject, texts, progress) as bar:
-        for batch in batches_of(plan, works[0].blocks[0], token_budget(subject)):
-            for work, values, part in zip(works, found, _pooled(subject, works, batch), strict=True):
-                rows = torch.from_numpy(rows_of(work.plan, batch).astype(np.int64)).to(values.device)
-                values[rows] = part.to(values.dtype)
-            bar.update(len(batch))
-    for work, values in zip(works, found, strict=True):
-        check_finite(values, work, 0)
-    return found
-
-
-@torch.inference_mode()
-def _pooled(subject: Subject, works: Sequence[Work], batch: list[int]) -> list[torch.Tensor]:
-    """``run_batch`` of every work, in one pass; each by itself where the memory does not suffice."""
-    plan = works[0].plan
-    sites = list(dict.fromkeys(site for work in works for site in work.identity["sites"]))
-    members = [[work.plan.members(t) for t in batch] for work in works]
-
-    def pool(values: torch.Tensor) -> list[torch.Tensor]:
-        pools = [work.identity["pool"] for work in works]
-        return [
-            pool_tokens(values, own, how, plan.n_pieces[batch])
-            for own, how in zip(members, pools, strict=True)
-        ]
-
-    try:
-        seen = subject.run(inputs_of(subject, plan, batch), sites, keep=pool)
-    except torch.OutOfMemoryError:
-        return [run_batch(subject, work, batch) for work in works]
-    return [
-        torch.cat([seen[site][i].to(subject.device) for site in work.identity["sites"]], dim=1)
-        for i, work in enumerate(works)
-    ]
