@@ -67,8 +67,9 @@ seen["ffn"].shape  # text, token, unit
 # %% [markdown]
 # The shape says: 2 texts, 13 tokens (the shorter text is padded), 1,536 units, one number each. To give a
 # *text* one number for each unit, we *pool* over its tokens. The maximum asks "does it fire anywhere?", the
-# mean "how much, on the whole?". Two kinds of positions must stay out: the padding of the short text, and the
-# special tokens, which every text has. Here is one unit on the short text:
+# mean "how much, on the whole?". Two kinds of positions must stay out: the padding of the short text, whose
+# values would change with the longest text of the batch, and the special tokens, which every text has. Here
+# is one unit on the short text:
 
 # %%
 tokens = subject.tokenizer.convert_ids_to_tokens(batch["input_ids"][1])
@@ -157,10 +158,11 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# The two heaps lie at the same places in all corpora; how many texts are in the right one depends on the
-# corpus: nearly every second review is in it, and hardly any sentence of the encyclopedia. Six exemplars
-# could not tell us: even the encyclopedia, with 3 % of its 460 texts above 2, has enough of them for six that
-# look the same. Nor did they show that "I" is not all of it:
+# The two heaps lie at the same places in the corpora where both can be seen (the encyclopedia has 14 texts
+# above 2, too few to draw); how many texts are in the right one depends on the corpus: nearly every second
+# review is in it, and hardly any sentence of the encyclopedia. Six exemplars could not tell us: even the
+# encyclopedia, with 3 % of its 460 texts above 2, has enough of them for six that look the same. Nor did they
+# show that "I" is not all of it:
 
 # %%
 high = corpora[name].frame.loc[of_unit[name] > 2, "text"].str.lower()
@@ -169,13 +171,13 @@ has_my = high[~has_i].str.contains(r"\b(?:my|me|mine|myself)\b")
 print(f"{len(high)} texts above 2: {has_i.sum()} with I, {has_my.sum()} more with my or me")
 
 # %% [markdown]
-# Of the 216 reviews in the heap 133 have an "I"; the other 83 all have "my" or "me". And what is said of a
-# unit from one corpus has to be asked again in another; that is notebook 04.
+# Of the 216 reviews in the heap 133 have an "I"; the other 83 all have "my", "me", "mine" or "myself". And
+# what is said of a unit from one corpus has to be asked again in another; that is notebook 04.
 #
 # ## Exercises
 #
-# 1. The cell below is the answer to the first one; in `exercises/` it is yours. Which exemplars stay, and why
-#    do long texts leave the top?
+# 1. The cell below is the answer to the first one; in `exercises/` it is yours. Which exemplars stay? Are
+#    those that leave longer, and why would they be?
 # 2. Repeat the hand computation for layer 0. Where is the difference to the kit largest?
 # 3. Look at the lowest activations, `exemplars.top(..., sign=-1)`. Which is the lowest that GELU can give?
 
@@ -199,8 +201,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# A text becomes one number a unit, by pooling over its own tokens. Padding and special tokens are no
-# part of it. A store with the same key is opened, not computed. Next: `02_discover_descriptors`.
+# A text becomes one number a unit, by pooling over its own tokens. Padding and special tokens are no part of
+# it. Asked again with the same subject, texts, sites and pooling, `capture` opens the store and computes
+# nothing. Next: `02_discover_descriptors`.
 
 # %%
 sources = {"subject": subject, "corpora": corpora, "unit": unit, "seed": SEED}

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 02 · Discover descriptors: of what people wrote clusters find .54, a small model .46, random phrases .21
+# # 02 · Discover descriptors: clusters find .54 of people's, a small model .46 (not surely less), random .21
 #
 # **Do** let generators say what is in each text, merge what means the same, and put a label on every
 # text; hold three sources of words against each other: people, a small language model, clusters.
@@ -68,9 +68,9 @@ own = descriptors.Prompt(
 # %% [markdown]
 # ## Asking
 #
-# Two generators need no language model. `recorded:sample` replays the descriptors that were *written*
-# for the sample by its authors: it shows what a careful reader would say, not what a model said.
-# `keyphrase` takes phrases out of the text itself. Their answers are united.
+# Two of the generators that need no language model are asked here. `recorded:sample` replays the descriptors
+# that were *written* for the sample by its authors: it shows what a careful reader would say, not what a
+# model said. `keyphrase` takes phrases out of the text itself. Their answers are united.
 
 #
 # A dry run sends nothing and says what asking would come to. For the two here that is no money; for a
@@ -84,8 +84,9 @@ planned = [descriptors.propose(corpus, **ask, dry_run=True) for corpus in asked.
 pd.concat(planned).groupby("generator")[["requests", "known", "money", "most"]].sum()
 
 # %% [markdown]
-# Requests that a ledger knows already are free. `most` is what no reply can pass, `money` what is usual. Then
-# the asking itself; the table is of the first corpus (460 reviews):
+# A ledger keeps the replies that were paid for; requests that it knows already are free. `most` is what no
+# reply can pass, `money` what is usual. Then the asking itself; the table is of the first corpus (460
+# reviews):
 
 # %%
 proposals = {name: descriptors.propose(corpus, **ask) for name, corpus in asked.items()}
@@ -191,9 +192,9 @@ print(f"{len(varied)} descriptors, median AUROC {np.median(area or [np.nan]):.2f
 descriptors.agreement({"proposals": read, "similarity": close}, seed=SEED).round(2)
 
 # %% [markdown]
-# Similarity puts the texts in a good order (AUROC .84, on the texts that calibrated it), but the two ways
-# agree only weakly once their probabilities are cut at .5 (kappa .27; .01 where labels are shuffled): take it
-# as a ranking, not as yes and no.
+# For the middle one of 45 descriptors similarity puts the texts in a good order (median AUROC .84, on the
+# texts that calibrated it), but the two ways agree only weakly once their probabilities are cut at .5 (kappa
+# .27; .01 where labels are shuffled): take it as a ranking, not as yes and no.
 #
 # A third way asks a language model about every text and descriptor: `label(..., "asked", generator=...)`.
 # With a server, or a model on this machine, the steps of this notebook are the same few lines:
@@ -230,9 +231,10 @@ names = {way: one.descriptors.names for way, one in found.items()}
 pd.DataFrame({way: pd.Series(some[:12]) for way, some in names.items()})
 
 # %% [markdown]
-# People name what a text is about with one word. The small model does so now and then (*instrument*), and
-# more often tells (*story of the old lady*). A cluster is named by what its texts say; *said / asked* and
-# *went / stood* are ways of telling, not topics.
+# People mostly name with one word what a text is about. The small model does so for five of the twelve
+# (*instrument*), takes several words for three more (*frosty weather*), and tells in four (*story of the old
+# lady*). A cluster is named by what its texts say; *said / asked* and *went / stood* are ways of telling, not
+# topics.
 #
 # How good is each? *Recall* is the share of the descriptors that people wrote for which a way has a name of
 # the same meaning (a cosine of .6 between embeddings); *distinct* the share of its names that are no doubles
@@ -274,12 +276,12 @@ three.style.format(precision=2, na_rep="")
 
 # %% [markdown]
 # Clusters find .54 of the 127 descriptors that people wrote, with 157 names, the small model .46 with 111;
-# 157 phrases drawn at random find .21. More names find more, so the two are not compared at equal number.
-# Each way has a label for about four texts in five. When other texts are read, .57 of the clusters' names
-# come back and .42 of the model's; of people's, who wrote with care and one vocabulary, .81 (names with many
-# doubles come back more easily). By the same measure .28 of the clusters' names are no doubles, .66 of the
-# model's and .48 of people's own. The names of each way beside the descriptors of people that clusters find
-# best, and least:
+# 157 phrases drawn at random (one draw) find .21. More names find more, and the two have unequal numbers of
+# names, so their recalls are not a fair comparison. Each way has a label for about four texts in five. When
+# other texts are read, .57 of the clusters' names come back and .42 of the model's; of people's, who wrote
+# with care and one vocabulary, .81 (names with many doubles come back more easily). By the same measure .28
+# of the clusters' names are no doubles, .66 of the model's and .48 of people's own. The names of each way
+# beside the descriptors of people that clusters find best, and least:
 
 # %%
 near = {w: evaluation.recovered(some, known or some).table for w, some in names.items() if w != "people"}
@@ -299,12 +301,13 @@ if known and len(hits) == 2:  # two ways asked for the same descriptors
     print("clusters less small model:", stats.bootstrap(clusters.astype(float) - model, seed=SEED))
 
 # %% [markdown]
-# Of the same 127 descriptors clusters find more by .08 [-.02, .17], which may be the number of names.
-# Clusters find what the words of a text show (*swimming*, *hotel*, *sewing*), and miss what no word says
-# (*durability*, *inner monologue*) and what few texts are about (*fungi*, *warranty*). The small model has
-# the very word where it is lucky (*bread*, *warranty*), a wider one elsewhere (*transportation* for
-# *bicycle*), and invents some (*swimmering*). So: clusters for thousands of texts in seconds, a larger model
-# behind a server to name them (`discover(..., namer=model)`), and people for the last word.
+# Of the same 127 descriptors clusters find .08 [-.02, .17] more: the interval holds 0, so no difference is
+# shown, and clusters had 157 names to the model's 111. Clusters find what the words of a text show
+# (*swimming*, *hotel*, *sewing*), and miss what no word says (*durability*, *inner monologue*) and some that
+# a word does say, for which no cluster was made (*fungi*, *warranty*). The small model has the very word
+# where it is lucky (*bread*, *warranty*), a wider one elsewhere (*transportation* for *bicycle*), and invents
+# some (*swimmering*). So: clusters where no reply can be paid for, a larger model behind a server to name
+# them (`discover(..., namer=model)`), and people for the last word.
 
 # %% [markdown]
 # ## One vocabulary of grammar
@@ -323,7 +326,8 @@ pd.DataFrame({name: labels.mean() for name, labels in grammar.items()}).round(2)
 #
 # ## Hand over
 #
-# The next notebooks use this matrix. With gold annotation at hand, the gold alone.
+# The next notebooks use this matrix. Where a corpus has gold annotation (preset `treebank`), it is used
+# alone.
 
 # %%
 if "topics" in preset["generators"]:  # what `discover` made of all of the preset's generators

@@ -69,7 +69,7 @@ scores.shape
 
 # %% [markdown]
 # What does such a score look like? Three pairs of a unit and a descriptor; each dot is a text, at the unit's
-# activation, and above or below the line by whether it has the descriptor.
+# activation, orange and above if it has the descriptor, blue and below if not.
 
 # %%
 pairs = {}
@@ -100,8 +100,8 @@ asker = scores.loc["question"].idxmax()
 exemplars.top(stored[name], corpora[name], asker, k=5, subject=subject)[["activation", "peak", "text"]]
 
 # %% [markdown]
-# It peaks on the question mark, also where somebody only quotes a question: it follows a mark, and no
-# intention.
+# It peaks on the question mark, also where somebody only quotes a question: in these five it follows the
+# mark, whoever asks (questions without a mark were not looked at).
 #
 # ## The rule of the paper, and what it rewards
 #
@@ -116,7 +116,7 @@ table = pd.DataFrame({"in texts": share, "frequency rule": frequent, "pearson": 
 table.fillna(0).sort_values("frequency rule", ascending=False).head(6).round(2)
 
 # %% [markdown]
-# The frequency rule gives most units the commonest descriptors, whatever the unit does. Pearson asks
+# The frequency rule gives .91 of the units one of the three commonest descriptors, Pearson .20. Pearson asks
 # whether the unit can tell texts that have the descriptor from texts that do not.
 #
 # ## Could chance have done it?
@@ -127,8 +127,8 @@ table.fillna(0).sort_values("frequency rule", ascending=False).head(6).round(2)
 # document a text is from, whole documents go to one half or the other (`groups`). A second tag is tested
 # given the first, and only where the first is significant: elsewhere its p is empty. `score` is that of the
 # half which chose the tag, `validation_score` that of the other half, `validation_rank` the tag's place among
-# all descriptors there, `low` and `high` the 95 % interval. `sign` is the end of the unit (here always the
-# high one), and a line is `tagged` if q ≤ .05.
+# all descriptors there, `low` and `high` the 95 % interval of `validation_score`. `sign` is the end of the
+# unit (here always the high one), and a line is `tagged` if q ≤ .05.
 
 # %%
 tags = {
@@ -203,10 +203,10 @@ baselines.round(2)
 
 # %% [markdown]
 # `share` has a first tag of .3 or more that is significant, on the half that chose it: 29 % of the units (how
-# many for each descriptor stands under *as it is* in the table after the next heading). Shuffled labels give
-# no tag, untrained units 9 %. Random directions have half of the units' share: a mixture of units that
-# respond to something responds too, so they are a baseline as well. Among tags over .3 the medians are alike
-# (.37 for units, .34 for directions), but the best units are stronger: the 95th percentile of all first
+# many for each of the eight commonest stands under *as it is* in the table after the next heading). Shuffled
+# labels give no tag, untrained units 9 %. Random directions have half of the units' share: a mixture of units
+# that respond to something responds too, so they are a baseline as well. Among tags over .3 the medians are
+# alike (.37 for units, .34 for directions), but the best units are stronger: the 95th percentile of all first
 # scores (`top_score`) is .48 for units and .37 for directions. How far the halves agree in the two best
 # descriptors (`jaccard`) is no higher for units than for directions.
 #
@@ -222,7 +222,7 @@ matching.collisions(tagged).head(5)
 # %% [markdown]
 # ## Is it only the length?
 #
-# Long sentences have more of everything. A unit that counts tokens correlates with every descriptor that is
+# Long sentences have more of most things. A unit that counts tokens correlates with every descriptor that is
 # more frequent in long texts, and no null above notices. `covariates` takes out, within texts of like length,
 # what length explains, and permutes labels only among such texts.
 
@@ -258,7 +258,8 @@ columns = ["unit", "rank", "sign", "descriptor", "score", "validation_score"]
 both.sort_values("validation_score", ascending=False)[columns].head(6).round(2)
 
 # %% [markdown]
-# Half of these few tags are about the low end, which a search of the high end alone misses.
+# Ten of these 20 tags (of the mean over tokens, since a maximum would hide the low end) are about the low
+# end, which a search of the high end alone misses.
 #
 # ## One word may not be enough
 #
@@ -305,9 +306,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# A tag is the best of many scores, so it needs a null of the best of many scores, and texts that played
-# no part in the choice. Chance is not the only rival: length is one, and an untrained network another.
-# Next: `04_test_illusions`.
+# A tag is the best of many scores, so it needs a null of the best of many scores, and texts that played no
+# part in the choice. Chance is not the only rival: length is one, random directions in the same space are
+# another (half of the units' share), an untrained network a third. Next: `04_test_illusions`.
 
 # %%
 sources = {"subject": subject, "corpus": corpora[name], "seed": SEED}

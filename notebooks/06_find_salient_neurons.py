@@ -87,8 +87,9 @@ by_penalty = pd.Series({p: curve["accuracy"][0] for p, curve in curves.items()},
 by_penalty.round(2)
 
 # %% [markdown]
-# The usual 1e-5 is among the worst: nearly unpenalised, many units share each weight. With a penalty of 1e-2
-# the same ranking finds .85 (the largest that was tried: more might be better still).
+# The usual 1e-5 is among the worst: nearly unpenalised, the weight that one unit could have is spread over
+# many. With a penalty of 1e-2 the same method finds .85, on the words that choose it (the largest that was
+# tried: more might be better still).
 #
 # `greedy` takes at each step the unit that explains most of what those before it have left (stepwise
 # discriminant analysis, an old method; the sum is Pillai's trace). `random` is the baseline.
@@ -115,8 +116,8 @@ print(f"{len(common)} classes, {split.test.size:,} words, {common.iloc[0]:.2f} o
 # Greedy is first at every number. From a hundred units on, `probeless` is no better than one random draw: it
 # ranks each unit alone, so its first ones say the same again (unit 157 of two layers, above). At three
 # hundred all are near the accuracy of all units, and differences of a hundredth mean nothing (of 587 words,
-# .92 has an interval of ± .02). And look at `random`: a hundred units drawn blindly reach .87. So the
-# question is less which units carry the part of speech than how many one needs.
+# .92 has an interval of ± .02). And look at `random`: a hundred units drawn blindly reach .87. So with a
+# hundred and more it matters little which units they are; with thirty and fewer it does (.85 and .67).
 
 # %%
 kept = {f"first 100 ({m})": (100, table.loc[100, m]) for m in ("greedy", "random")}
@@ -125,8 +126,8 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# A mask over the units, a probe fitted to what is left: the two masks of a hundred look alike; the probe is
-# right for .92 of the words on one, for .87 on the other.
+# A mask over the units, a probe fitted to what is left: the drawing shows how many are left, not which. The
+# probe is right for .92 of the words on greedy's hundred, for .87 on a random one.
 #
 # ## Is it the units, or the probe?
 #
@@ -143,7 +144,8 @@ selectivity.round(2)
 
 # %% [markdown]
 # All units memorise best, .69 on classes that mean nothing; thirty units can memorise less, .47, so that
-# memory explains their .85 less well.
+# memory explains their .85 less well. (What one answer for all would reach on these classes is not shown, so
+# .69 and .47 are to be compared with one another only.)
 #
 # ## Where are they?
 #
@@ -167,10 +169,10 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# Endings are mostly in the embeddings, parts of speech in layer 0, relations in layers 0 to 2. For nouns
-# alone, unit by unit, layers 3 and 4 came first above: greedy, which looks for units that add to one another,
-# takes the early layers, perhaps since parts of speech are least mixed with other things there. A ranking
-# answers its own question.
+# Of greedy's first hundred most are, for endings, in the embeddings (54), for parts of speech in layer 0
+# (66), for relations in layers 0 to 2 (92). For nouns alone, unit by unit, layers 3 and 4 came first above:
+# greedy, which looks for units that add to one another, takes the early layers, perhaps since parts of speech
+# are least mixed with other things there. A ranking answers its own question.
 #
 # ## How many are enough, and is there only one such set?
 #
@@ -190,8 +192,8 @@ salience.compare_rankings(rankings).round(2)
 # %% [markdown]
 # Ninety units, 3 % of all, have .97 of the accuracy of all. But four sets of a hundred without a unit in
 # common do equally well (some may be the same unit one layer on). `overlap` is the mean share of a ranking's
-# first hundred that another ranking has too, above chance (`expected`) and low for the same reason; `votes`
-# counts how many rankings have one.
+# first hundred that another ranking has too (`expected` is by chance): .16 to .21 where .04 is expected, for
+# the random one .05; `votes` is the share of its first hundred that at least half of the four rankings have.
 #
 # ## Without a store
 #
@@ -232,11 +234,12 @@ slider
 # %% [markdown]
 # ## Does the model use them?
 #
-# So far only probes were asked. Now the units are changed inside a forward pass, at the words concerned, and
-# a probe reads the last layer (no unit of that layer is touched). *Zero* and *mean* take the units away;
-# *translate* moves them from the mean of the word's own class to that of another, here from anything to
-# noun: `moved` is the share of other words that the probe then takes for nouns. Beside each line are random
-# units of the same layers; `embedding` is the cosine between the texts' embeddings before and after.
+# So far only probes were asked. Now the units are changed inside a forward pass, at every word that has a
+# part of speech, and a probe reads the last layer (no unit of that layer is touched). *Zero* and *mean* take
+# the units away; *translate* moves them from the mean of the word's own class to that of another, here from
+# anything to noun: `moved` is the share of other words that the probe then takes for nouns. Beside each line
+# are random units of the same layers; `embedding` is the cosine between the texts' embeddings before and
+# after.
 
 # %%
 last = np.flatnonzero(stored.units["site"] == stored.units["site"].iloc[-1])
@@ -251,9 +254,9 @@ causal.drop(columns="word").round(2)
 # %% [markdown]
 # Without the first hundred units the probe loses a little (.85 to .78), without random ones nothing; and the
 # text's embedding moves to a cosine of .74, without random ones to .92. Translated, they turn 13 % of the
-# other words into nouns for the probe, random units 5 %, and the untouched model 3 %. So does the model use
-# them? A little: more than one draw of random units of the same layers (which may be smaller), and most words
-# keep their part of speech.
+# other words into nouns for the probe, random units 5 %, and the untouched model 3 %. So what follows depends
+# on them, more than on random units of the same layers (the mean of three draws; they may be smaller).
+# Whether the model uses them *for the part of speech* a probe cannot say, and most words keep theirs.
 #
 # There is not one salient set: take the first away, and the next is as good. "These are the neurons of
 # part of speech" says more than the data do; "these few are enough" is what was measured.

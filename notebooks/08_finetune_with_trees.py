@@ -69,7 +69,8 @@ print(train, dev)
 train.frame.groupby("acceptable")[["text", "acceptable"]].head(1)
 
 # %% [markdown]
-# The second sentence has four words in reverse order. Whoever tells the two kinds apart needs some grammar.
+# The second sentence has four words in reverse order. Whoever tells the two kinds apart needs some grammar,
+# or a memory of which words stand beside which: the task does not separate the two.
 
 # %% [markdown]
 # ## Two losses
@@ -103,8 +104,8 @@ by_hand
 # ## With the kit
 #
 # The auxiliary loss needs a probe. In the paper it is fresh, and then most squared norms are far from any
-# profile: the loss is large, and the subject learns to please it before it learns the task. So fit a probe
-# first, as in notebook 07, and compare where the two begin.
+# profile: the loss is large, so that the subject may learn to please it before it learns the task. So fit a
+# probe first, as in notebook 07, and compare where the two begin.
 
 # %%
 layers = subject.select("hidden")  # one in the first half, one in the second
@@ -123,7 +124,7 @@ for name, probes in {"fitted": fitted, "fresh": None}.items():
     print(f"{name} probe: the auxiliary loss is {run['auxiliary_loss'].iloc[-1]:.2f} over the first steps")
 
 # %% [markdown]
-# A fresh probe's loss is hundreds of times larger than a fitted one's: training would first of all serve the
+# A fresh probe's loss is hundreds of times larger than a fitted one's: training might first of all serve the
 # probe. A run so disturbed can end with one answer for all sentences, a correlation of 0: it has *collapsed*.
 #
 # One run without it for every seed, and with it the same seeds again: same head, same order, same
@@ -143,13 +144,14 @@ with plots.style():
     plt.show()
 
 # %% [markdown]
-# No gain can be seen here. At layer 1 the interval holds 0 and much else; at layer 4 the runs with a tree are
-# worse (p, which counts both settings that were tried, is .08). Three seeds are few, and the intervals are
-# over seeds only, not over sentences: a gain like the paper's, below, could not have been seen. Training
-# makes differences in rounding grow: on another machine the same seeds give other numbers. No run collapsed.
-# The paper fine-tunes BERT-large on CoLA with ten seeds; its best mean gain is .006, and its baseline varies
-# by .017 from seed to seed. It reports the Matthews correlation averaged over batches. `batch_matthews` is
-# that average, `matthews` the correlation of the whole set:
+# No gain can be seen here. At layer 1 the interval holds 0 and much else; at layer 4 the three runs with a
+# tree are worse, but with both settings counted that is not significant (p .08; the interval drawn is of one
+# setting alone). Three seeds are few, and the intervals are over seeds only, not over sentences: a gain like
+# the paper's, below, could not have been seen. Training makes differences in rounding grow: on another
+# machine the same seeds give other numbers. No run collapsed. The paper fine-tunes BERT-large on CoLA with
+# ten seeds; its best mean gain is .006, and its baseline varies by .017 from seed to seed. It reports the
+# Matthews correlation averaged over batches. `batch_matthews` is that average, `matthews` the correlation of
+# the whole set:
 
 # %%
 runs.groupby(["site", "weight"], sort=False)[["matthews", "batch_matthews", "collapsed"]].mean().round(3)
@@ -176,7 +178,7 @@ found.table.round(2)
 # The accuracy stays (.94 with all units, .91 and .90 with fifty; `kept` is the share of the one that the
 # other has, `depth` where the fifty are on average, from 0, the embeddings, to 1). Of the first fifty units
 # .56 are the same. How many two rankings of one subject share is not measured here, so whether training moved
-# them is open; what can be read did not change.
+# them is open; how well parts of speech can be read hardly changed.
 #
 # ## Exercises
 #

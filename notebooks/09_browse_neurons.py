@@ -7,12 +7,12 @@
 # ---
 
 # %% [markdown]
-# # 09 · Browse neurons: of a unit's ten neighbours .59 are the same on other texts, .47 in another corpus
+# # 09 · Browse neurons: thirty best units keep .59 of their neighbours on other texts, .47 in another corpus
 #
 # **Do** search the units by descriptor and by word, look at one with its neighbours and in two corpora side
 # by side, and write a page of them that opens without a kernel.
 # **Learn** what to look at before you believe a tag, and that a unit's neighbours hang on the corpus too.
-# **Need** half a minute, the store of notebook 01, no network.
+# **Need** half a minute, what notebooks 01, 02 and 04 kept, no network.
 # **Words** [unit](../docs/glossary.md#unit), [tag](../docs/glossary.md#tag),
 # [exemplar](../docs/glossary.md#exemplar).
 
@@ -120,7 +120,7 @@ pair
 # ## Neighbours, by hand and with the kit
 #
 # Two units are neighbours when they rise and fall together over the texts of a corpus: their activations
-# correlate. Neighbours say whether a unit is alone with what it does. This one is not.
+# correlate. Neighbours say whether a unit is alone with what it does. The best unit for questions is not.
 
 # %%
 home, unit = next(iter(corpora)), by_hand.index[0]
@@ -181,9 +181,9 @@ print(f"by chance, ten of {len(browser.units) - 1:,} others:   {10 / (len(browse
 # %% [markdown]
 # Thirty units, the best of their descriptors, with ten neighbours each; at home a mean over four corpora,
 # away over twelve pairs of them; the intervals are over the thirty units. Four in ten are lost already from
-# one half of a corpus to the other, because each half has few texts. Another corpus takes some more; by
-# chance next to nothing would stay. So a group of neurons that "belong together" is a finding about a model
-# and a corpus, like a tag, and needs the same control.
+# one half of a corpus to the other, which sampling alone does. Another corpus takes some more; by chance next
+# to nothing would stay. So a group of neurons that "belong together" is a finding about a model and a corpus,
+# like a tag, and needs the same control.
 #
 # ## A page for others
 #
@@ -226,9 +226,9 @@ exercises.check(
 # %% [markdown]
 # ## What we learned
 #
-# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to: of
-# thirty well tagged units' ten nearest .59 are the same on other texts of the corpus, and .47 in another.
-# Next: `05_evaluate_tags`.
+# A tag is a claim; the exemplars, the other corpora and the neighbours are what it has to stand up to: of the
+# ten nearest of thirty units, the best of their descriptors, .59 are the same on other texts of the corpus,
+# and .47 in another. Next: `05_evaluate_tags`.
 
 # %%
 provenance.show()

@@ -132,7 +132,7 @@ assert provenance.read(picture) == by_hand, "hand and kit disagree"
 pd.DataFrame(workshop.figures.check(picture))
 
 # %% [markdown]
-# All that it was made from is here, and is the same: the picture can be made again.
+# What it checks, the numbers, the subject and the corpora, is here and is the same.
 #
 # ## Chosen on one half, looked up on the other
 #
@@ -225,9 +225,10 @@ def precision_recall(column):
 make("precision_recall", precision_recall, table, gold="AUROC >= 0.8 on held-out texts")
 
 # %% [markdown]
-# As in notebook 05: in another corpus half of the precision is lost, whatever the rule.
+# As in notebook 05: in another corpus both rules lose half of their precision, and even a rule that is always
+# right would reach no more than half there.
 #
-# ## How few units carry the part of speech
+# ## How few units tell the part of speech
 #
 # The store of notebook 06 has a row for every word.
 
@@ -256,8 +257,9 @@ make("salient_units", salient_units, accuracy.assign(everything=everything), **a
 #
 # ## And the model?
 #
-# It was loaded, to know which stores are its own, and never asked. (The trees of notebooks 07 and 08 take
-# training, so they are drawn there; their numbers lie beside them in the same way.)
+# It was loaded, to know which stores are its own, asked once with a few tokens before we counted, and never
+# about a text. (The trees of notebooks 07 and 08 take training, so they are drawn there; their numbers lie
+# beside them in the same way.)
 
 # %%
 hook.remove()

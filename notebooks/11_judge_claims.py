@@ -10,7 +10,7 @@
 # # 11 · Judge claims: of 96 made on reviews .71 hold in all four corpora, of shuffled ones .01
 #
 # **Do** take explanations of units that somebody else made, and ask of each whether it holds on your texts: a
-# claim by hand, the kit's own claims, claims whose truth is known, and twenty that people wrote.
+# claim by hand, the kit's own claims, claims whose truth is known, and twenty that were written by hand.
 # **Learn** that a claim is judged together with whoever says which texts have it, and what a verdict needs
 # beside it.
 # **Need** about two minutes, the stores of notebooks 01 and 04, no network.
@@ -41,9 +41,9 @@ shared = illusions.shared_descriptors(labels, 2 * preset["min_positives"])
 pd.set_option("display.max_colwidth", 110)
 
 # %% [markdown]
-# Hundreds of thousands of explanations of neurons are published. Nearly all were made on one corpus, and
-# scored on texts of the same corpus. A claim is a unit and a description. To judge it somebody has to say
-# which texts have what is described: a *labeller*.
+# Hundreds of thousands of explanations of neurons are published. One that was made on a corpus, and scored on
+# texts of the same, says nothing yet of another. A claim is a unit and a description. To judge it somebody
+# has to say which texts have what is described: a *labeller*.
 
 # %%
 with plots.style():
@@ -101,9 +101,10 @@ judged.table().drop(columns=["unit", "verdict"])
 #
 # ## The kit's own claims
 #
-# What would become of the tags of one corpus, were they published? Each descriptor's three best units on one
-# half of the first corpus are the claims. They are judged on the other half, which played no part in the
-# choice, and on the other corpora.
+# What would become of the tags of one corpus, were they published? Of the units whose best descriptor it is
+# on one half of the first corpus, up to three for each descriptor that is frequent enough in all four corpora
+# are the claims. They are judged on the other half, which played no part in the choice, and on the other
+# corpora.
 
 # %%
 home = next(iter(corpora))
@@ -131,8 +132,8 @@ outcomes.assign(claims=len(made))
 own.counts()
 
 # %% [markdown]
-# 68 hold in all corpora, 24 in some, 4 in none. These are the three clearest units of each descriptor;
-# notebook 04 asked another question of all tags, whether they are first again.
+# 68 hold in all corpora, 24 in some, 4 in none. These are clear units of descriptors that are frequent
+# everywhere; notebook 04 asked another question of all tags, whether they are first again.
 
 # %%
 own.baselines.astype(str)
@@ -186,11 +187,13 @@ pd.crosstab(lines["kind"], lines["outcome"])
 # The ten claims about dataset-local units hold in 20 of 40 lines, more than the ten that were taught: what a
 # unit does in a corpus where nobody taught it anything may be like what it was taught elsewhere.
 #
-# ## Twenty claims that people wrote
+# ## Twenty claims that were written by hand
 #
-# `claims.csv` holds what people wrote of fourteen units after reading their strongest reviews, and six
+# `claims.csv` holds what a reader wrote of fourteen units after reading their strongest reviews, and six
 # sentences that were made up. Nobody has labelled texts for them. So the labellers are those that need none:
 # the words themselves where a claim quotes words, else how close a sentence encoder finds text and claim.
+# Here this encoder is the subject itself: its units and these labels have one source, and may err together,
+# so ask another labeller (exercise 2) before you believe a verdict.
 
 # %%
 written = subject.name == "minilm"  # they are about its units
@@ -218,8 +221,10 @@ card
 
 # %% [markdown]
 # On the left what speaks for the claim, in the middle texts on which the unit is high though the labeller
-# sees nothing of the kind, on the right texts that should have made it fire. Here the middle is the
-# labeller's fault: a *singer* is music to a reader, and not close enough for the encoder.
+# sees nothing of the kind, on the right texts that should have made it fire. In the reviews the middle is the
+# labeller's fault: a *singer* is music to a reader, and not close enough for the encoder. In the encyclopedia
+# it is the unit's, which is high on the *Song* dynasty. At the right, too, the labeller errs (*snores in two
+# languages*).
 
 # %%
 index = plots.claim_cards(preset.results / "claims", on_people, stored, corpora, subject=subject, k=2)
@@ -239,8 +244,8 @@ found[["unit", "claim", "claim_auroc", "meaning", "description", "texts", "auroc
 
 # %% [markdown]
 # `null_high` is what the best of as many descriptions of a random direction reaches. For the first two units
-# one cluster is found; for the third two, named *water / day* (just above the null) and *water / ice*: two
-# sides of one claim, if they are two.
+# one cluster is found; for the third two, named *water / day* (p .04, one of four tests: not shown) and
+# *water / ice*: two sides of one claim, if they are two.
 #
 # The other way round, `claims.sensitivity(subject, people, "smollm2")` has new texts written for each
 # description and asks whether the unit fires on them, beside texts for other descriptions. It needs a
@@ -248,7 +253,7 @@ found[["unit", "claim", "claim_auroc", "meaning", "description", "texts", "auroc
 #
 # ## All units at once
 #
-# `plots.atlas` writes a site of all units, with their tags, texts and claims, which is what a paper puts
+# `plots.atlas` writes web pages of all units, with their tags, texts and claims, which is what a paper puts
 # online: `plots.atlas("site", subject, corpora, stored, labels, judged=on_people)`. Here the units of the
 # last layer.
 
@@ -263,7 +268,7 @@ size = sum(path.stat().st_size for path in site.parent.rglob("*") if path.is_fil
 print(f"{len(few[home].units):,} units, {size / 1e6:.1f} MB")
 
 # %% [markdown]
-# The site works from disk, without a network.
+# The pages work from disk, without a network.
 #
 # ## Exercises
 #
@@ -310,8 +315,8 @@ exercises.check(
 # ## What we learned
 #
 # A claim is a sentence about a model, a corpus and a labeller. Of 96 made on reviews .71 hold in all four
-# corpora, where shuffled ones reach .01, and .96 hold in one at least. Before you believe one, ask who
-# labelled, and look at the texts against it. Next: claims of your own, on your own texts.
+# corpora, where shuffled ones reach .01, and .96 hold in one at least (shuffled: .05). Before you believe
+# one, ask who labelled, and look at the texts against it. Next: claims of your own, on your own texts.
 
 # %%
 preset.record(claims={"made": len(made), **own.counts().to_dict()})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,8 @@ INSTALL = {
 #: What pip prints when it fails, and the mend; the first that is found is told. Words in braces: ``typed``.
 MENDS = {
     r"SSL module (?:in Python )?is not available": (
-        "this Python has SSL in its own prompt only. Open the Anaconda Prompt, {remove}, and type the same"
+        "this Python has SSL in its own prompt only. Delete {folder}, open the Anaconda Prompt, and type the"
+        " same there"
     ),
     r"ProxyError|Cannot connect to proxy|Tunnel connection failed|407 Proxy": (
         "the proxy does not let pip through. Name the right one: {proxy}"
@@ -71,10 +73,13 @@ def typed(system: str = os.name) -> dict[str, str]:
     """What the mends have one type, on Windows ("nt", in PowerShell) or elsewhere."""
     folder = VENV.name if VENV.parent == ROOT else f'"{VENV}"'
     if system == "nt":
+        launcher = os.name != "nt" or shutil.which("py")  # the apps of the Store and Anaconda have none
+        other = "py -3.13" if launcher else "python3.13"
         return {
-            "make": "py tools\\make.py preflight",
-            "other": "py -3.13 tools\\make.py preflight",
-            "no_venv": "py -3.13 tools\\make.py preflight (with Python 3.13 of python.org)",
+            "make": f"{'py' if launcher else 'python'} tools\\make.py preflight",
+            "other": f"{other} tools\\make.py preflight",
+            "no_venv": f"{other} tools\\make.py preflight (with Python 3.13 of python.org)",
+            "python": f'& "{sys.executable}"',
             "remove": f"Remove-Item -Recurse -Force {folder}",
             "short": f'cd ..; Move-Item "{ROOT.name}" "$HOME\\nbkit"',
             "cache": '$env:NBKIT_CACHE = "$HOME\\nbkit-cache"',
@@ -85,6 +90,7 @@ def typed(system: str = os.name) -> dict[str, str]:
     return {
         "make": "make preflight",
         "other": "python3.13 tools/make.py preflight",
+        "python": shlex.quote(sys.executable),
         "no_venv": "sudo apt-get install python3-venv (Debian, Ubuntu)",
         "remove": f"rm -r {folder}",
         "short": f'cd .. && mv "{ROOT.name}" ~/nbkit',
@@ -102,6 +108,11 @@ def install(extras: str) -> None:
     network; PYTHON= (make's, or the variable) names another one, which replaces it.
     """
     asked, made_with = sys.version_info[:2], version_in_venv()
+    moved = [mark for mark in VENV.glob(".ready-*") if mark.read_text(encoding="utf-8") != str(ROOT)]
+    if made_with is not None and moved:
+        tell(f"{VENV} knows nbkit in another folder, since this one was moved: it is told anew")
+        for mark in moved:
+            mark.unlink()
     finished = made_with is not None and any(VENV.glob(".ready-*"))
     if finished and made_with != asked and "PYTHON" not in os.environ:
         tell(
@@ -125,7 +136,7 @@ def install(extras: str) -> None:
     tell(cost(extras))
     for packages in INSTALL[extras]:
         pip_install(*packages)
-    ready.touch()
+    ready.write_text(str(ROOT), encoding="utf-8")  # the installation holds this path
 
 
 def version_in_venv() -> tuple[int, ...] | None:
@@ -206,7 +217,8 @@ def cost(extras: str) -> str:
     if sys.platform == "linux" and "PIP_EXTRA_INDEX_URL" not in os.environ:
         takes, more = (
             f"{DISK_GB_GPU} GB",
-            " where torch's wheel is the one for a GPU (README.md leaves it out)",
+            " and gigabytes to fetch where torch's wheel is the one for a GPU (WORKSHOP.md says how to leave it"
+            " out)",
         )
     return (
         f"pip is at work: what `{extras}` needs goes into {VENV}, about {FETCHED_MB} MB to fetch and up to"

