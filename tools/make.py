@@ -6,7 +6,8 @@
     python tools/make.py test                                   every test
     python tools/make.py lab | preflight | docs | figures | notebooks | coverage | clean
 
-Standard library only: it runs before anything is installed. On Windows type ``py`` for ``python``, elsewhere ``python3``.
+Standard library only: it runs before anything is installed. On Windows type ``py`` for ``python``,
+elsewhere ``python3``.
 The environment is ``.venv`` (``VENV``); environment.py makes it and looks after it.
 """
 
