@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import browsing
@@ -54,6 +55,20 @@ def test_every_dependency_is_pinned_within_its_range():
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[name_of(text)]), text
     assert pinned["torch"] == "2.13.0"
+
+
+def test_every_pin_can_be_installed_on_the_oldest_python():
+    """Debian's 3.11.2 is a Python >= 3.11: a release that asks for 3.11.5 stops the installation there."""
+    from packaging.specifiers import SpecifierSet
+
+    installed = {name_of(d.metadata["Name"]): d for d in metadata.distributions()}
+    pinned = map(name_of, pins())
+    asked = {name: installed[name].metadata.get("Requires-Python") for name in pinned if name in installed}
+    assert len(asked) > 150
+    oldest = ".".join(map(str, environment.OLDEST)) + ".0"
+    assert not {
+        name: needs for name, needs in asked.items() if not SpecifierSet(needs or "").contains(oldest)
+    }
 
 
 def test_the_conda_environment_agrees():
