@@ -13,7 +13,7 @@
 # on the other half, against chance, against units that mean nothing, and without the help of sentence length.
 # **Learn** why the common rule ("what the exemplars share") rewards frequent descriptors, what a
 # permutation null is, and what it does not protect from.
-# **Need** about a minute, 80 MB of disk (the store of notebook 01), no network.
+# **Need** about a minute, 80 MB of disk (what notebooks 01 and 02 kept), no network.
 # **Words** [tag](../docs/glossary.md#tag), [scorer](../docs/glossary.md#scorer),
 # [calibration and validation](../docs/glossary.md#calibration-and-validation),
 # [p value](../docs/glossary.md#p-value), [false discovery rate](../docs/glossary.md#false-discovery-rate),

@@ -13,7 +13,7 @@
 # that happens, for four kinds of units; see where it comes from.
 # **Learn** that held-out texts of the same corpus cannot show the interpretability illusion, that a tag which
 # is lost need not have changed, and which baselines a gap needs beside it.
-# **Need** about three minutes, 90 MB of disk, no network.
+# **Need** about three minutes, 90 MB of disk (with what notebooks 01 and 02 kept), no network.
 # **Words** [interpretability illusion](../docs/glossary.md#interpretability-illusion),
 # [within](../docs/glossary.md#within), [across](../docs/glossary.md#across),
 # [kept](../docs/glossary.md#kept), [illusion gap](../docs/glossary.md#illusion-gap),

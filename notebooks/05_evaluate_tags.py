@@ -14,7 +14,7 @@
 # **Learn** what a gold standard for tags can be, why Pearson is the default, and why in another corpus half
 # of the precision is gone, whatever the rule: half and more of the units that are judged have nothing to be
 # right about there.
-# **Need** about a minute, the stores of notebooks 01 and 04, no network.
+# **Need** about a minute, what notebooks 01 and 02 kept, no network.
 # **Words** [planted unit](../docs/glossary.md#planted-unit), [gold](../docs/glossary.md#gold),
 # [precision at k](../docs/glossary.md#precision-at-k), [recall at k](../docs/glossary.md#recall-at-k),
 # [AUROC](../docs/glossary.md#auroc), [sanity test](../docs/glossary.md#sanity-test),

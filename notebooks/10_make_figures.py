@@ -12,7 +12,7 @@
 # **Do** draw the figures of a paper in single and double column, from activations that are already there, and
 # ask a file how it was made.
 # **Learn** what a figure has to carry so that somebody else, or you in a year, can make it again.
-# **Need** half a minute, the stores of notebooks 01 to 06, no network.
+# **Need** half a minute, what notebooks 01 to 06 kept, no network.
 # **Words** [store](../docs/glossary.md#store), [baseline](../docs/glossary.md#baseline).
 
 # %%
@@ -91,8 +91,8 @@ def unit_by_corpus(column):
 make("unit_by_corpus", unit_by_corpus, of_unit.reset_index(drop=True), unit=unit)
 
 # %% [markdown]
-# The unit of notebook 01: the same two places everywhere, and very different shares of the texts in the right
-# one.
+# The unit of notebook 01: the same two places in the corpora where both can be seen, and very different
+# shares of the texts in the right one.
 #
 # ## What is in the file, by hand
 #

@@ -13,7 +13,7 @@
 # claim by hand, the kit's own claims, claims whose truth is known, and twenty that were written by hand.
 # **Learn** that a claim is judged together with whoever says which texts have it, and what a verdict needs
 # beside it.
-# **Need** about two minutes, the stores of notebooks 01 and 04, no network.
+# **Need** about two minutes, what notebooks 01, 02 and 04 kept, no network.
 # **Words** [claim](../docs/glossary.md#claim), [labeller](../docs/glossary.md#labeller),
 # [verdict](../docs/glossary.md#verdict), [sensitivity](../docs/glossary.md#sensitivity).
 
