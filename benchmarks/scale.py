@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 from nbkit import illusions, plots, provenance
 from nbkit.activations import Activations
@@ -100,15 +101,22 @@ def in_a_process(point: dict) -> dict:
 
 
 def figure(table: pd.DataFrame, folder: Path) -> None:
-    """Seconds and GB against each of the four."""
+    """Seconds of a core and GB against each of the four; the line is proportional growth."""
     with plots.style():
         fig, axes = plt.subplots(2, len(VARIED), figsize=(9, 4), sharey="row", layout="constrained")
         for name, column in zip(VARIED, axes.T, strict=True):
             part = table[table["varied"].isin([name, "none"])].sort_values(name)
-            for what, ax in zip(("seconds", "gb"), column, strict=True):
+            for what, ax in zip(("cpu_seconds", "gb"), column, strict=True):
+                line = part[what].iloc[0] * part[name] / part[name].iloc[0]
+                ax.plot(part[name], line, color="0.75", lw=1, zorder=0)
                 ax.plot(part[name], part[what], "o-")
                 ax.set(xscale="log", yscale="log", xlabel=name if what == "gb" else "")
-        axes[0, 0].set_ylabel("seconds")
+                ax.set_xticks(part[name], [f"{value:,}" for value in part[name]], minor=False)
+                ax.xaxis.set_minor_locator(ticker.NullLocator())
+        for row, ticks in zip(axes, ((10, 20, 40, 80), (0.1, 0.2, 0.4, 0.8)), strict=True):
+            row[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            row[0].yaxis.set_minor_locator(ticker.NullLocator())
+        axes[0, 0].set_ylabel("seconds of a core")
         axes[1, 0].set_ylabel("GB beside the stores")
         plots.save(fig, "scale-figure", {"results": "scale.json"}, data=table, folder=folder)
         plt.close(fig)
