@@ -144,7 +144,7 @@ def test_make_hands_over_what_was_typed(here):
         encoding="utf-8",
     )
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    text = text.replace("tools/make.py $@", f"{shown} TEXTS COLUMN TYPED_FROM")
+    text = text.replace("tools/make.py $@", f"'{shown}' TEXTS COLUMN TYPED_FROM")
     (here / "checkout").mkdir()
     (here / "checkout" / "Makefile").write_text(text, encoding="utf-8")
     command = [
