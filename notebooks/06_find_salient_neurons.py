@@ -266,7 +266,8 @@ causal.drop(columns="word").round(2)
 # 1. Rank for `properties(treebank, "length")`. Which layer holds the length of a word?
 # 2. Add `"rfe"`, `"omp"` and `"mutual_information"` to the rankings. Which is nearest to greedy?
 # 3. Take the *last* 300 units of the greedy order. How good is a probe on them, and why?
-# 4. The cell below is the answer to the last one; in `exercises/` it is yours.
+# 4. On the words of which part of speech is the first unit of the greedy order highest? The cell below is the
+#    answer; in `exercises/` it is yours.
 
 # %% tags=["solution"]
 # The first unit of the greedy order: on the words of which part of speech is it highest, on average?

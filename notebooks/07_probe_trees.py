@@ -197,7 +197,7 @@ with plots.style():
 # %% [markdown]
 # The subject's line rises clearly above the grey one, of adjacent words, in layers 1 to 3 only (bands: 95 %
 # over the test sentences). X_sp, the distance to the gold depths, is below the three other lines up to layer
-# 4, though in the embeddings not below one constant. X_ssp, the distance to *some* profile, is on average
+# 4, though in the embeddings hardly below one constant. X_ssp, the distance to *some* profile, is on average
 # hardly less for the subject (.114) than for shuffled words (.119), and more than for random weights (.087):
 # a small X_ssp alone does not show a tree; published values come without these baselines.
 #
