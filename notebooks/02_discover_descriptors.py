@@ -391,8 +391,8 @@ exercises.check(
 # ## What we learned
 #
 # The words of people, of a model or of clusters become a shared vocabulary by merging, and a label matrix by
-# asking of every text. None of the three is the truth: hold one against another before you build on it.
-# Next: `03_match_neurons`.
+# saying of every text which of them it was given. None of the three is the truth: hold one against another
+# before you build on it. Next: `03_match_neurons`.
 
 # %%
 provenance.show()
