@@ -763,10 +763,11 @@ def test_a_pass_for_several_that_lacks_memory_goes_on_in_halves(minilm, tmp_path
         np.testing.assert_allclose(found[name].values, expected[name].values, atol=2e-3)
 
 
-def test_texts_without_a_row_share_a_pass(minilm, tmp_path):
+def test_texts_without_a_row_share_a_pass(minilm, tmp_path, monkeypatch):
     """A text of signs has no word: alone in its batch, it gives the word rows nothing."""
     corpus = texts.Texts.from_list(["Bananas!", "... " * 400], name="signs").tokenize()
     corpus = dataclasses.replace(corpus, words=corpus.words[corpus.words["text_id"] == 0])
     two = {"word": {"sites": "layer.1.ffn", "rows": "word"}, "text": {"sites": "layer.1.ffn"}}
+    monkeypatch.setattr(forward, "token_budget", lambda subject: 1)  # a batch for each text
     found = activations.capture_each(minilm, corpus, two, cache=tmp_path, progress=False)
     assert set(found["word"].rows["text_id"]) == {0} and len(found["text"].rows) == 2

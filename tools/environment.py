@@ -110,7 +110,7 @@ def install(extras: str) -> None:
     asked, made_with = sys.version_info[:2], version_in_venv()
     moved = [mark for mark in VENV.glob(".ready-*") if mark.read_text(encoding="utf-8") != str(ROOT)]
     if made_with is not None and moved:
-        tell(f"{VENV} knows nbkit in another folder, since this one was moved: it is told anew")
+        tell(f"{VENV} was made for another folder, or by an older nbkit: it is told where this one is")
         for mark in moved:
             mark.unlink()
     finished = made_with is not None and any(VENV.glob(".ready-*"))

@@ -25,14 +25,12 @@ BOOK = ("-W", "--keep-going", "-q", "-b", "html", "-c", "docs", "-d", "build/doc
 #: The tests are shared out by file to as many processes as there are cores, four at most; conftest.py says
 #: which files come first.
 SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
-#: The browser is given JupyterLab's address, and not a file in a hidden folder that says it: Ubuntu's Firefox
-#: may not read that.
-LAB = ("-m", "jupyterlab", "--ServerApp.use_redirect_file=False", "notebooks")
 #: Command -> (extras it needs, what Python is asked to run). ``{preset}`` is filled in.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "run": ("notebooks", [["tools/run.py", "--preset", "{preset}"]]),
     "figures": ("notebooks", [["tools/run.py", "--preset", "{preset}", "--figures", "figures"]]),
-    "lab": ("notebooks", [[*LAB]]),
+    # the browser is given the address, not a file in a hidden folder, which Ubuntu's Firefox may not read
+    "lab": ("notebooks", [["-m", "jupyterlab", "--ServerApp.use_redirect_file=False", "notebooks"]]),
     "preflight": ("notebooks", [["tools/preflight.py"]]),
     "notebooks": ("notebooks", [["tools/build_notebooks.py"]]),
     "test": ("test", [["-m", "pytest", *SHARED]]),

@@ -155,11 +155,7 @@ CHECKS = [  # a mend in braces is a word of ``typed``
     Check("python", python, "install Python 3.13, then: {other}"),
     Check("packages", packages, AGAIN),
     Check("model", model, MODEL),
-    Check(
-        "corpora",
-        corpora,
-        WHOLE,
-    ),
+    Check("corpora", corpora, WHOLE),
     Check("capture", capture, AGAIN),
     Check("cache", cache, "name a folder that you may write to: {cache}"),
     Check("disk", disk, "make room, or name a folder on another disk: {cache}"),
