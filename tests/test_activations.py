@@ -538,7 +538,8 @@ def test_verify_qualifies_half_precision(minilm):
     table = activations.verify(half, texts.load("sample:reviews"), n=16).set_index("check")
     assert table.loc["arithmetic bfloat16", "ok"] and table.loc["padding", "ok"]
     exact = activations.verify(minilm, texts.load("sample:reviews"), n=16).set_index("check")
-    assert table.loc["padding", "q99"] > 100 * exact.loc["padding", "q99"]
+    # not the padding in bfloat16: kernels that sum a row in one order, whatever the batch, make no error there
+    assert table.loc["arithmetic bfloat16", "q99"] > 100 * exact.loc["padding", "q99"]
 
 
 def test_the_table_of_checks_is_in_the_manifest(minilm, corpus, tmp_path):
