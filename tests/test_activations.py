@@ -538,7 +538,7 @@ def test_verify_qualifies_half_precision(minilm):
     table = activations.verify(half, texts.load("sample:reviews"), n=16).set_index("check")
     assert table.loc["arithmetic bfloat16", "ok"] and table.loc["padding", "ok"]
     exact = activations.verify(minilm, texts.load("sample:reviews"), n=16).set_index("check")
-    # not the padding in bfloat16: kernels that sum a row in one order, whatever the batch, make no error there
+    # not the padding in bfloat16: kernels that sum in one order, whatever the batch, make no error there
     assert table.loc["arithmetic bfloat16", "q99"] > 100 * exact.loc["padding", "q99"]
 
 
